@@ -1,0 +1,155 @@
+"""What the user may set, and what decides the numbers of one run.
+
+`ExperimentConfig` is the one source of the flags, their defaults, their help and their validation; `RunConfig` is one
+curve of it: its fields are the run's identity.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from acquisition_functions import parse_acquisition
+from load_data import DATASETS, DatasetSpec
+
+INITIAL_PER_CLASS = 2
+"""Labelled images of each class at the start (the paper: 20 in all, balanced)."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: one sentence that names the value, what is allowed and the way out."""
+
+
+def _flag(default: Any, text: str, at_least: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "at_least": at_least})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One curve: a repetition of an acquisition function on a data set.
+
+    Every field decides the curve's numbers, except `rounds`, which only decides how long it is: a longer curve starts
+    with the shorter one.
+    """
+
+    dataset: str
+    acquisition: str
+    mc_dropout: bool
+    repetition: int
+    seed: int
+    rounds: int
+    query: int
+    pool_subset: int
+    val_size: int
+    batch_size: int
+    epochs: int
+    lr: float
+    dropout_iter: int
+    weight_decay: float | Literal["tune"]
+    warm_start: bool
+    precision: Literal["float32", "bfloat16"]
+    device: Literal["cpu", "cuda", "mps"]
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """The curve's file name without suffix, shared by all repetitions: `bald-MC_dropout=True`."""
+        return f"{self.acquisition}-MC_dropout={self.mc_dropout}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the numbers of every round."""
+        return {key: value for key, value in asdict(self).items() if key != "rounds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything a user may set; one field is one flag of `main.py`.
+
+    Raises:
+        ConfigError: for a value that is not allowed.
+    """
+
+    batch_size: int = _flag(128, "images in one training step", 1)
+    epochs: int = _flag(50, "passes over the labelled images in one fit", 1)
+    lr: float = _flag(1e-3, "Adam's learning rate")
+    seed: int = _flag(369, "seed of every random stream", 0)
+    experiments: int = _flag(3, "repetitions, each with its own split and weights", 1)
+    dropout_iter: int = _flag(100, "MC-dropout passes T for acquisition and for the test error", 1)
+    query: int = _flag(10, "images labelled a round", 1)
+    acq_func: tuple[int | str, ...] = _flag(
+        (0,),
+        "acquisition functions, as codes or names, one or several: "
+        "0 all five, 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, or var_ratios_mean",
+    )
+    val_size: int = _flag(100, "validation images, used to choose the weight decay", 0)
+    result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
+    determ: bool = _flag(False, "add the deterministic arms: the same network used without dropout (experiment 2)")
+    rounds: int = _flag(100, "acquisition rounds after the initial fit", 0)
+    pool_subset: int = _flag(2000, "random images of the pool scored a round; 0 = the whole pool", 0)
+    dataset: str = _flag(
+        "mnist", "data set: " + "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
+    )
+    data_dir: Path | None = _flag(
+        None, "folder that holds MNIST/raw as torchvision lays it out (default: $DBAL_DATA_DIR, else the user's cache)"
+    )
+    weight_decay: float | Literal["tune"] = _flag(
+        "tune",
+        "c of the L2 penalty c / n_labelled on the first dense layer (0 = none), or tune: chosen on the validation "
+        "set each time the labelled set has doubled",
+        0,
+    )
+    warm_start: bool = _flag(False, "start each fit from the last round's weights instead of fresh ones")
+    precision: Precision = _flag("auto", "auto takes bfloat16 where the device computes it natively, else float32")
+    device: Device = _flag("auto", "auto takes cuda, then mps, then cpu")
+    jobs: int = _flag(0, "runs side by side; 0 = as many as the cores hold", 0)
+    threads: int = _flag(1, "threads of one run; part of its identity, since they change floating-point sums", 1)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"--lr {self.lr} is not allowed: the learning rate must be greater than 0.")
+        if self.dataset not in DATASETS:
+            raise ConfigError(f"--dataset {self.dataset!r} is not known: choose one of {', '.join(DATASETS)}.")
+        try:
+            parse_acquisition(self.acq_func)
+        except ValueError as error:
+            raise ConfigError(f"--acq_func: {error}") from error
+        self._check_sizes(DATASETS[self.dataset])
+
+    def _check_sizes(self, spec: DatasetSpec) -> None:
+        initial = INITIAL_PER_CLASS * spec.class_count
+        if self.weight_decay == "tune" and self.val_size == 0:
+            raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
+        pool = spec.train_size - initial - self.val_size
+        if pool <= 0:
+            raise ConfigError(
+                f"--val_size {self.val_size} is too large: {self.dataset} has {spec.train_size} training images, "
+                f"{initial} of them labelled at the start; at most {spec.train_size - initial - 1} can validate."
+            )
+        if self.query * self.rounds > pool:
+            raise ConfigError(
+                f"--query {self.query} x --rounds {self.rounds} = {self.query * self.rounds} images are more than the "
+                f"pool of {pool} that {self.dataset} leaves: lower one of them."
+            )
+        if 0 < self.pool_subset < self.query:
+            raise ConfigError(
+                f"--pool_subset {self.pool_subset} is smaller than --query {self.query}: score at least as many "
+                "images as are labelled a round, or 0 for the whole pool."
+            )
+
+    @property
+    def acquisitions(self) -> tuple[str, ...]:
+        """The names of the chosen acquisition functions."""
+        return parse_acquisition(self.acq_func)
+
+
+def _check_bound(name: str, value: object, at_least: float | None) -> None:
+    """Check one number's lower bound; words such as `tune` have none."""
+    if at_least is None or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value) or value < at_least:
+        raise ConfigError(f"--{name} {value} is not allowed: it takes a number of at least {at_least:g}.")

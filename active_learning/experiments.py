@@ -1,0 +1,30 @@
+"""Experiments as data: which runs a configuration asks for."""
+
+from dataclasses import fields
+from typing import Any, Literal
+
+from active_learning.config import ExperimentConfig, RunConfig
+
+
+def planned_runs(
+    config: ExperimentConfig, precision: Literal["float32", "bfloat16"], device: Literal["cpu", "cuda", "mps"]
+) -> list[RunConfig]:
+    """Return the runs of an experiment, repetition by repetition, so that whole comparisons are finished first.
+
+    Args:
+        config: the experiment.
+        precision: what `config.precision` comes to on this machine.
+        device: what `config.device` comes to.
+    """
+    names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
+    shared: dict[str, Any] = {name: getattr(config, name) for name in names}
+    shared |= {"precision": precision, "device": device}
+    # Random acquisition asks no model, so experiment 2 has no deterministic arm of it.
+    arms = [(acquisition, True) for acquisition in config.acquisitions]
+    if config.determ:
+        arms += [(acquisition, False) for acquisition in config.acquisitions if acquisition != "uniform"]
+    return [
+        RunConfig(**shared, acquisition=acquisition, mc_dropout=mc_dropout, repetition=repetition)
+        for repetition in range(config.experiments)
+        for acquisition, mc_dropout in arms
+    ]

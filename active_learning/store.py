@@ -1,0 +1,326 @@
+"""Everything on disk: names, atomic writes, the lock, the record of a run, its curves and its provenance.
+
+A result folder holds, for an acquisition function and arm NAME such as `bald-MC_dropout=True`:
+
+    NAME.npy                                mean test error over the finished repetitions, (rounds + 1,), fractions
+    NAME-repetitions.npy                    the repetitions themselves, (repetitions, rounds + 1)
+    runs/NAME/repetition_0/metrics.jsonl    the record: configuration, then a line of metrics a round
+                           acquired.npy     training-set indices in the order of acquisition, (rounds, query)
+                           test_error.npy   the run's curve, (rounds + 1,)
+                           seconds.jsonl    a line of seconds by phase a round
+                           provenance.json  versions, commit and processor of each session that worked on the run
+                           failure.json     why the last try ended, if it failed
+                           weights-N.safetensors  the weights after round N, the last (with `warm_start` only)
+
+The record is the truth. Its lines are chained by sha256, so that damage is seen and the whole rounds before it are
+kept; every array is made from it and mended from it. Nothing here is ever unpickled.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from active_learning.config import ConfigError, RunConfig
+
+Row = dict[str, Any]
+Weights = dict[str, npt.NDArray[np.float32]]
+
+VERSIONED = ("torch", "torchvision", "skorch", "modAL-python", "scikit-learn", "scipy", "numpy")
+
+
+class StoreError(Exception):
+    """The result folder cannot be used: one sentence that says why and the way out."""
+
+
+class RunFolder:
+    """One run's files. Only one process at a time may write to them (see `locked`)."""
+
+    def __init__(self, result_dir: Path, config: RunConfig) -> None:
+        self.config = config
+        self.path = result_dir / "runs" / config.name / f"repetition_{config.repetition}"
+        self.rounds: list[Row] = []
+        self.seconds: list[Row] = []
+
+    def load(self) -> list[Row]:
+        """Read the whole rounds on disk, mend what is damaged from them, and return their metrics.
+
+        A damaged record is set aside as `metrics.jsonl.damaged`; its rounds before the damage are kept.
+        """
+        header, self.rounds, whole = _read_chain(self.path / "metrics.jsonl")
+        if header is not None and header["configuration"] != self.config.identity():
+            raise StoreError(f"{self.path} holds a run of another configuration")
+        if not whole:
+            (self.path / "metrics.jsonl").replace(self.path / "metrics.jsonl.damaged")
+        if self.config.warm_start and self.rounds and self.weights() is None:
+            self.rounds = []  # each round's weights follow from the one before: begin again
+        _, self.seconds, _ = _read_chain(self.path / "seconds.jsonl")
+        self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
+        if self.rounds:
+            self._write()
+        return self.rounds
+
+    @property
+    def finished(self) -> bool:
+        """Whether the loaded rounds reach the configuration's last."""
+        return len(self.rounds) > self.config.rounds
+
+    def append(self, row: Row, seconds: Mapping[str, float], weights: Weights | None = None) -> None:
+        """Put a round on disk; when this returns it is there to stay."""
+        last = len(self.rounds)
+        if weights is not None:
+            content = safetensors.numpy.save(weights)
+            row = {**row, "weights_sha256": hashlib.sha256(content).hexdigest()}
+            write_atomically(self.path / f"weights-{last}.safetensors", content)
+        self.rounds.append(row)
+        self.seconds.append({"round": last, **seconds})
+        self._write()
+        if weights is not None and last:
+            (self.path / f"weights-{last - 1}.safetensors").unlink(missing_ok=True)
+
+    def weights(self) -> Weights | None:
+        """Return the weights after the last round, or None if they are missing or damaged."""
+        path = self.path / f"weights-{len(self.rounds) - 1}.safetensors"
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.rounds[-1]["weights_sha256"]:
+                return None
+            weights: Weights = safetensors.numpy.load(content)
+        except (OSError, SafetensorError):
+            return None
+        return weights
+
+    def begin_session(self, threads: int) -> None:
+        """Record what works on the run from here on, and forget an earlier failure."""
+        path = self.path / "provenance.json"
+        try:
+            sessions = json.loads(path.read_text())["sessions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            sessions = []
+        sessions.append({"first_round": len(self.rounds), **provenance(), "threads": threads})
+        write_atomically(path, _json({"sessions": sessions}, indent=2))
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def fail(self, reason: str) -> None:
+        """Record why the run ended."""
+        write_atomically(self.path / "failure.json", _json({"round": len(self.rounds), "reason": reason}, indent=2))
+
+    def failure(self) -> str | None:
+        """Return why the last try of the run failed, if it did."""
+        try:
+            reason = json.loads((self.path / "failure.json").read_text())["reason"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return str(reason)
+
+    def _write(self) -> None:
+        """Write the record, then what is made from it."""
+        header = {"configuration": self.config.identity()}
+        _write_if_changed(self.path / "metrics.jsonl", _chain([header, *self.rounds]))
+        _write_if_changed(self.path / "seconds.jsonl", _chain([{}, *self.seconds]))
+        acquired = [row["acquired_train_index"] for row in self.rounds[1:]]
+        shape = (len(acquired), self.config.query)
+        _write_if_changed(self.path / "acquired.npy", _npy(np.array(acquired, dtype=np.int64).reshape(shape)))
+        _write_if_changed(self.path / "test_error.npy", _npy(np.array([row["test_error"] for row in self.rounds])))
+
+
+def check_result_dir(result_dir: Path, configs: Sequence[RunConfig]) -> None:
+    """Refuse a folder that cannot be written to, or that holds runs whose numbers were decided otherwise.
+
+    Raises:
+        ConfigError: naming the folder, and the fields that differ with both values.
+    """
+    try:
+        result_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(result_dir / ".writable", b"")
+        (result_dir / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
+        ) from error
+    shared = {key: value for key, value in configs[0].identity().items() if key not in _ARM_FIELDS}
+    for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
+        header, _, _ = _read_chain(path)
+        if header is None:
+            continue
+        held = {key: value for key, value in header["configuration"].items() if key not in _ARM_FIELDS}
+        if differing := [key for key in {**held, **shared} if held.get(key) != shared.get(key)]:
+            words = ", ".join(f"{key} is {held.get(key)!r} there and {shared.get(key)!r} here" for key in differing)
+            raise ConfigError(
+                f"--result_dir {result_dir} holds runs of another configuration ({words}): "
+                "set the same values, or name another folder."
+            )
+
+
+_ARM_FIELDS = ("acquisition", "mc_dropout", "repetition")
+
+
+def write_curves(result_dir: Path, name: str, rounds: int) -> npt.NDArray[np.float64] | None:
+    """Write NAME.npy and NAME-repetitions.npy from the repetitions that have at least `rounds` rounds.
+
+    Returns:
+        The repetitions (repetitions, rounds + 1), or None if there is none yet.
+    """
+    curves = finished_curves(result_dir, name, rounds)
+    if not curves:
+        return None
+    repetitions = np.array(list(curves.values()))
+    _write_if_changed(result_dir / f"{name}-repetitions.npy", _npy(repetitions))
+    _write_if_changed(result_dir / f"{name}.npy", _npy(repetitions.mean(axis=0)))
+    return repetitions
+
+
+def finished_curves(result_dir: Path, name: str, rounds: int) -> dict[int, npt.NDArray[np.float64]]:
+    """Return the test errors (rounds + 1,) of each repetition that has at least `rounds` rounds, by its number."""
+    curves = {}
+    for folder in sorted((result_dir / "runs" / name).glob("repetition_*"), key=_repetition):
+        _, rows, _ = _read_chain(folder / "metrics.jsonl")
+        if len(rows) > rounds:
+            curves[_repetition(folder)] = np.array([row["test_error"] for row in rows])
+    # Repetitions may have been extended one after the other: their common length is what can be averaged.
+    length = min((len(curve) for curve in curves.values()), default=0)
+    return {repetition: curve[:length] for repetition, curve in curves.items()}
+
+
+@contextmanager
+def locked(result_dir: Path) -> Iterator[None]:
+    """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
+
+    Raises:
+        StoreError: when another process holds it, saying which.
+    """
+    lock = FileLock(result_dir / ".lock", timeout=0)
+    holder = result_dir / ".lock_holder"
+    try:
+        lock.acquire()
+    except Timeout:
+        who = holder.read_text() if holder.exists() else "another process"
+        raise StoreError(
+            f"{result_dir} is in use by {who}: wait for it to end, or name another --result_dir."
+        ) from None
+    try:
+        write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+        holder.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file such that a crash at any moment leaves the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself
+    finally:
+        os.close(folder)
+
+
+def provenance() -> Row:
+    """Return what the numbers were computed with: versions, commit of this code, processor, time."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "commit": _git_commit(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout this code stands in, with `+` if it has changes; None outside of one."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _chain(rows: Sequence[Row]) -> bytes:
+    """Render JSON lines, each with the sha256 of itself and of all lines before it."""
+    lines, digest = [], ""
+    for row in rows:
+        digest = hashlib.sha256(digest.encode() + _json(row)).hexdigest()
+        lines.append(_json({**row, "sha256": digest}))
+    return b"\n".join(lines) + b"\n"
+
+
+def _read_chain(path: Path) -> tuple[Row | None, list[Row], bool]:
+    """Return the first row, the rows after it up to the first damage, and whether the file is whole (or missing)."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None, [], True
+    rows: list[Row] = []
+    digest = ""
+    lines = content.split(b"\n")
+    for line in lines[:-1]:
+        try:
+            row = json.loads(line)
+            del row["sha256"]
+        except (ValueError, KeyError, TypeError):
+            break
+        digest = hashlib.sha256(digest.encode() + _json(row)).hexdigest()
+        if _json({**row, "sha256": digest}) != line:
+            break
+        rows.append(row)
+    whole = len(rows) == len(lines) - 1 and len(rows) > 0 and lines[-1] == b""
+    return (rows[0] if rows else None), rows[1:], whole
+
+
+def _repetition(folder: Path) -> int:
+    return int(folder.name.removeprefix("repetition_"))
+
+
+def _json(value: object, indent: int | None = None) -> bytes:
+    return json.dumps(value, allow_nan=False, indent=indent).encode()
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)

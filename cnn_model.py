@@ -1,0 +1,365 @@
+"""The Bayesian CNN of the paper, its skorch classifier and MC-dropout inference.
+
+The only file that knows torch and skorch internals. Its secret: everything before the first dropout is deterministic,
+so MC dropout computes it once an image; and one pass draws one mask for all images, so that the first dense layer of
+many passes is a single matrix product over the hidden units that the masks keep. Both are exact: each pass is one
+posterior sample, applied to every image (consistent MC dropout).
+
+Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from skorch import NeuralNetClassifier
+from torch import Tensor, nn
+from torch.nn import functional
+
+FEATURE_DROPOUT = 0.25
+HIDDEN_DROPOUT = 0.5
+HIDDEN_UNITS = 128
+FILTERS = 32
+KERNEL = 4
+POOLING = 2
+
+IMAGES_PER_BLOCK = 250
+"""Images of one inference block: small enough that a block's activations stay in the processor's caches."""
+
+PASSES_PER_PRODUCT = 10
+"""Passes whose kept hidden units are stacked into one matrix product (about 640 of its columns)."""
+
+Precision = Literal["float32", "bfloat16"]
+Device = Literal["cpu", "cuda", "mps"]
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The training loss became NaN or infinite; the message names the epoch and the loss."""
+
+
+def choose_device(wanted: str) -> Device:
+    """Return the device for `--device`: auto takes cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: for a device that this machine does not have.
+    """
+    available: dict[Device, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    for device, there in available.items():
+        if there and wanted in ("auto", device):
+            return device
+    raise ValueError(f"--device {wanted} is not available on this machine: take --device auto or cpu.")
+
+
+def choose_precision(wanted: str, device: Device) -> Precision:
+    """Return the precision for `--precision`: auto takes bfloat16 only where the device computes it natively."""
+    if wanted == "float32" or wanted == "bfloat16":
+        return wanted
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+class BayesianCNN(nn.Module):
+    """The network of Gal, Islam and Ghahramani (2017), section 5.
+
+    conv 32@4x4 - relu - conv 32@4x4 - relu - maxpool 2x2 - dropout 0.25 - dense 128 - relu - dropout 0.5 - dense C.
+    Takes uint8 images and returns logits. Weights are drawn Glorot uniform and biases zero, as in the authors'
+    framework (torch's own default differs). In training mode every image has its own dropout masks.
+
+    Args:
+        image_shape: (channels, height, width).
+        class_count: C.
+        pixel_mean: mean of the data set's pixels / 255, subtracted from the input.
+        pixel_std: their standard deviation, which divides the input.
+        seed: seed of the weights and of the training masks.
+        initial_weights: start from these in place of drawn ones (`--warm_start`).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        class_count: int,
+        pixel_mean: float = 0.0,
+        pixel_std: float = 1.0,
+        seed: int = 0,
+        initial_weights: Weights | None = None,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        self.scale = 1 / (255 * pixel_std)
+        self.shift = -pixel_mean / pixel_std
+        feature_count = FILTERS * math.prod((side - 2 * (KERNEL - 1)) // POOLING for side in (height, width))
+        self.conv1 = nn.Conv2d(channels, FILTERS, KERNEL)
+        self.conv2 = nn.Conv2d(FILTERS, FILTERS, KERNEL)
+        self.hidden = nn.Linear(feature_count, HIDDEN_UNITS)
+        self.output = nn.Linear(HIDDEN_UNITS, class_count)
+        self.seed = seed
+        self._mask_generators: dict[torch.device, torch.Generator] = {}
+        if initial_weights is None:
+            self._draw_weights()
+        else:
+            self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
+        self.to(memory_format=torch.channels_last)
+
+    def _draw_weights(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        for layer in (self.conv1, self.conv2, self.hidden, self.output):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def features(self, images_nchw: Tensor) -> Tensor:
+        """Return the activations (N, F) before the first dropout: the deterministic part of the network."""
+        x = (images_nchw.float() * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
+        x = self.conv2(functional.relu(self.conv1(x)))
+        # relu and max commute; after the pooling it has a quarter of the elements to do.
+        return functional.relu(functional.max_pool2d(x, POOLING)).flatten(1)
+
+    def forward(self, images_nchw: Tensor) -> Tensor:
+        """Return the logits (N, C) of uint8 images (N, channels, height, width)."""
+        features_nf = self._dropout(self.features(images_nchw), FEATURE_DROPOUT)
+        hidden_nh = self._dropout(functional.relu(self.hidden(features_nf)), HIDDEN_DROPOUT)
+        logits_nc: Tensor = self.output(hidden_nh)
+        return logits_nc
+
+    def _dropout(self, x: Tensor, rate: float) -> Tensor:
+        """Drop elements independently with probability `rate` (a multiple of 1/256) in training mode.
+
+        A mask made of random bytes is exact for such rates and several times cheaper than Bernoulli draws.
+        """
+        if not self.training:
+            return x
+        if x.device not in self._mask_generators:
+            # The weights used up the first draws of this seed; the masks must not repeat them.
+            self._mask_generators[x.device] = torch.Generator(x.device).manual_seed(self.seed ^ 0x6D61736B)
+        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
+        # Without its lower limit random_() would never set the sign bit, and with it every eighth byte.
+        words.random_(torch.iinfo(torch.int64).min, None, generator=self._mask_generators[x.device])
+        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * rate)
+        return x * kept.to(x.dtype).mul_(1 / (1 - rate))
+
+
+class TensorBatches:
+    """Shuffled batches sliced from two tensors: skorch's `iterator_train` without a DataLoader's cost an image."""
+
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
+        self.images = torch.as_tensor(dataset.X)
+        self.labels = torch.as_tensor(dataset.y)
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.images), generator=self.generator)
+        for batch in order.split(self.batch_size):
+            yield self.images[batch], self.labels[batch]
+
+
+class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
+    """skorch classifier of the Bayesian CNN: each `fit` starts from fresh weights and a new optimiser.
+
+    Adam minimises cross entropy + (c / n) * ||W||^2 over the first dense layer's weights W, with n labelled images:
+    the authors' L2 term, which in torch is Adam's coupled `weight_decay` = 2 c / n.
+
+    Args:
+        module: the network's class (never an instance: skorch would continue from its weights).
+        weight_decay: c.
+        fit_seed: seed of the next fit: weights, batches and training masks.
+        precision: float32, or bfloat16 through autocast.
+        check: called before each training step and inference block; what it raises ends the work.
+        **kwargs: skorch's own settings.
+    """
+
+    def __init__(
+        self,
+        module: type[BayesianCNN] = BayesianCNN,
+        *,
+        weight_decay: float = 0.0,
+        fit_seed: int = 0,
+        precision: Precision = "float32",
+        check: Callable[[], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.weight_decay = weight_decay
+        self.fit_seed = fit_seed
+        self.precision = precision
+        self.check = check
+        defaults: dict[str, Any] = {
+            "criterion": nn.CrossEntropyLoss,
+            "optimizer": torch.optim.Adam,
+            "optimizer__fused": True,
+            "iterator_train": TensorBatches,
+            "train_split": None,
+            "verbose": 0,
+        }
+        super().__init__(module, **{**defaults, **kwargs})
+
+    @property
+    def _default_callbacks(self) -> list[Any]:
+        return []  # their epoch scores, timers and log cost time and are not used
+
+    def fit(self, X: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], **fit_params: Any) -> "BayesianCNNClassifier":  # noqa: N803
+        """Fit to images (n, channels, height, width) and labels (n,), from fresh weights.
+
+        Raises:
+            NonFiniteLossError: when the loss of an epoch is NaN or infinite.
+        """
+        weights_seed, batches_seed = np.random.SeedSequence(self.fit_seed).generate_state(2, np.uint64)
+        self.module__seed = int(weights_seed >> 1)
+        self.iterator_train__seed = int(batches_seed >> 1)
+        self.optimizer__param_groups = [("hidden.weight", {"weight_decay": 2 * self.weight_decay / len(X)})]
+        super().fit(X, y, **fit_params)
+        return self
+
+    def weights(self) -> Weights:
+        """Return a copy of the fitted weights by name."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.module_.state_dict().items()}
+
+    def infer(self, x: Tensor, **fit_params: Any) -> Tensor:
+        """Return float32 logits, computed in the chosen precision."""
+        with self._autocast():
+            logits: Tensor = super().infer(x, **fit_params)
+        return logits.float()
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any) -> None:
+        """Give the caller the chance to stop before each step."""
+        super().on_batch_begin(net, batch=batch, training=training, **kwargs)
+        if self.check is not None:
+            self.check()
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Stop a fit whose loss is not a number; skorch would train on silently."""
+        super().on_epoch_end(net, **kwargs)
+        losses = self.history[-1, "batches", :, "train_loss"]
+        if not all(map(math.isfinite, losses)):
+            raise NonFiniteLossError(f"the training loss became {losses[-1]} in epoch {len(self.history)}")
+
+    def mc_dropout_blocks(
+        self,
+        images: npt.NDArray[np.uint8],
+        train_index: npt.NDArray[np.int64] | None = None,
+        *,
+        passes: int,
+        seed: int,
+        block_size: int = IMAGES_PER_BLOCK,
+    ) -> Iterator[Tensor]:
+        """Yield the class probabilities (T, B, C) of MC dropout, float32, block by block in the images' order.
+
+        Pass t draws one mask for the features and one for the hidden units and applies them to every image. The
+        masks depend on `seed` and `passes` only, not on the block size.
+
+        Args:
+            images: uint8 (N, channels, height, width).
+            train_index: take these rows of `images` only, in this order.
+            passes: T.
+            seed: seed of the masks.
+            block_size: B; memory grows with it and with T, not with N.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        module: BayesianCNN = self.module_
+        feature_masks_tf = torch.rand(passes, module.hidden.in_features, generator=generator) >= FEATURE_DROPOUT
+        hidden_masks_th = torch.rand(passes, module.hidden.out_features, generator=generator) >= HIDDEN_DROPOUT
+        yield from self._blocks(images, train_index, feature_masks_tf, hidden_masks_th, block_size)
+
+    def deterministic_blocks(
+        self,
+        images: npt.NDArray[np.uint8],
+        train_index: npt.NDArray[np.int64] | None = None,
+        *,
+        block_size: int = IMAGES_PER_BLOCK,
+    ) -> Iterator[Tensor]:
+        """Yield the class probabilities (1, B, C) of the network used without dropout: one pass, nothing dropped."""
+        module: BayesianCNN = self.module_
+        module.eval()
+        with torch.inference_mode(), self._autocast():
+            for block in self._image_blocks(images, train_index, block_size):
+                yield functional.softmax(module(block).float(), dim=-1)[None]
+
+    def _blocks(
+        self,
+        images: npt.NDArray[np.uint8],
+        train_index: npt.NDArray[np.int64] | None,
+        feature_masks_tf: Tensor,
+        hidden_masks_th: Tensor,
+        block_size: int,
+    ) -> Iterator[Tensor]:
+        """Yield (T, B, C) for given masks (True = kept)."""
+        module: BayesianCNN = self.module_
+        module.eval()
+        head = _StochasticHead(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
+        with torch.inference_mode():
+            for block in self._image_blocks(images, train_index, block_size):
+                with self._autocast():
+                    features_bf = module.features(block)
+                yield head.class_probabilities(features_bf)
+
+    def _image_blocks(
+        self, images: npt.NDArray[np.uint8], train_index: npt.NDArray[np.int64] | None, block_size: int
+    ) -> Iterator[Tensor]:
+        rows = np.arange(len(images)) if train_index is None else train_index
+        for start in range(0, len(rows), block_size):
+            if self.check is not None:
+                self.check()
+            yield torch.from_numpy(images[rows[start : start + block_size]]).to(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class _StochasticHead:
+    """The two dense layers under T fixed pairs of masks.
+
+    For pass t with feature mask a and hidden mask b the hidden layer is relu(W (a * x) / 0.75 + c) on the rows that b
+    keeps; the dropped rows are zero and are not computed. The kept rows of several passes, with the feature mask
+    multiplied into their weights, stand in one matrix; the output layers of the same passes stand in one block-diagonal
+    matrix, so that each group of passes costs two matrix products.
+    """
+
+    def __init__(
+        self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, dtype: torch.dtype
+    ) -> None:
+        self.class_count = module.output.out_features
+        device = module.hidden.weight.device
+        with torch.inference_mode():
+            hidden_weight_hf = (module.hidden.weight / (1 - FEATURE_DROPOUT)).to(dtype)
+            output_weight_ch = module.output.weight / (1 - HIDDEN_DROPOUT)
+            self.groups = [
+                _group_weights(
+                    module, hidden_weight_hf, output_weight_ch, features.to(device, dtype), hidden.to(device)
+                )
+                for features, hidden in zip(
+                    feature_masks_tf.split(PASSES_PER_PRODUCT), hidden_masks_th.split(PASSES_PER_PRODUCT), strict=True
+                )
+            ]
+
+    def class_probabilities(self, features_bf: Tensor) -> Tensor:
+        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes first in memory)."""
+        logits = [
+            torch.addmm(output_bias, torch.addmm(hidden_bias, features_bf, hidden_weight).relu_(), output_weight)
+            for hidden_weight, hidden_bias, output_weight, output_bias in self.groups
+        ]
+        logits_btc = torch.cat(logits, dim=1).view(len(features_bf), -1, self.class_count)
+        return functional.softmax(logits_btc, dim=-1, dtype=torch.float32).transpose(0, 1)
+
+
+def _group_weights(
+    module: BayesianCNN, hidden_weight_hf: Tensor, output_weight_ch: Tensor, feature_masks_tf: Tensor, masks_th: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (hidden weight, hidden bias, output weight, output bias) of one group of passes, transposed for addmm."""
+    kept_rows = [mask.nonzero().squeeze(1) for mask in masks_th]
+    rows = torch.cat(kept_rows)
+    hidden_weight = hidden_weight_hf[rows]
+    for weight, mask in zip(hidden_weight.split([len(kept) for kept in kept_rows]), feature_masks_tf, strict=True):
+        weight.mul_(mask)
+    output_weight = torch.block_diag(*[output_weight_ch[:, kept] for kept in kept_rows])
+    dtype = hidden_weight_hf.dtype
+    output_bias = module.output.bias.repeat(len(kept_rows))
+    return hidden_weight.T, module.hidden.bias[rows].to(dtype), output_weight.T.to(dtype), output_bias.to(dtype)

