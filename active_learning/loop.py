@@ -170,7 +170,7 @@ class _Run:
         )
 
     def _query(self, learner: PoolLearner, images: Images, round_: int) -> Index:
-        """modAL's query strategy: the training-set indices of the images with the highest scores."""
+        """The query strategy that modAL calls: the training-set indices of the images with the highest scores."""
         candidates = self._candidates(round_)
         with self._timed("score"):
             scores_n = self._scores(learner.estimator, images, candidates, round_)
