@@ -10,7 +10,7 @@ Dimensions: T passes, N images, B images of a block, C classes, F features (befo
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
@@ -60,13 +61,18 @@ def choose_device(wanted: str) -> Device:
 
 def choose_precision(wanted: str, device: Device) -> Precision:
     """Return the precision for `--precision`: auto takes bfloat16 only where the device computes it natively."""
-    if wanted == "float32" or wanted == "bfloat16":
-        return wanted
+    if wanted != "auto":
+        return cast(Precision, wanted)
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = device == "cpu" and _cpu_computes_bfloat16()
     return "bfloat16" if native else "float32"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    """Return whether the processor has bfloat16 instructions that oneDNN uses; elsewhere they are emulated, slowly."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class BayesianCNN(nn.Module):
@@ -99,10 +105,11 @@ class BayesianCNN(nn.Module):
         self.scale = 1 / (255 * pixel_std)
         self.shift = -pixel_mean / pixel_std
         feature_count = FILTERS * math.prod((side - 2 * (KERNEL - 1)) // POOLING for side in (height, width))
-        self.conv1 = nn.Conv2d(channels, FILTERS, KERNEL)
-        self.conv2 = nn.Conv2d(FILTERS, FILTERS, KERNEL)
-        self.hidden = nn.Linear(feature_count, HIDDEN_UNITS)
-        self.output = nn.Linear(HIDDEN_UNITS, class_count)
+        # Without torch's own initialisation, which would draw from the global generator.
+        self.conv1 = skip_init(nn.Conv2d, channels, FILTERS, KERNEL)
+        self.conv2 = skip_init(nn.Conv2d, FILTERS, FILTERS, KERNEL)
+        self.hidden = skip_init(nn.Linear, feature_count, HIDDEN_UNITS)
+        self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
         self.seed = seed
         self._mask_generators: dict[torch.device, torch.Generator] = {}
         if initial_weights is None:
@@ -245,7 +252,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def mc_dropout_blocks(
         self,
         images: npt.NDArray[np.uint8],
-        train_index: npt.NDArray[np.int64] | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
         *,
         passes: int,
         seed: int,
@@ -258,7 +265,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
         Args:
             images: uint8 (N, channels, height, width).
-            train_index: take these rows of `images` only, in this order.
+            rows: take these rows of `images` only, in this order.
             passes: T.
             seed: seed of the masks.
             block_size: B; memory grows with it and with T, not with N.
@@ -267,12 +274,12 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: BayesianCNN = self.module_
         feature_masks_tf = torch.rand(passes, module.hidden.in_features, generator=generator) >= FEATURE_DROPOUT
         hidden_masks_th = torch.rand(passes, module.hidden.out_features, generator=generator) >= HIDDEN_DROPOUT
-        yield from self._blocks(images, train_index, feature_masks_tf, hidden_masks_th, block_size)
+        yield from self._blocks(images, rows, feature_masks_tf, hidden_masks_th, block_size)
 
     def deterministic_blocks(
         self,
         images: npt.NDArray[np.uint8],
-        train_index: npt.NDArray[np.int64] | None = None,
+        rows: npt.NDArray[np.int64] | None = None,
         *,
         block_size: int = IMAGES_PER_BLOCK,
     ) -> Iterator[Tensor]:
@@ -280,13 +287,13 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: BayesianCNN = self.module_
         module.eval()
         with torch.inference_mode(), self._autocast():
-            for block in self._image_blocks(images, train_index, block_size):
+            for block in self._image_blocks(images, rows, block_size):
                 yield functional.softmax(module(block).float(), dim=-1)[None]
 
     def _blocks(
         self,
         images: npt.NDArray[np.uint8],
-        train_index: npt.NDArray[np.int64] | None,
+        rows: npt.NDArray[np.int64] | None,
         feature_masks_tf: Tensor,
         hidden_masks_th: Tensor,
         block_size: int,
@@ -296,15 +303,15 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module.eval()
         head = _StochasticHead(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
         with torch.inference_mode():
-            for block in self._image_blocks(images, train_index, block_size):
+            for block in self._image_blocks(images, rows, block_size):
                 with self._autocast():
                     features_bf = module.features(block)
                 yield head.class_probabilities(features_bf)
 
     def _image_blocks(
-        self, images: npt.NDArray[np.uint8], train_index: npt.NDArray[np.int64] | None, block_size: int
+        self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64] | None, block_size: int
     ) -> Iterator[Tensor]:
-        rows = np.arange(len(images)) if train_index is None else train_index
+        rows = np.arange(len(images)) if rows is None else rows
         for start in range(0, len(rows), block_size):
             if self.check is not None:
                 self.check()

@@ -56,6 +56,9 @@ class RoundResult:
 class PoolLearner(ActiveLearner):  # type: ignore[misc]
     """modAL's ActiveLearner without its input check, which passes an argument that scikit-learn has removed."""
 
+    X_training: Images
+    y_training: Index
+
     def _add_training_data(self, X: Images, y: Index) -> None:  # noqa: N803
         self.X_training = np.concatenate([self.X_training, X])
         self.y_training = np.concatenate([self.y_training, y])
@@ -120,18 +123,18 @@ class _Run:
     def begin(self, round_: int, weights: Weights | None = None) -> None:
         """Fit the labelled images as round `round_` does, or take the weights that it ended with."""
         index = self.labelled_train_index
-        labelled = {"X_training": self.data.train_images[index], "y_training": self.data.train_labels[index]}
+        images, labels = self.data.train_images[index], self.data.train_labels[index]
         if weights is None:
             if round_ == 0:
                 self._set_weight_decay(round_)
             self._prepare_fit(round_)
             with self._timed("fit"):
-                self.learner = PoolLearner(self.estimator, self._query, **labelled)  # fits
+                self.learner = PoolLearner(self.estimator, self._query, images, labels)  # fits
             self._keep_weights()
         else:
             self.estimator.set_params(module__initial_weights=weights).initialize()
             self.learner = PoolLearner(self.estimator, self._query)
-            vars(self.learner).update(labelled)
+            self.learner.X_training, self.learner.y_training = images, labels
 
     def acquire(self, round_: int) -> None:
         """Query the model of the round before, label what it asks for, and fit anew."""
@@ -173,7 +176,7 @@ class _Run:
         """The query strategy that modAL calls: the training-set indices of the images with the highest scores."""
         candidates = self._candidates(round_)
         with self._timed("score"):
-            scores_n = self._scores(learner.estimator, images, candidates, round_)
+            scores_n = self._scores(images, candidates, round_)
         ties = stream(self.config.seed, self.config.repetition, round_, Purpose.TIES)
         pool_position = select_top(scores_n, self.config.query, ties)
         self.acquired_scores = scores_n[pool_position]
@@ -192,30 +195,28 @@ class _Run:
         )
         return order[self.in_pool[order]][: self.config.pool_subset]
 
-    def _scores(
-        self, estimator: BayesianCNNClassifier, images: Images, candidates: Index, round_: int
-    ) -> npt.NDArray[np.float64]:
+    def _scores(self, images: Images, candidates: Index, round_: int) -> npt.NDArray[np.float64]:
         function = ACQUISITION_FUNCTIONS[self.config.acquisition]
         if not function.needs_probabilities:
             return np.zeros(len(candidates))
         score = function.score if self.config.mc_dropout else function.deterministic_score
-        blocks = self._probability_blocks(estimator, images, candidates, round_, Purpose.SCORING_PASSES)
+        blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
         scores_n: npt.NDArray[np.float64] = torch.cat([score(probs_tbc) for probs_tbc in blocks]).cpu().double().numpy()
         return scores_n
 
     def _probability_blocks(
-        self, estimator: BayesianCNNClassifier, images: Images, train_index: Index | None, round_: int, purpose: Purpose
+        self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
     ) -> Iterator[torch.Tensor]:
         if not self.config.mc_dropout:
-            return estimator.deterministic_blocks(images, train_index)
+            return self.estimator.deterministic_blocks(images, train_index)
         seed = stream_seed(self.config.seed, self.config.repetition, round_, purpose)
-        return estimator.mc_dropout_blocks(images, train_index, passes=self.config.dropout_iter, seed=seed)
+        return self.estimator.mc_dropout_blocks(images, train_index, passes=self.config.dropout_iter, seed=seed)
 
     def _mean_probabilities(
         self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
     ) -> npt.NDArray[np.float64]:
         """Return the predictive probabilities (N, C): the mean over the passes."""
-        blocks = self._probability_blocks(self.estimator, images, train_index, round_, purpose)
+        blocks = self._probability_blocks(images, train_index, round_, purpose)
         probs_nc: npt.NDArray[np.float64] = (
             torch.cat([probs_tbc.double().mean(dim=0) for probs_tbc in blocks]).cpu().numpy()
         )

@@ -1,0 +1,317 @@
+"""The Bayesian CNN: its weights, its training and MC dropout against plain passes of the module."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch.nn import functional
+
+import cnn_model
+from cnn_model import BayesianCNN, BayesianCNNClassifier, NonFiniteLossError, choose_device, choose_precision
+
+IMAGE_SHAPE = (1, 12, 12)
+CLASSES = 3
+
+
+def make_images(count: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Images of a class-dependent bright band in noise: learnable in a few epochs, and never quite certain."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(CLASSES, size=count)
+    images = rng.integers(200, size=(count, *IMAGE_SHAPE), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 * label : 4 * label + 4] += 30
+    return images, labels
+
+
+def make_classifier(**settings: Any) -> BayesianCNNClassifier:
+    defaults = {
+        "module__image_shape": IMAGE_SHAPE,
+        "module__class_count": CLASSES,
+        "module__pixel_mean": 0.3,
+        "module__pixel_std": 0.2,
+        "classes": list(range(CLASSES)),
+        "max_epochs": 3,
+        "batch_size": 16,
+        "fit_seed": 7,
+        "lr": 1e-3,
+    }
+    return BayesianCNNClassifier(**{**defaults, **settings})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> BayesianCNNClassifier:
+    return make_classifier(max_epochs=10).fit(*make_images(60))
+
+
+def all_passes(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], **settings: Any) -> torch.Tensor:
+    return torch.cat(list(net.mc_dropout_blocks(images, **settings)), dim=1)
+
+
+def test_the_network_is_the_papers() -> None:
+    module = BayesianCNN((1, 28, 28), 10)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
+    assert shapes == {
+        "conv1.weight": (32, 1, 4, 4),
+        "conv1.bias": (32,),
+        "conv2.weight": (32, 32, 4, 4),
+        "conv2.bias": (32,),
+        "hidden.weight": (128, 32 * 11 * 11),
+        "hidden.bias": (128,),
+        "output.weight": (10, 128),
+        "output.bias": (10,),
+    }
+
+
+def test_weights_are_glorot_uniform_with_zero_biases() -> None:
+    module = BayesianCNN((1, 28, 28), 10, seed=1)
+    bound = (6 / (32 * 11 * 11 + 128)) ** 0.5
+    weight = module.hidden.weight.detach()
+    assert 0.999 * bound < weight.abs().max() <= bound
+    assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.01)
+    assert not any(bias.any() for name, bias in module.named_parameters() if name.endswith("bias"))
+
+
+def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
+    module = BayesianCNN(IMAGE_SHAPE, CLASSES, pixel_mean=0.3, pixel_std=0.2, seed=3)
+    images = torch.from_numpy(make_images(5)[0])
+    x = (images.double() / 255 - 0.3) / 0.2
+    for layer in (module.conv1, module.conv2):
+        x = functional.relu(functional.conv2d(x, layer.weight.double(), layer.bias.double()))
+    expected = functional.max_pool2d(x, 2).flatten(1)
+    torch.testing.assert_close(module.features(images).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
+    images, labels = make_images(40)
+    first = make_classifier().fit(images, labels).weights()
+    again = make_classifier().fit(images, labels).weights()
+    other = make_classifier(fit_seed=8).fit(images, labels).weights()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not any(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_a_second_fit_starts_from_fresh_weights() -> None:
+    images, labels = make_images(40)
+    net = make_classifier().fit(images, labels)
+    first = net.weights()
+    second = net.fit(images, labels).weights()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    net.set_params(fit_seed=9, max_epochs=0).fit(images, labels)
+    assert not net.module_.conv1.bias.any(), "with no epoch the biases are as drawn: zero"
+
+
+def test_fitting_leaves_the_global_generators_alone() -> None:
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    net = make_classifier().fit(*make_images(40))
+    all_passes(net, make_images(4)[0], passes=3, seed=0)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]  # noqa: NPY002
+
+
+def test_initial_weights_are_where_a_fit_begins() -> None:
+    images, labels = make_images(40)
+    start = make_classifier(fit_seed=1).fit(images, labels).weights()
+    kept = make_classifier(module__initial_weights=start, max_epochs=0).fit(images, labels).weights()
+    assert all(np.array_equal(start[name], kept[name]) for name in start)
+
+
+def test_a_fit_learns() -> None:
+    images, labels = make_images(90, seed=1)
+    net = make_classifier(max_epochs=20).fit(images[:60], labels[:60])
+    probs_nc = all_passes(net, images[60:], passes=20, seed=0).mean(dim=0).numpy()
+    assert (probs_nc.argmax(axis=1) == labels[60:]).mean() > 0.9
+
+
+def test_weight_decay_is_the_authors_penalty_on_the_first_dense_layer_only() -> None:
+    images, labels = make_images(40)
+    net = make_classifier(weight_decay=3.5).fit(images, labels)
+    groups = net.optimizer_.param_groups
+    assert [group["weight_decay"] for group in groups] == [2 * 3.5 / 40, 0]
+    assert [tuple(p.shape) for p in groups[0]["params"]] == [tuple(net.module_.hidden.weight.shape)]
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(
+        p.numel() for p in net.module_.parameters()
+    )
+
+
+def test_every_image_trains_once_an_epoch() -> None:
+    images, labels = make_images(40)
+    net = make_classifier().fit(images, labels)
+    batches = list(net.get_iterator(net.get_dataset(images, labels), training=True))
+    assert [len(batch) for batch, _ in batches] == [16, 16, 8]
+    seen = torch.cat([batch for batch, _ in batches])
+    assert not torch.equal(seen, torch.from_numpy(images)), "the order is shuffled"
+    assert sorted(seen.sum(dim=(1, 2, 3)).tolist()) == sorted(images.sum(axis=(1, 2, 3)).tolist())
+
+
+def test_training_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
+    module = BayesianCNN(IMAGE_SHAPE, CLASSES, seed=4)
+    ones = torch.ones(1000, 1000)
+    for rate in (0.25, 0.5):
+        dropped = module._dropout(ones, rate)
+        assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / (1 - rate)])
+        # Each column group too: the sign bit of every eighth byte must be as random as the others.
+        fractions = (dropped == 0).float().mean(dim=0)
+        assert float(fractions.mean()) == pytest.approx(rate, abs=0.002)
+        assert fractions.sub(rate).abs().max() < 6 * (rate * (1 - rate) / 1000) ** 0.5
+    assert torch.equal(module.eval()._dropout(ones, 0.5), ones)
+
+
+def test_training_masks_differ_between_images_and_steps() -> None:
+    module = BayesianCNN(IMAGE_SHAPE, CLASSES, seed=4)
+    first, second = module._dropout(torch.ones(2, 512), 0.5), module._dropout(torch.ones(2, 512), 0.5)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, second)
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit() -> None:
+    with pytest.raises(NonFiniteLossError, match=r"^the training loss became (nan|inf) in epoch \d+$"):
+        make_classifier(lr=1e30).fit(*make_images(40))
+
+
+def test_check_can_stop_a_fit_and_an_inference(fitted: BayesianCNNClassifier) -> None:
+    class StopError(Exception):
+        pass
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise StopError
+
+    images, labels = make_images(40)
+    with pytest.raises(StopError):
+        make_classifier(check=check).fit(images, labels)
+    assert calls == 4
+    fitted.check = check
+    calls = 2
+    with pytest.raises(StopError):
+        all_passes(fitted, images, passes=2, seed=0, block_size=10)
+    fitted.check = None
+
+
+def test_mc_dropout_has_the_shape_and_order_of_the_images(fitted: BayesianCNNClassifier) -> None:
+    images, _ = make_images(33, seed=2)
+    probs_tnc = all_passes(fitted, images, passes=7, seed=1)
+    assert probs_tnc.shape == (7, 33, CLASSES)
+    assert probs_tnc.dtype == torch.float32
+    assert not probs_tnc.requires_grad
+    torch.testing.assert_close(probs_tnc.sum(dim=-1), torch.ones(7, 33))
+    order = np.random.default_rng(0).permutation(33)
+    torch.testing.assert_close(all_passes(fitted, images[order], passes=7, seed=1), probs_tnc[:, order])
+    chosen = np.array([30, 2, 2, 17])
+    torch.testing.assert_close(
+        torch.cat(list(fitted.mc_dropout_blocks(images, chosen, passes=7, seed=1)), dim=1), probs_tnc[:, chosen]
+    )
+
+
+@pytest.mark.parametrize("passes", [1, 10, 23])
+def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(fitted: BayesianCNNClassifier, passes: int) -> None:
+    images, _ = make_images(9, seed=3)
+    module = fitted.module_
+    generator = torch.Generator().manual_seed(passes)
+    feature_masks = torch.rand(passes, module.hidden.in_features, generator=generator) >= 0.25
+    hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
+    hidden_masks[0] = passes % 2 == 1  # all kept, or none
+    blocks = fitted._blocks(images, None, feature_masks, hidden_masks, 4)
+    features = module.features(torch.from_numpy(images)).double()
+    expected = []
+    for feature_mask, hidden_mask in zip(feature_masks, hidden_masks, strict=True):
+        hidden = functional.relu(
+            functional.linear(
+                features * feature_mask / 0.75, module.hidden.weight.double(), module.hidden.bias.double()
+            )
+        )
+        logits = functional.linear(
+            hidden * hidden_mask / 0.5, module.output.weight.double(), module.output.bias.double()
+        )
+        expected.append(functional.softmax(logits, dim=-1))
+    torch.testing.assert_close(torch.cat(list(blocks), dim=1).double(), torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_mc_dropout_has_the_distribution_of_plain_passes(fitted: BayesianCNNClassifier) -> None:
+    image = make_images(200, seed=4)[0][[17]]
+    passes = 4000
+    ours_tc = all_passes(fitted, image, passes=passes, seed=5)[:, 0].double()
+    fitted.module_.train()
+    with torch.no_grad():
+        # A batch of copies: in training mode every image has masks of its own.
+        plain_tc = functional.softmax(fitted.module_(torch.from_numpy(image).expand(passes, -1, -1, -1)), -1).double()
+    fitted.module_.eval()
+    error_of_mean = (ours_tc.var(0) / passes + plain_tc.var(0) / passes).sqrt()
+    assert bool(((ours_tc.mean(0) - plain_tc.mean(0)).abs() < 4 * error_of_mean).all())
+    squares_ours, squares_plain = (ours_tc - ours_tc.mean(0)) ** 2, (plain_tc - plain_tc.mean(0)) ** 2
+    error_of_variance = (squares_ours.var(0) / passes + squares_plain.var(0) / passes).sqrt()
+    assert bool(((squares_ours.mean(0) - squares_plain.mean(0)).abs() < 4 * error_of_variance).all())
+    assert float(ours_tc.var(0).max()) > 1e-4, "the passes must disagree for this test to mean something"
+
+
+def test_masks_depend_on_the_seed_and_not_on_the_blocks(fitted: BayesianCNNClassifier) -> None:
+    images, _ = make_images(20, seed=5)
+    whole = all_passes(fitted, images, passes=5, seed=1)
+    torch.testing.assert_close(all_passes(fitted, images, passes=5, seed=1, block_size=3), whole, atol=1e-6, rtol=0)
+    assert (all_passes(fitted, images, passes=5, seed=2) - whole).abs().max() > 0.01
+
+
+def test_one_pass_uses_one_mask_for_all_images(fitted: BayesianCNNClassifier) -> None:
+    image = make_images(3, seed=6)[0][[0]]
+    probs_tnc = all_passes(fitted, np.repeat(image, 6, axis=0), passes=4, seed=1)
+    torch.testing.assert_close(probs_tnc, probs_tnc[:, :1].expand(-1, 6, -1))
+
+
+def test_the_deterministic_pass_is_the_network_in_evaluation_mode(fitted: BayesianCNNClassifier) -> None:
+    images, _ = make_images(12, seed=7)
+    probs_1nc = torch.cat(list(fitted.deterministic_blocks(images, block_size=5)), dim=1)
+    assert probs_1nc.shape == (1, 12, CLASSES)
+    with torch.no_grad():
+        expected = functional.softmax(fitted.module_.eval()(torch.from_numpy(images)), dim=-1)
+    torch.testing.assert_close(probs_1nc[0], expected)
+
+
+def test_bfloat16_agrees_with_float32(fitted: BayesianCNNClassifier) -> None:
+    images, labels = make_images(300, seed=8)
+    reference = all_passes(fitted, images, passes=50, seed=1).mean(dim=0)
+    fitted.precision = "bfloat16"
+    half = all_passes(fitted, images, passes=50, seed=1).mean(dim=0)
+    fitted.precision = "float32"
+    assert 0 < (half - reference).abs().max() < 0.02
+    difference = (half.argmax(1) != torch.from_numpy(labels)).float().mean() - (
+        reference.argmax(1) != torch.from_numpy(labels)
+    ).float().mean()
+    assert abs(float(difference)) <= 1 / 300
+
+
+def test_bfloat16_trains_too() -> None:
+    images, labels = make_images(90, seed=1)
+    net = make_classifier(max_epochs=20, precision="bfloat16").fit(images[:60], labels[:60])
+    probs_nc = torch.cat(list(net.deterministic_blocks(images[60:])), dim=1)[0].numpy()
+    assert (probs_nc.argmax(axis=1) == labels[60:]).mean() > 0.9
+    assert net.module_.conv1.weight.dtype == torch.float32
+
+
+def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_precision("float32", "cpu") == "float32"
+    assert choose_precision("bfloat16", "cpu") == "bfloat16"
+    for native, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(cnn_model, "_cpu_computes_bfloat16", lambda native=native: native)
+        assert choose_precision("auto", "cpu") == expected
+    assert choose_precision("auto", "mps") == "float32"
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert choose_device("cpu") == "cpu"
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"^--device {missing} is not available on this machine"):
+        choose_device(missing)

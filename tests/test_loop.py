@@ -1,0 +1,288 @@
+"""One run: what it acquires, what it is tested on, and that it can be taken up anywhere."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
+from active_learning import loop
+from active_learning.config import RunConfig
+from active_learning.loop import WEIGHT_DECAY_GRID, RoundResult, active_learning_rounds
+from active_learning.metrics import negative_log_likelihood
+from active_learning.streams import Purpose, stream, stream_seed
+from cnn_model import BayesianCNNClassifier, NonFiniteLossError
+from load_data import ImageData, split_training_set
+
+CLASSES = 3
+ROUNDS = 4
+QUERY = 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    rng = np.random.default_rng(0)
+    labels = np.arange(180) % CLASSES
+    images = rng.integers(180, size=(180, 1, 12, 12), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 * label : 4 * label + 4] += 40
+    return ImageData(images[:120], labels[:120], images[120:], labels[120:], CLASSES, 0.3, 0.2)
+
+
+def make_config(**settings: Any) -> RunConfig:
+    defaults: dict[str, Any] = {
+        "dataset": "mnist_5k",
+        "acquisition": "bald",
+        "mc_dropout": True,
+        "repetition": 0,
+        "seed": 1,
+        "rounds": ROUNDS,
+        "query": QUERY,
+        "pool_subset": 40,
+        "val_size": 15,
+        "batch_size": 16,
+        "epochs": 2,
+        "lr": 1e-3,
+        "dropout_iter": 5,
+        "weight_decay": 1.0,
+        "warm_start": False,
+        "precision": "float32",
+        "device": "cpu",
+        "threads": 1,
+    }
+    return RunConfig(**{**defaults, **settings})
+
+
+def run(data: ImageData, **settings: Any) -> list[RoundResult]:
+    return list(active_learning_rounds(make_config(**settings), data))
+
+
+@pytest.mark.parametrize("acquisition", ACQUISITION_FUNCTIONS)
+@pytest.mark.parametrize("mc_dropout", [True, False])
+def test_labelled_pool_and_validation_sets_partition_the_training_set(
+    data: ImageData, acquisition: str, mc_dropout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[set[int]] = []
+    original = loop._Run._candidates
+
+    def candidates(self: Any, round_: int) -> Any:
+        pools.append(set(np.flatnonzero(self.in_pool).tolist()))
+        return original(self, round_)
+
+    monkeypatch.setattr(loop._Run, "_candidates", candidates)
+    results = run(data, acquisition=acquisition, mc_dropout=mc_dropout)
+    splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
+    labelled, validation = set(splits.initial.tolist()), set(splits.validation.tolist())
+    assert [result.round for result in results] == list(range(ROUNDS + 1))
+    for result, pool in zip(results[1:], pools, strict=True):
+        assert sorted([*labelled, *validation, *pool]) == list(range(120))
+        acquired = set(result.acquired_train_index)
+        assert len(acquired) == QUERY
+        assert acquired <= pool
+        labelled |= acquired
+        assert result.labelled == len(labelled)
+        assert result.acquired_labels == tuple(data.train_labels[list(result.acquired_train_index)].tolist())
+    assert results[0].labelled == 2 * CLASSES
+    assert results[0].acquired_train_index == ()
+
+
+def test_the_acquired_images_have_the_highest_scores_of_the_subset(
+    data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[Any, Any]] = []
+    original = loop._Run._scores
+
+    def scores(self: Any, images: Any, candidates: Any, round_: int) -> Any:
+        scored.append((candidates, original(self, images, candidates, round_)))
+        return scored[-1][1]
+
+    monkeypatch.setattr(loop._Run, "_scores", scores)
+    results = run(data, acquisition="max_entropy")
+    for result, (candidates, scores_n) in zip(results[1:], scored, strict=True):
+        assert len(set(candidates.tolist())) == 40
+        assert result.acquired_scores == tuple(np.sort(scores_n)[::-1][:QUERY].tolist())
+        by_index = dict(zip(candidates.tolist(), scores_n.tolist(), strict=True))
+        assert tuple(by_index[index] for index in result.acquired_train_index) == result.acquired_scores
+
+
+def test_the_whole_pool_is_scored_when_asked_for(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def select(scores_n: Any, count: int, rng: np.random.Generator) -> Any:
+        sizes.append(len(scores_n))
+        return select_top(scores_n, count, rng)
+
+    monkeypatch.setattr(loop, "select_top", select)
+    run(data, pool_subset=0, rounds=2)
+    assert sizes == [120 - 6 - 15, 120 - 6 - 15 - QUERY]
+
+
+def test_the_strategy_is_called_once_a_round(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+    original = loop._Run._query
+
+    def query(self: Any, learner: Any, images: Any, round_: int) -> Any:
+        rounds.append(round_)
+        return original(self, learner, images, round_)
+
+    monkeypatch.setattr(loop._Run, "_query", query)
+    run(data)
+    assert rounds == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("finished", range(ROUNDS + 2))
+def test_a_run_can_be_taken_up_after_any_round(data: ImageData, finished: int) -> None:
+    config = make_config(weight_decay="tune")
+    whole = list(active_learning_rounds(config, data))
+    rest = list(active_learning_rounds(config, data, whole[:finished]))
+    assert rest == whole[finished:]
+
+
+def test_a_warm_started_run_can_be_taken_up_with_its_weights(data: ImageData) -> None:
+    config = make_config(warm_start=True)
+    whole = list(active_learning_rounds(config, data))
+    rest = list(active_learning_rounds(config, data, whole[:3], whole[2].weights))
+    assert rest == whole[3:]
+    assert rest[-1].weights is not None
+    assert whole[-1].weights is not None
+    assert all(np.array_equal(rest[-1].weights[name], array) for name, array in whole[-1].weights.items())
+    assert [result.test_nll for result in whole[1:]] != [result.test_nll for result in run(data)[1:]]
+
+
+def test_one_seed_gives_one_curve_and_functions_of_one_repetition_are_paired(data: ImageData) -> None:
+    bald = run(data)
+    assert run(data) == bald
+    entropy, other_seed, other_repetition = (
+        run(data, acquisition="max_entropy"),
+        run(data, seed=2),
+        run(data, repetition=1),
+    )
+    assert entropy[0] == bald[0]
+    assert entropy[1:] != bald[1:]
+    assert other_seed[0] != bald[0]
+    assert other_repetition[0] != bald[0]
+
+
+def test_pool_subsets_of_different_functions_differ_only_by_what_they_acquired(data: ImageData) -> None:
+    runs = []
+    for acquisition in ("bald", "uniform"):
+        state = loop._Run(make_config(acquisition=acquisition), data, run(data, acquisition=acquisition), None)
+        runs.append((set(state._candidates(5).tolist()), set(np.flatnonzero(~state.in_pool).tolist())))
+    (first, gone_first), (second, gone_second) = runs
+    assert len(first ^ second) <= 2 * len(gone_first ^ gone_second)
+    assert len(first & second) > len(first) // 2
+
+
+def test_random_acquisition_is_uniform_over_the_pool(data: ImageData) -> None:
+    counts = np.zeros(120)
+    for seed in range(300):
+        state = loop._Run(make_config(acquisition="uniform", seed=seed, val_size=0), data, (), None)
+        counts[state._query(None, data.train_images, 1)] += 1  # type: ignore[arg-type]
+    expected = 300 * QUERY / 120
+    assert ((counts - expected) ** 2 / expected).sum() < 180, "chi-square with 119 degrees of freedom"
+
+
+def test_random_acquisition_asks_no_model(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: list[int] = []
+    original = BayesianCNNClassifier.mc_dropout_blocks
+
+    def blocks(self: Any, images: Any, *arguments: Any, **settings: Any) -> Any:
+        sets.append(len(images))
+        return original(self, images, *arguments, **settings)
+
+    monkeypatch.setattr(BayesianCNNClassifier, "mc_dropout_blocks", blocks)
+    run(data, acquisition="uniform", rounds=2, val_size=0, weight_decay=0.0)
+    assert sets == [60, 60, 60], "the test set, once a round, and nothing else"
+
+
+def test_test_metrics_are_those_of_mc_dropout_on_the_whole_test_set(data: ImageData) -> None:
+    config = make_config()
+    result = run(data)[0]
+    splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
+    net = loop._estimator(config, data, None)
+    net.set_params(fit_seed=stream_seed(1, 0, 0, Purpose.FIT), weight_decay=1.0)
+    net.fit(data.train_images[splits.initial], data.train_labels[splits.initial])
+    blocks = net.mc_dropout_blocks(data.test_images, passes=5, seed=stream_seed(1, 0, 0, Purpose.TEST_PASSES))
+    probs_nc = torch.cat(list(blocks), dim=1).double().mean(dim=0).numpy()
+    assert result.test_error == np.mean(probs_nc.argmax(axis=1) != data.test_labels)
+    assert result.test_nll == pytest.approx(-np.log(probs_nc[np.arange(60), data.test_labels]).mean())
+
+
+def test_a_deterministic_run_uses_no_dropout_and_draws_lots_among_equals(data: ImageData) -> None:
+    results = run(data, mc_dropout=False)
+    assert all(score == 0 for result in results for score in result.acquired_scores)
+    assert run(data, mc_dropout=False, acquisition="mean_std") == results, "all scores tie: the same lots"
+    ratios = run(data, mc_dropout=False, acquisition="var_ratios")
+    assert len(set(ratios[1].acquired_scores)) > 1
+    assert run(data, mc_dropout=False, dropout_iter=50) == results, "there are no passes to count"
+
+
+def test_weight_decay_is_tuned_when_the_labelled_set_has_doubled(data: ImageData) -> None:
+    results = run(data, weight_decay="tune", rounds=7)
+    assert [result.labelled for result in results if result.weight_decay_tuned] == [6, 12, 24, 48]
+    assert all(result.weight_decay in WEIGHT_DECAY_GRID for result in results)
+    held = [results[index].weight_decay for index in (0, 1, 1, 3, 3, 3, 3, 7)]
+    assert [result.weight_decay for result in results] == held
+
+
+def test_the_tuned_weight_decay_has_the_lowest_validation_loss(data: ImageData) -> None:
+    results = run(data, weight_decay="tune", rounds=0)
+    losses = {}
+    for weight_decay in WEIGHT_DECAY_GRID:
+        state = loop._Run(make_config(weight_decay=weight_decay), data, (), None)
+        state.begin(0)
+        losses[weight_decay] = state._validation_metric(negative_log_likelihood, 0)
+    assert results[0].weight_decay == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == len(WEIGHT_DECAY_GRID)
+
+
+def test_no_validation_set_gives_no_validation_error(data: ImageData) -> None:
+    assert run(data, val_size=0, rounds=0)[0].validation_error is None
+    assert run(data, rounds=0)[0].validation_error is not None
+
+
+def test_seconds_are_kept_for_each_phase_of_the_round(data: ImageData) -> None:
+    results = run(data, rounds=1, weight_decay="tune")
+    assert set(results[0].seconds) == {"tune", "fit", "test"}
+    assert set(results[1].seconds) == {"score", "tune", "fit", "test"}
+    assert all(value > 0 for result in results for value in result.seconds.values())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_after_its_whole_rounds(data: ImageData) -> None:
+    with pytest.raises(NonFiniteLossError):
+        run(data, lr=1e30)
+
+
+def test_the_check_can_end_a_run(data: ImageData) -> None:
+    class StopError(Exception):
+        pass
+
+    def check() -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        next(active_learning_rounds(make_config(), data, check=check))
+
+
+def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData) -> None:
+    first = run(data, rounds=1)[1].acquired_train_index
+    splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
+    hidden = data.train_labels.copy()
+    hidden[splits.pool] = (hidden[splits.pool] + 1) % CLASSES
+    changed = dataclasses.replace(data, train_labels=hidden)
+    state = loop._Run(make_config(), data, (), None)
+    state.begin(0)
+    state.data = changed
+    state.acquire(1)
+    assert tuple(state.acquired_train_index.tolist()) == first
