@@ -4,7 +4,9 @@
 curve of it: its fields are the run's identity.
 """
 
+import difflib
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -106,19 +108,37 @@ class ExperimentConfig:
     device: Device = _flag("auto", "auto takes cuda, then mps, then cpu")
     jobs: int = _flag(0, "runs side by side; 0 = as many as the cores hold", 0)
     threads: int = _flag(1, "threads of one run; part of its identity, since they change floating-point sums", 1)
+    scheduler: str | None = _flag(
+        None, "spread the runs over the Dask cluster with this address, such as tcp://HOST:8786 (tls:// as Dask is set)"
+    )
+    status: bool = _flag(False, "run nothing: print which runs of these settings are done, going, failed or to do")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
         if not 0 < self.lr < math.inf:
-            raise ConfigError(f"--lr {self.lr} is not allowed: the learning rate must be greater than 0.")
+            raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
         if self.dataset not in DATASETS:
-            raise ConfigError(f"--dataset {self.dataset!r} is not known: choose one of {', '.join(DATASETS)}.")
+            close = difflib.get_close_matches(self.dataset, DATASETS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(f"--dataset {self.dataset!r} is not known{hint}: choose one of {', '.join(DATASETS)}.")
         try:
             parse_acquisition(self.acq_func)
         except ValueError as error:
-            raise ConfigError(f"--acq_func: {error}") from error
+            raise ConfigError(f"--acq_func: {error}.") from error
+        self._check_scheduler()
         self._check_sizes(DATASETS[self.dataset])
+
+    def _check_scheduler(self) -> None:
+        if self.scheduler is None:
+            return
+        if not re.fullmatch(r"(tcp|tls)://.+:\d+", self.scheduler):
+            raise ConfigError(f"--scheduler {self.scheduler!r} is not an address: write tcp://HOST:PORT.")
+        if self.jobs:
+            raise ConfigError(
+                f"--jobs {self.jobs} is for runs on this machine, and the workers of --scheduler {self.scheduler} are "
+                "as many as that cluster has: leave one of the two out."
+            )
 
     def _check_sizes(self, spec: DatasetSpec) -> None:
         initial = INITIAL_PER_CLASS * spec.class_count

@@ -1,37 +1,20 @@
-"""Runs an experiment: skips finished runs, resumes started ones, spreads the rest over processes."""
+"""Runs an experiment: skips finished runs, resumes started ones, spreads the rest over processes or a cluster."""
 
-import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import lru_cache
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from dataclasses import dataclass
 
-import joblib
-import torch
+import joblib  # type: ignore[import-untyped]
 from tqdm import tqdm
 
-from active_learning.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.experiments import planned_runs
-from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.interruption import stoppable
 from active_learning.store import RunFolder, check_result_dir, locked, write_curves
-from cnn_model import NonFiniteLossError, choose_device, choose_precision
-from load_data import ImageData, load_data
 
-PROGRESS_TOPIC = "rounds"
-
-
-class Interrupted(Exception):
-    """The user asked the program to stop; `signal_number` says how."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
+Check = Callable[[], None]
+Advance = Callable[[RunConfig, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -49,68 +32,42 @@ def run_experiment(config: ExperimentConfig) -> Outcome:
         ConfigError: for settings that this machine or the result folder refuses.
         DataError: when the data set cannot be had.
         StoreError: when another process holds the result folder.
+        OSError: when the disk is full or no longer writable, or the cluster cannot be reached.
         Interrupted: after SIGINT or SIGTERM.
     """
-    try:
-        device = choose_device(config.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    runs = planned_runs(config, choose_precision(config.precision, device), device)
-    check_result_dir(config.result_dir, runs)
-    with _stoppable() as check, locked(config.result_dir):
-        unfinished = [run for run in runs if not _is_finished(config.result_dir, run)]
-        failures: dict[RunConfig, str] = {}
-        if unfinished:
-            load_data(config.dataset, config.data_dir)  # once and here: its download and errors come before any run
-            failures = _execute_all(config, unfinished, check)
+    with stoppable() as check, locked(config.result_dir) as holder:
+        # torch takes seconds to import: only once the folder is known to be ours
+        from active_learning.execution import choose_hardware
+
+        check()
+        runs = planned_runs(config, *choose_hardware(config))
+        check_result_dir(config.result_dir, runs)
+        unfinished = [run for run in runs if not _is_finished(config, run, check)]
+        failures = _execute_all(config, unfinished, holder, check) if unfinished else {}
         for name in dict.fromkeys(run.name for run in runs):
             write_curves(config.result_dir, name, config.rounds)
     return Outcome(tuple(runs), failures)
 
 
-def execute_run(
-    run: RunConfig,
-    result_dir: Path,
-    data_dir: Path | None,
-    report: Callable[[RunConfig, RoundResult], None],
-    check: Callable[[], None] | None = None,
-) -> str | None:
-    """Take a run from its last whole round to its end.
-
-    Returns:
-        None, or the reason why the run failed (recorded in its folder too).
-    """
-    folder = RunFolder(result_dir, run)
-    finished = [_round_result(row) for row in folder.load()]
-    folder.begin_session(run.threads)
-    data = _load_cached(run.dataset, data_dir)
-    weights = folder.weights() if run.warm_start and finished else None
-    try:
-        with _torch_threads(run.threads):
-            for result in active_learning_rounds(run, data, finished, weights, check):
-                folder.append(_row(result), result.seconds, result.weights)
-                report(run, result)
-    except (NonFiniteLossError, MemoryError, RuntimeError, ValueError, ArithmeticError) as error:
-        reason = str(error) or type(error).__name__
-        folder.fail(reason)
-        return reason
-    return None
+def _is_finished(config: ExperimentConfig, run: RunConfig, check: Check) -> bool:
+    """Return whether the run is whole; its files are mended if it is."""
+    folder = RunFolder(config.result_dir, run)
+    folder.load()
+    if folder.finished:
+        with folder.locked(check):
+            folder.mend()
+    return folder.finished
 
 
 def _execute_all(
-    config: ExperimentConfig, unfinished: Sequence[RunConfig], check: Callable[[], None]
+    config: ExperimentConfig, unfinished: Sequence[RunConfig], holder: str, check: Check
 ) -> dict[RunConfig, str]:
-    """Execute runs in this process or on a local cluster; return the reasons of those that failed."""
-    jobs = config.jobs or max(1, joblib.cpu_count(only_physical_cores=True) // config.threads)
+    """Execute runs; return the reasons of those that failed."""
     failures: dict[RunConfig, str] = {}
-    with _Progress(config, unfinished) as progress:
-        if min(jobs, len(unfinished)) == 1:
-            outcomes: Iterator[tuple[RunConfig, str | None]] = (
-                (run, execute_run(run, config.result_dir, config.data_dir, progress.round_done, check))
-                for run in unfinished
-            )
-        else:
-            outcomes = _execute_on_cluster(config, unfinished, min(jobs, len(unfinished)), progress, check)
+    with (
+        _Progress(config, unfinished) as progress,
+        _outcomes(config, unfinished, holder, progress.advance, check) as outcomes,
+    ):
         for run, reason in outcomes:
             progress.run_done(run, reason)
             if reason is None:
@@ -120,60 +77,55 @@ def _execute_all(
     return failures
 
 
-def _execute_on_cluster(
-    config: ExperimentConfig, runs: Sequence[RunConfig], jobs: int, progress: "_Progress", check: Callable[[], None]
+@contextmanager
+def _outcomes(
+    config: ExperimentConfig, runs: Sequence[RunConfig], holder: str, advance: Advance, check: Check
+) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
+    """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
+    cores = joblib.cpu_count(only_physical_cores=True)
+    jobs = min(config.jobs or max(1, cores // config.threads), len(runs))
+    if config.scheduler is None:
+        _load_data(config)
+        check()
+        if jobs == 1:
+            yield _execute_here(config, runs, advance, check)
+            return
+    from active_learning.cluster import embedded_cluster, execute_on_cluster, existing_cluster
+
+    with embedded_cluster(jobs) if config.scheduler is None else existing_cluster(config.scheduler) as client:
+        yield execute_on_cluster(client, runs, config.result_dir, holder, config.data_dir, advance, check)
+
+
+def _load_data(config: ExperimentConfig) -> None:
+    """Load the data once and here, so that its download and its errors come before any run."""
+    from active_learning.execution import load_cached
+
+    load_cached(config.dataset, config.data_dir)
+
+
+def _execute_here(
+    config: ExperimentConfig, runs: Sequence[RunConfig], advance: Advance, check: Check
 ) -> Iterator[tuple[RunConfig, str | None]]:
-    """Execute runs in `jobs` worker processes of an embedded Dask cluster that listens on 127.0.0.1 only."""
-    import dask
-    from distributed import Client, LocalCluster, wait
+    from active_learning.execution import execute_in_folder
 
-    # A worker takes one run at a time, in the order of the list; an idle one must not be given a second in advance.
-    settings = {"distributed.scheduler.worker-saturation": 1.0}
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        by_name = {(run.name, run.repetition): run for run in runs}
-        client.subscribe_topic(
-            PROGRESS_TOPIC, lambda event: progress.advance(by_name[event[1]["name"], event[1]["repetition"]], event[1])
-        )
-        futures = {
-            client.submit(_execute_on_worker, run, config.result_dir.resolve(), config.data_dir, pure=False): run
-            for run in runs
-        }
-        waiting = set(futures)
-        while waiting:
-            check()
-            try:
-                done, waiting = wait(waiting, timeout=0.5, return_when="FIRST_COMPLETED")
-            except TimeoutError:
-                continue
-            for future in done:
-                error = future.exception()
-                yield futures[future], future.result() if error is None else str(error)
-
-
-def _execute_on_worker(run: RunConfig, result_dir: Path, data_dir: Path | None) -> str | None:
-    """Execute one run in a worker process and tell the driver of each round."""
-    from distributed import get_worker
-
-    def report(run: RunConfig, result: RoundResult) -> None:
-        event = {"name": run.name, "repetition": run.repetition, "test_error": result.test_error}
-        get_worker().log_event(PROGRESS_TOPIC, event)
-
-    return execute_run(run, result_dir, data_dir, report)
+    for run in runs:
+        yield run, execute_in_folder(run, config.result_dir, config.data_dir, advance, check)
 
 
 class _Progress:
     """One bar over the rounds of all runs, on stderr; without a terminal, one line a finished run."""
 
     def __init__(self, config: ExperimentConfig, runs: Sequence[RunConfig]) -> None:
-        total = sum(config.rounds + 1 - _rounds_on_disk(config.result_dir, run) for run in runs)
-        self.bar = tqdm(total=total, unit="round", file=sys.stderr, disable=None, dynamic_ncols=True)
+        self.done = {run: len(RunFolder(config.result_dir, run).load()) for run in runs}
+        total = len(runs) * (config.rounds + 1)
+        self.bar = tqdm(
+            total=total,
+            initial=sum(self.done.values()),
+            unit="round",
+            file=sys.stderr,
+            disable=None,
+            dynamic_ncols=True,
+        )
 
     def __enter__(self) -> "_Progress":
         return self
@@ -181,75 +133,13 @@ class _Progress:
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
 
-    def round_done(self, run: RunConfig, result: RoundResult) -> None:
-        self.advance(run, {"test_error": result.test_error})
-
-    def advance(self, run: RunConfig, event: dict[str, Any]) -> None:
-        self.bar.set_postfix_str(f"{run.name} #{run.repetition}: test error {event['test_error']:.2%}", refresh=False)
-        self.bar.update()
+    def advance(self, run: RunConfig, round_: int, test_error: float) -> None:
+        """Show a finished round."""
+        self.bar.set_postfix_str(f"{run.name} #{run.repetition}: test error {test_error:.2%}", refresh=False)
+        self.bar.update(max(0, round_ + 1 - self.done[run]))  # a run whose worker died may come by a round twice
+        self.done[run] = max(self.done[run], round_ + 1)
 
     def run_done(self, run: RunConfig, reason: str | None) -> None:
+        """Print what became of a run."""
         word = "finished" if reason is None else f"failed: {reason}"
         self.bar.write(f"{run.name}, repetition {run.repetition}: {word}", file=sys.stderr)
-
-
-def _is_finished(result_dir: Path, run: RunConfig) -> bool:
-    folder = RunFolder(result_dir, run)
-    folder.load()
-    return folder.finished
-
-
-def _rounds_on_disk(result_dir: Path, run: RunConfig) -> int:
-    return len(RunFolder(result_dir, run).load())
-
-
-def _row(result: RoundResult) -> dict[str, Any]:
-    """Return the result as it is recorded: without seconds, which differ from run to run, and weights."""
-    return {key: value for key, value in asdict(result).items() if key not in ("seconds", "weights")}
-
-
-def _round_result(row: dict[str, Any]) -> RoundResult:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    fields.pop("weights_sha256", None)
-    return RoundResult(**fields, seconds={})
-
-
-@lru_cache(maxsize=1)
-def _load_cached(dataset: str, data_dir: Path | None) -> ImageData:
-    return load_data(dataset, data_dir)
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Callable[[], None]]:
-    """Turn the first SIGINT or SIGTERM into an `Interrupted` at the next call of the yielded check.
-
-    skorch swallows KeyboardInterrupt, so the signal must not raise it. The second signal ends the process at once;
-    every finished round is on disk.
-    """
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-
-    def check() -> None:
-        if received:
-            raise Interrupted(received[0])
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,8 +14,12 @@ A result folder holds, for an acquisition function and arm NAME such as `bald-MC
 
 The record is the truth. Its lines are chained by sha256, so that damage is seen and the whole rounds before it are
 kept; every array is made from it and mended from it. Nothing here is ever unpickled.
+
+`.lock` in the result folder belongs to the program that runs an experiment (`.lock_holder` says which), `.lock` in a
+run's folder to the process that executes the run. The operating system frees both when their owner dies.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -23,8 +27,8 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +37,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
 from active_learning.config import ConfigError, RunConfig
@@ -49,7 +53,7 @@ class StoreError(Exception):
 
 
 class RunFolder:
-    """One run's files. Only one process at a time may write to them (see `locked`)."""
+    """One run's files. Reading is free; only the holder of `locked` may write."""
 
     def __init__(self, result_dir: Path, config: RunConfig) -> None:
         self.config = config
@@ -57,23 +61,68 @@ class RunFolder:
         self.rounds: list[Row] = []
         self.seconds: list[Row] = []
 
-    def load(self) -> list[Row]:
-        """Read the whole rounds on disk, mend what is damaged from them, and return their metrics.
+    def load(self, *, any_configuration: bool = False) -> list[Row]:
+        """Read the whole rounds on disk and return their metrics; nothing is written.
 
-        A damaged record is set aside as `metrics.jsonl.damaged`; its rounds before the damage are kept.
+        Args:
+            any_configuration: take a record that another configuration made, too.
+
+        Raises:
+            StoreError: when the record is that of another configuration.
         """
-        header, self.rounds, whole = _read_chain(self.path / "metrics.jsonl")
-        if header is not None and header["configuration"] != self.config.identity():
-            raise StoreError(f"{self.path} holds a run of another configuration")
-        if not whole:
-            (self.path / "metrics.jsonl").replace(self.path / "metrics.jsonl.damaged")
-        if self.config.warm_start and self.rounds and self.weights() is None:
+        header, self.rounds, _ = _read_chain(self.path / "metrics.jsonl")
+        if header is not None and not any_configuration and header["configuration"] != self.config.identity():
+            raise StoreError(f"{self.path} holds a run of another configuration: move it away to run this one.")
+        if self.config.warm_start and self.rounds and not self.finished and self.weights() is None:
             self.rounds = []  # each round's weights follow from the one before: begin again
         _, self.seconds, _ = _read_chain(self.path / "seconds.jsonl")
         self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
+        return self.rounds
+
+    def mend(self) -> None:
+        """Make every file agree with the rounds that `load` found whole.
+
+        A damaged file of lines is kept beside as `NAME.damaged`; what a killed process left half-done is removed.
+        """
+        for path in (self.path / "metrics.jsonl", self.path / "seconds.jsonl"):
+            if not _read_chain(path)[2]:
+                write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
+                if not self.rounds:
+                    path.unlink()
+        for path in self.path.glob("*.tmp"):
+            path.unlink()
+        for path in self.path.glob("weights-*.safetensors"):
+            if path != self._weights_path:
+                path.unlink()
         if self.rounds:
             self._write()
-        return self.rounds
+
+    @contextmanager
+    def locked(self, check: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the run's folder, waiting for another process that executes the same run.
+
+        There is one when a driver was killed whose cluster lives on: its task ends within a batch or with the run.
+
+        Args:
+            check: called while waiting; what it raises ends the wait.
+        """
+        _make_folder(self.path)
+        lock = FileLock(self.path / ".lock")
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                if check is not None:
+                    check()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def going(self) -> bool:
+        """Whether some process executes the run at this moment."""
+        return is_held(self.path / ".lock")
 
     @property
     def finished(self) -> bool:
@@ -95,9 +144,8 @@ class RunFolder:
 
     def weights(self) -> Weights | None:
         """Return the weights after the last round, or None if they are missing or damaged."""
-        path = self.path / f"weights-{len(self.rounds) - 1}.safetensors"
         try:
-            content = path.read_bytes()
+            content = self._weights_path.read_bytes()
             if hashlib.sha256(content).hexdigest() != self.rounds[-1]["weights_sha256"]:
                 return None
             weights: Weights = safetensors.numpy.load(content)
@@ -105,28 +153,47 @@ class RunFolder:
             return None
         return weights
 
-    def begin_session(self, threads: int) -> None:
-        """Record what works on the run from here on, and forget an earlier failure."""
-        path = self.path / "provenance.json"
-        try:
-            sessions = json.loads(path.read_text())["sessions"]
-        except (OSError, ValueError, KeyError, TypeError):
-            sessions = []
-        sessions.append({"first_round": len(self.rounds), **provenance(), "threads": threads})
-        write_atomically(path, _json({"sessions": sessions}, indent=2))
+    def begin_session(self, session: Row) -> None:
+        """Record what works on the run from here on (see `provenance`), and forget an earlier failure."""
+        sessions = self._sessions()
+        if sessions is None:
+            (self.path / "provenance.json").replace(self.path / "provenance.json.damaged")
+        self._write_sessions([*(sessions or []), {"first_round": len(self.rounds), **session}])
         (self.path / "failure.json").unlink(missing_ok=True)
 
-    def fail(self, reason: str) -> None:
-        """Record why the run ended."""
-        write_atomically(self.path / "failure.json", _json({"round": len(self.rounds), "reason": reason}, indent=2))
+    def note(self, event: str) -> None:
+        """Record something that happened to the session at work, such as a halved inference block."""
+        sessions = self._sessions() or [{}]
+        events = [*sessions[-1].get("events", []), {"round": len(self.rounds), "event": event}]
+        self._write_sessions([*sessions[:-1], {**sessions[-1], "events": events}])
+
+    def fail(self, reason: str, details: str = "") -> None:
+        """Record why the run ended, and the traceback that a developer needs."""
+        failure = {"round": len(self.rounds), "reason": reason, "details": details}
+        write_atomically(self.path / "failure.json", _sealed(failure))
 
     def failure(self) -> str | None:
         """Return why the last try of the run failed, if it did."""
-        try:
-            reason = json.loads((self.path / "failure.json").read_text())["reason"]
-        except (OSError, ValueError, KeyError, TypeError):
+        path = self.path / "failure.json"
+        if not path.exists():
             return None
-        return str(reason)
+        failure = _read_sealed(path, {"round", "reason"})
+        return "for a reason that can no longer be read" if failure is None else str(failure["reason"])
+
+    @property
+    def _weights_path(self) -> Path:
+        return self.path / f"weights-{len(self.rounds) - 1}.safetensors"
+
+    def _sessions(self) -> list[Row] | None:
+        """Return the sessions that worked on the run, or None if the file is damaged."""
+        path = self.path / "provenance.json"
+        if not path.exists():
+            return []
+        content = _read_sealed(path, {"sessions"})
+        return None if content is None else list(content["sessions"])
+
+    def _write_sessions(self, sessions: Sequence[Row]) -> None:
+        write_atomically(self.path / "provenance.json", _sealed({"sessions": sessions}))
 
     def _write(self) -> None:
         """Write the record, then what is made from it."""
@@ -140,19 +207,11 @@ class RunFolder:
 
 
 def check_result_dir(result_dir: Path, configs: Sequence[RunConfig]) -> None:
-    """Refuse a folder that cannot be written to, or that holds runs whose numbers were decided otherwise.
+    """Refuse a folder that holds runs whose numbers were decided otherwise.
 
     Raises:
         ConfigError: naming the folder, and the fields that differ with both values.
     """
-    try:
-        result_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(result_dir / ".writable", b"")
-        (result_dir / ".writable").unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
-        ) from error
     shared = {key: value for key, value in configs[0].identity().items() if key not in _ARM_FIELDS}
     for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
         header, _, _ = _read_chain(path)
@@ -198,41 +257,87 @@ def finished_curves(result_dir: Path, name: str, rounds: int) -> dict[int, npt.N
 
 
 @contextmanager
-def locked(result_dir: Path) -> Iterator[None]:
+def locked(result_dir: Path) -> Iterator[str]:
     """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
 
+    Yields:
+        What is written in `.lock_holder`: another machine that reads the same text there shares the folder.
+
     Raises:
+        ConfigError: when the folder cannot be written to.
         StoreError: when another process holds it, saying which.
+        OSError: when the disk is full.
     """
-    lock = FileLock(result_dir / ".lock", timeout=0)
-    holder = result_dir / ".lock_holder"
+    holder_file = result_dir / ".lock_holder"
+    lock = FileLock(result_dir / ".lock")
     try:
-        lock.acquire()
+        _make_folder(result_dir)
+        lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
+        who = holder_file.read_text() if holder_file.exists() else "another process"
         raise StoreError(
             f"{result_dir} is in use by {who}: wait for it to end, or name another --result_dir."
         ) from None
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
+        raise ConfigError(
+            f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
+        ) from error
     try:
-        write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
-        holder.unlink(missing_ok=True)
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC).isoformat()}"
+        write_atomically(holder_file, holder.encode())
+        yield holder
     finally:
+        with suppress(OSError):
+            holder_file.unlink(missing_ok=True)
         lock.release()
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_held(lock_path: Path) -> bool:
+    """Return whether a process holds a lock file, without writing anything."""
+    try:
+        lock = os.open(lock_path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(lock, blocking=False)
+    finally:
+        os.close(lock)  # frees it again if it was free
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file such that a crash at any moment leaves the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name itself
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk the part takes the room that others need
+        raise
+    _sync_folder(path.parent)  # the new name itself
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, each name in its parent put on disk as well."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
     finally:
         os.close(folder)
 
@@ -307,12 +412,28 @@ def _read_chain(path: Path) -> tuple[Row | None, list[Row], bool]:
     return (rows[0] if rows else None), rows[1:], whole
 
 
+def _sealed(value: Row) -> bytes:
+    """Render an object as indented JSON with the sha256 of its content."""
+    return json.dumps({**value, "sha256": hashlib.sha256(_json(value)).hexdigest()}, allow_nan=False, indent=2).encode()
+
+
+def _read_sealed(path: Path, keys: set[str]) -> Row | None:
+    """Return a sealed object, or one from before there were seals, which has just these keys; None if damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        seal = value.pop("sha256", None)
+    except (OSError, ValueError, AttributeError):
+        return None
+    whole = set(value) == keys if seal is None else seal == hashlib.sha256(_json(value)).hexdigest()
+    return value if whole else None
+
+
 def _repetition(folder: Path) -> int:
     return int(folder.name.removeprefix("repetition_"))
 
 
-def _json(value: object, indent: int | None = None) -> bytes:
-    return json.dumps(value, allow_nan=False, indent=indent).encode()
+def _json(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False).encode()
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:
@@ -322,5 +443,9 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:
-    if not path.exists() or path.read_bytes() != content:
+    try:
+        unchanged = path.read_bytes() == content
+    except FileNotFoundError:
+        unchanged = False
+    if not unchanged:
         write_atomically(path, content)

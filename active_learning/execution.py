@@ -1,0 +1,132 @@
+"""Executes one run in this process: from its last whole round to its end, into its folder or into memory."""
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from active_learning.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.store import Row, RunFolder, Weights, provenance
+from cnn_model import Device, Precision, choose_device, choose_precision
+from load_data import ImageData, load_data
+
+Check = Callable[[], None]
+
+Advance = Callable[[RunConfig, int, float], None]
+"""Told of each finished round: the run, the round and its test error."""
+
+
+def choose_hardware(config: ExperimentConfig) -> tuple[Precision, Device]:
+    """Return what `--precision` and `--device` come to on this machine.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    try:
+        device = choose_device(config.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return choose_precision(config.precision, device), device
+
+
+def execute_in_folder(
+    run: RunConfig, result_dir: Path, data_dir: Path | None, advance: Advance, check: Check | None = None
+) -> str | None:
+    """Take a run from its last whole round on disk to its end; each round is on disk before the next begins.
+
+    Returns:
+        None, or the reason why the run failed, which is recorded in its folder too.
+    """
+    folder = RunFolder(result_dir, run)
+    try:
+        with folder.locked(check):
+            finished = folder.load()
+            folder.mend()
+            if not folder.finished:  # a process that we waited for may have ended it
+                folder.begin_session(session(run))
+                weights = folder.weights() if run.warm_start and finished else None
+
+                def save(result: RoundResult) -> None:
+                    append(folder, result)
+                    advance(run, result.round, result.test_error)
+
+                execute(run, finished, weights, data_dir, save, check)
+    except Exception as error:
+        # Whatever it was, other runs may do better; the traceback is kept for whoever has to find out.
+        reason = describe(error)
+        with suppress(OSError):  # a full disk may be the very reason
+            folder.fail(reason, traceback.format_exc())
+        return reason
+    return None
+
+
+def execute(
+    run: RunConfig,
+    finished: Sequence[Row],
+    weights: Weights | None,
+    data_dir: Path | None,
+    save: Callable[[RoundResult], None],
+    check: Check | None = None,
+) -> None:
+    """Hand the rounds after the finished ones to `save`, one by one.
+
+    Args:
+        run: the run.
+        finished: the recorded rows of its finished rounds.
+        weights: those after the last of them, needed with `warm_start` only.
+        data_dir: where the data set is.
+        save: takes each round's result.
+        check: called at each batch; what it raises ends the run.
+
+    Raises:
+        Exception: whatever makes the run fail.
+    """
+    data = load_cached(run.dataset, data_dir)
+    with _torch_threads(run.threads):
+        for result in active_learning_rounds(run, data, [_round_result(row) for row in finished], weights, check):
+            save(result)
+
+
+def append(folder: RunFolder, result: RoundResult) -> None:
+    """Put a round's result on disk."""
+    # Seconds differ from time to time and have their own file, so that equal runs have equal records.
+    row = {key: value for key, value in asdict(result).items() if key not in ("seconds", "weights")}
+    folder.append(row, result.seconds, result.weights)
+
+
+def session(run: RunConfig) -> Row:
+    """Return what this process is, for the run's provenance."""
+    return {**provenance(), "threads": run.threads}
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's message on one line, or its kind if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _round_result(row: Row) -> RoundResult:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    values.pop("weights_sha256", None)
+    return RoundResult(**values, seconds={})
+
+
+@lru_cache(maxsize=1)
+def load_cached(dataset: str, data_dir: Path | None) -> ImageData:
+    """Load a data set once in this process, however many runs use it."""
+    return load_data(dataset, data_dir)
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
