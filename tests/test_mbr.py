@@ -322,13 +322,13 @@ def test_factorises_anew_where_a_downdate_cancels_all_digits() -> None:
 
 
 def test_factorises_anew_in_what_was_a_component_without_a_label() -> None:
-    """Node 0 on a link of 1e-18 to a triangle; G has no large numbers until node 0 has a label."""
+    """Node 0 on a link of 1e-12 to a triangle; G has no large numbers until node 0 has a label."""
     weights_nn = np.ones((4, 4)) - np.eye(4)
-    weights_nn[0] = weights_nn[:, 0] = 0, 1e-18, 0, 0
+    weights_nn[0] = weights_nn[:, 0] = 0, 1e-12, 0, 0
     field = field_of(weights_nn, {})
     assert field.query(4).tolist() == [0, 1, 2, 3]
     field.label(0, 0)
-    assert field._covariance_nn[3, 3] == pytest.approx(1e18)
+    assert field._covariance_nn[3, 3] == pytest.approx(1e12)
     field.label(1, 1)
     np.testing.assert_allclose(field._covariance_nn[2:, 2:], [[2 / 3, 1 / 3], [1 / 3, 2 / 3]], rtol=1e-12)
     np.testing.assert_allclose(field.probabilities, [0, 1, 1, 1])
@@ -503,6 +503,7 @@ def test_two_digits_are_learnt_from_few_images(neighbours: int | None) -> None:
     [
         ([4], [0], "train_index 4 is not one of 0 to 3"),
         ([-1], [0], "train_index -1 is not one of 0 to 3"),
+        ([True, False], [0, 1], "a train_index is a whole number, not bool; for a mask take np.flatnonzero"),
         ([1, 1], [0, 0], "an image is given twice"),
         ([0, 1], [0, 2], "labels must be 0 or 1, not [2.0]"),
         ([0, 1], [0], "one label an image is wanted, not (1,) labels for (2,) images"),

@@ -1,0 +1,380 @@
+"""Speed and memory as ratios within one run: `python -m benchmarks.speed` (`make bench`).
+
+Every ratio compares two ways of doing the same work, measured minutes apart on the same threads; where a way is too
+slow to be measured in full, a part is measured and multiplied, and the table says so. The other sides are in
+`reference.py`. Prints a table and writes `benchmarks/latest.json`.
+
+Dimensions: T passes, N images.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from jsonargparse import auto_cli
+from skorch.dataset import Dataset
+from tabulate import tabulate
+
+from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction
+from active_learning.config import RunConfig
+from active_learning.loop import active_learning_rounds
+from active_learning.store import provenance
+from benchmarks.reference import (
+    baal_passes,
+    plain_classifier,
+    plain_passes,
+    skorch_passes,
+    textbook_network,
+)
+from cnn_model import (
+    FILTERS,
+    HIDDEN_DROPOUT,
+    KERNEL,
+    BayesianCNNClassifier,
+    Precision,
+    TensorBatches,
+    choose_precision,
+)
+from load_data import DataError, ImageData, load_data
+
+PASSES = 100
+TEST_IMAGES = 10_000
+SUBSET = 2_000
+POOL = 59_880
+BATCH_SIZE = 128
+EPOCHS = 50
+
+
+@dataclass
+class Bench:
+    """What the arms share: the data, the threads, and the figures so far."""
+
+    data: ImageData
+    threads: int
+    precision: Precision
+    figures: dict[str, float] = field(default_factory=dict)
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def note(self, key: str, value: float, text: str) -> None:
+        """Keep one figure and show it."""
+        self.figures[key] = value
+        self.rows.append((key, f"{value:.4g}", text))
+        print(f"{key:40} {value:10.4g}  {text}", flush=True)
+
+    def images(self, count: int) -> npt.NDArray[np.uint8]:
+        """Return `count` images, the test images repeated as often as it takes: their content costs no time."""
+        return np.resize(self.data.test_images, (count, *self.data.test_images.shape[1:]))
+
+    def labelled(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """Return `count` training images and their labels."""
+        rows = np.random.default_rng(0).permutation(len(self.data.train_labels))[:count]
+        return self.data.train_images[rows], self.data.train_labels[rows]
+
+    def normalised(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return images as other code keeps them: float32, normalised."""
+        return ((images / 255 - self.data.pixel_mean) / self.data.pixel_std).astype(np.float32)
+
+    def classifier(self, precision: Precision, epochs: int = EPOCHS) -> BayesianCNNClassifier:
+        """Return our classifier as the loop makes it."""
+        return BayesianCNNClassifier(
+            module__image_shape=self.data.train_images.shape[1:],
+            module__class_count=self.data.class_count,
+            module__pixel_mean=self.data.pixel_mean,
+            module__pixel_std=self.data.pixel_std,
+            classes=list(range(self.data.class_count)),
+            max_epochs=epochs,
+            batch_size=BATCH_SIZE,
+            lr=1e-3,
+            weight_decay=3.5,
+            precision=precision,
+        )
+
+
+def seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """Return the least wall-clock seconds of some repeats: what the machine can do when nothing disturbs it."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak_gemm(precision: Precision) -> float:
+    """Return the best FLOP/s of a few large matrix products in this precision."""
+    best = 0.0
+    for m, k, n in ((2048, 2048, 2048), (1000, 3872, 640), (1000, 3872, 2560)):
+        a, b = (torch.randn(rows, k).to(getattr(torch, precision)) for rows in (m, n))
+        best = max(best, 2 * m * k * n / seconds(partial(torch.mm, a, b.T), 10))
+    return best
+
+
+def inference_flops(bench: Bench, images: int, passes: int) -> float:
+    """Return the multiplications and additions that exact MC dropout needs in expectation: prefix once, kept rows."""
+    channels, height, width = bench.data.train_images.shape[1:]
+    first = (height - KERNEL + 1) * (width - KERNEL + 1) * FILTERS * channels * KERNEL**2
+    second = (height - 2 * KERNEL + 2) * (width - 2 * KERNEL + 2) * FILTERS * FILTERS * KERNEL**2
+    features = FILTERS * ((height - 2 * KERNEL + 2) // 2) * ((width - 2 * KERNEL + 2) // 2)
+    head = passes * features * 128 * (1 - HIDDEN_DROPOUT)
+    return float(2 * images * (first + second + head))
+
+
+def infer(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], passes: int) -> torch.Tensor:
+    """Return the mean class probabilities (N, C), as the test error takes them."""
+    return torch.cat([probs.mean(dim=0) for probs in net.mc_dropout_blocks(images, passes=passes, seed=1)])
+
+
+def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) -> None:
+    """Arm (a): MC dropout of 10,000 images x 100 passes against the other ways."""
+    auto, full = nets[bench.precision], nets["float32"]
+    peaks = {precision: peak_gemm(precision) for precision in nets}
+    images = bench.images(TEST_IMAGES)
+    ours = {precision: seconds(partial(infer, net, images, PASSES)) for precision, net in nets.items()}
+    for precision, peak in peaks.items():
+        peaks[precision] = max(peak, peak_gemm(precision))
+        bench.note(f"peak_gflops_{precision}", peaks[precision] / 1e9, "best matrix product, GFLOP/s")
+        bench.note(f"mc_seconds_{precision}", ours[precision], "10,000 images x 100 passes, s")
+
+    few = bench.normalised(bench.images(1000))
+    scale = TEST_IMAGES * PASSES / len(few)  # of one pass over the few
+    tensor = torch.from_numpy(few)
+    network = textbook_network(full.weights())
+    plain = scale * min(seconds(partial(plain_passes, network, tensor, 1, size)) for size in (32, BATCH_SIZE, 1000))
+    same = scale * seconds(lambda: plain_passes(full.module_, torch.from_numpy(bench.images(1000)), 1, BATCH_SIZE))
+    skorch = plain_classifier(full.weights(), bench.data.class_count, batch_size=BATCH_SIZE).initialize()
+    reference = scale * seconds(lambda: skorch_passes(skorch, few, 1))
+    part = few[:64]
+    baal = min(
+        TEST_IMAGES / len(part) * seconds(partial(baal_passes, network, part, PASSES, b, r), 1)
+        for r, b in ((True, 1), (True, 8), (True, 32), (False, 32), (False, 64))
+    )
+    part_said = "extrapolated from 1,000 images x 1 pass"
+    bench.note("mc_plain_seconds", plain, f"plain passes at their best batch size, s ({part_said})")
+    bench.note("mc_baal_best_seconds", baal, "baal at its best setting, s (extrapolated from 64 images x 100 passes)")
+    bench.note("mc_auto_vs_plain", plain / ours[bench.precision], "x faster than plain passes, auto precision")
+    bench.note("mc_float32_vs_plain", plain / ours["float32"], "x faster than plain passes, float32")
+    bench.note("mc_auto_vs_plain_same_module", same / ours[bench.precision], f"x, our own module's ({part_said})")
+    bench.note(
+        "mc_auto_vs_skorch", reference / ours[bench.precision], f"x, skorch forward(training=True) ({part_said})"
+    )
+    bench.note("mc_auto_vs_baal_best", baal / ours[bench.precision], "x faster than baal")
+    flops = inference_flops(bench, TEST_IMAGES, PASSES)
+    for precision, peak in peaks.items():
+        key = "mc_fraction_of_peak" if precision == bench.precision else f"mc_fraction_of_peak_{precision}"
+        bench.note(key, flops / ours[precision] / peak, f"of the measured {precision} peak")
+    bench.figures["_reference_pass_seconds"] = reference / TEST_IMAGES / PASSES
+    bench_agreement(bench, auto, full)
+
+
+def bench_agreement(bench: Bench, auto: BayesianCNNClassifier, full: BayesianCNNClassifier) -> None:
+    """How far the precisions are apart: same weights, same masks, the data set's own test images."""
+    auto.module_.load_state_dict(full.module_.state_dict())
+    images, labels = bench.data.test_images, torch.from_numpy(bench.data.test_labels)
+    probs = [infer(net, images, PASSES) for net in (auto, full)]
+    errors = [float((p.argmax(1) != labels).double().mean()) for p in probs]
+    bench.note("max_abs_probability_difference", float((probs[0] - probs[1]).abs().max()), "auto against float32")
+    bench.note("test_error_difference", abs(errors[0] - errors[1]), "fraction, auto against float32")
+
+
+def bench_fit(bench: Bench) -> None:
+    """Arm (b): one fit at 1,020 images x 50 epochs against plain skorch, and skorch against a bare loop."""
+    images, labels = bench.labelled(1020)
+    ours = seconds(lambda: bench.classifier(bench.precision).fit(images, labels), 2)
+    full = seconds(lambda: bench.classifier("float32", 10).fit(images, labels), 1) * EPOCHS / 10
+    weights = bench.classifier(bench.precision, 0).fit(images, labels).weights()
+    normalised = bench.normalised(images)
+    plain = plain_classifier(weights, bench.data.class_count, batch_size=BATCH_SIZE, max_epochs=5, lr=1e-3)
+    usual = seconds(lambda: plain.fit(normalised, labels), 2) * EPOCHS / 5
+    overheads = []
+    for _ in range(3):  # in turns, since the overhead is smaller than a machine's drift
+        bare = seconds(lambda: bare_fit(bench, images, labels, 10), 1)
+        overheads.append(seconds(lambda: bench.classifier(bench.precision, 10).fit(images, labels), 1) / bare - 1)
+    bench.note("fit_seconds", ours, "1,020 images x 50 epochs, s")
+    bench.note("fit_vs_plain_skorch", usual / ours, "x faster than plain skorch in float32 (5 of its 50 epochs)")
+    bench.note("fit_float32_vs_plain_skorch", usual / full, "x, ours in float32 (10 of 50 epochs)")
+    bench.note("skorch_overhead", float(np.median(overheads)), "of skorch over a bare loop, fraction")
+
+
+def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
+    """Train our module in a loop without skorch."""
+    net = bench.classifier(bench.precision, 0).fit(images, labels)  # module and optimiser, no epoch
+    module, optimizer = net.module_.train(), net.optimizer_
+    criterion = torch.nn.CrossEntropyLoss()
+    source = TensorBatches(Dataset(images, labels), BATCH_SIZE)
+    for _ in range(epochs):
+        for batch, target in source:
+            optimizer.zero_grad()
+            with net._autocast():
+                logits = module(batch)
+            loss = criterion(logits.float(), target)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+
+def bench_round(bench: Bench) -> None:
+    """Arm (c): fit at 520, MC test on 10,000, scoring of 2,000 or of the whole pool, against the reference's way."""
+    images, labels = bench.labelled(520)
+    net = bench.classifier(bench.precision)
+    fit = seconds(lambda: net.fit(images, labels), 1)
+    test = seconds(lambda: infer(net, bench.images(TEST_IMAGES), PASSES), 2)
+    subset = seconds(lambda: score(net, bench.images(SUBSET)), 2)
+    pool = seconds(lambda: score(net, bench.images(POOL)), 1)
+    plain = plain_classifier(net.weights(), bench.data.class_count, batch_size=BATCH_SIZE, max_epochs=5, lr=1e-3)
+    normalised = bench.normalised(images)
+    reference_fit = seconds(lambda: plain.fit(normalised, labels), 1) * EPOCHS / 5
+    one_pass = bench.figures.pop("_reference_pass_seconds")
+    reference_subset = one_pass * PASSES * SUBSET
+    reference = reference_fit + one_pass * PASSES * (TEST_IMAGES + SUBSET)
+    said = "extrapolated from 5 epochs and one pass over 1,000 images"
+    bench.note("round_seconds", fit + test + subset, "fit at 520, MC test, 2,000 scored, s")
+    bench.note("reference_round_seconds", reference, f"the same the reference's way, s ({said})")
+    bench.note("round_subset_vs_reference", reference / (fit + test + subset), "x faster")
+    bench.note("whole_pool_seconds", pool, "59,880 images x 100 passes scored by BALD, s")
+    bench.note("whole_pool_vs_reference_subset", reference_subset / pool, "x less than the reference needs for 2,000")
+    bench.note("whole_pool_peak_mb", whole_pool_peak(bench), "peak resident memory of a run that scores the whole pool")
+
+
+def score(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], name: str = "bald") -> torch.Tensor:
+    """Return the scores (N,), block by block."""
+    function = ACQUISITION_FUNCTIONS[name].score
+    return torch.cat([function(probs) for probs in net.mc_dropout_blocks(images, passes=PASSES, seed=1)])
+
+
+def whole_pool_peak(bench: Bench) -> float:
+    """Return the peak resident MB of a process that does nothing but one round over the whole pool."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--measure_memory", "true", "--threads", str(bench.threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def print_peak_memory(threads: int) -> None:
+    """Run one round with 59,880 images in the pool and print the process's peak resident MB."""
+    torch.set_num_threads(threads)
+    small = load_data("mnist_5k")
+    size = POOL + 20 + 100
+    data = ImageData(
+        np.resize(small.train_images, (size, 1, 28, 28)), np.resize(small.train_labels, size),
+        np.resize(small.test_images, (TEST_IMAGES, 1, 28, 28)), np.resize(small.test_labels, TEST_IMAGES),
+        small.class_count, small.pixel_mean, small.pixel_std,
+    )  # fmt: skip
+    config = RunConfig(
+        dataset="mnist", acquisition="bald", mc_dropout=True, repetition=0, seed=1, rounds=1, query=10, pool_subset=0,
+        val_size=100, batch_size=BATCH_SIZE, epochs=2, lr=1e-3, dropout_iter=PASSES, weight_decay=3.5,
+        warm_start=False, precision=choose_precision("auto", "cpu"), device="cpu", threads=threads,
+    )  # fmt: skip
+    list(active_learning_rounds(config, data))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6)
+
+
+def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
+    """Return the slope of log time over log size."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def bench_growth(bench: Bench, net: BayesianCNNClassifier) -> None:
+    """Arm (d): how time grows with images, passes and labelled images."""
+    counts, passes, labelled = (1_000, 4_000, 16_000, 60_000), (10, 40, 100, 400), (20, 120, 420, 1_020)
+    by_count = [seconds(partial(infer, net, bench.images(n), 20), 2) for n in counts]
+    by_passes = [seconds(partial(infer, net, bench.images(2_000), t), 2) for t in passes]
+    fits = [seconds(partial(bench.classifier(bench.precision, 10).fit, *bench.labelled(n)), 2) for n in labelled]
+    bench.note("exponent_n", exponent(counts, by_count), "of inference time in N, 1,000 to 60,000 (T = 20)")
+    bench.note("exponent_t", exponent(passes, by_passes), "of inference time in T, 10 to 400 (N = 2,000)")
+    bench.note("exponent_labelled", exponent(labelled, fits), "of a fit's time in labelled images, 20 to 1,020")
+
+
+def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
+    """Arm (e): what each acquisition function adds to MC inference, for 10,000 images x 100 passes."""
+    blocks = [probs.clone() for probs in net.mc_dropout_blocks(bench.images(1_000), passes=PASSES, seed=1)]
+    for name, function in ACQUISITION_FUNCTIONS.items():
+        taken = 10 * seconds(partial(_score_blocks, function, blocks))
+        bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
+
+
+def _score_blocks(function: AcquisitionFunction, blocks: Sequence[torch.Tensor]) -> None:
+    for probs_tbc in blocks:
+        function.score(probs_tbc)
+
+
+def bench_jobs(bench: Bench) -> None:
+    """Two runs of one thread side by side against one run of two threads: how `--jobs` and `--threads` were chosen."""
+    both, one = _side_by_side(jobs=2, threads=1), _side_by_side(jobs=1, threads=2)
+    bench.note("two_jobs_vs_two_threads", 2 * one / both, "x the work of one process with two threads")
+
+
+def _side_by_side(jobs: int, threads: int) -> float:
+    """Return the seconds that `jobs` processes need for one piece of work each."""
+    with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=threads):
+        times: list[float] = joblib.Parallel()(joblib.delayed(_piece_of_work)(threads) for _ in range(jobs))
+    return max(times)
+
+
+def _piece_of_work(threads: int) -> float:
+    torch.set_num_threads(threads)
+    bench = Bench(load_data("mnist_5k"), threads, choose_precision("auto", "cpu"))
+    net = bench.classifier(bench.precision, 1).fit(*bench.labelled(520))
+
+    def work() -> None:
+        bench.classifier(bench.precision, 10).fit(*bench.labelled(520))
+        infer(net, bench.images(2_000), PASSES)
+
+    return seconds(work, 2)
+
+
+def _load(data_dir: Path | None) -> ImageData:
+    """Return MNIST where it is given, else the embedded digits."""
+    try:
+        return load_data("mnist", data_dir) if data_dir else load_data("mnist_5k")
+    except DataError as error:
+        sys.exit(f"benchmarks.speed: error: {error}")
+
+
+def main(
+    data_dir: Path | None = None,
+    threads: int = joblib.cpu_count(only_physical_cores=True),
+    output: Path = Path(__file__).parent / "latest.json",
+    measure_memory: bool = False,
+) -> None:
+    """Measure everything and write the figures.
+
+    Args:
+        data_dir: folder with MNIST; without it the embedded digits are used.
+        threads: threads of every arm.
+        output: where the JSON goes.
+        measure_memory: only run the whole-pool round and print its peak memory.
+    """
+    if measure_memory:
+        print_peak_memory(threads)
+        return
+    torch.set_num_threads(threads)
+    bench = Bench(_load(data_dir), threads, choose_precision("auto", "cpu"))
+    precisions: list[Precision] = list(dict.fromkeys([bench.precision, "float32"]))
+    nets = {precision: bench.classifier(precision, 10).fit(*bench.labelled(1020)) for precision in precisions}
+    bench_inference(bench, nets)
+    bench_fit(bench)
+    bench_round(bench)
+    bench_growth(bench, nets[bench.precision])
+    bench_functions(bench, nets[bench.precision])
+    bench_jobs(bench)
+    print(tabulate(bench.rows, ("figure", "value", "what it is"), disable_numparse=True))
+    machine = {
+        **provenance(),
+        "threads": threads,
+        "precision": bench.precision,
+        "test_images": len(bench.data.test_images),
+    }
+    output.write_text(json.dumps({"machine": machine, "figures": bench.figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
