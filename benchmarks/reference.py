@@ -53,18 +53,17 @@ def plain_classifier(weights: Weights, classes: int, **settings: Any) -> NeuralN
         optimizer=torch.optim.Adam,
         train_split=None,
         classes=list(range(classes)),
-        iterator_train__shuffle=True,
         verbose=0,
         **settings,
     )
 
 
 def skorch_passes(classifier: NeuralNetClassifier, images: Images, passes: int) -> Tensor:
-    """Return class probabilities (T, N, C) as re-implementations of the paper take them: `forward(training=True)`."""
-    classifier.set_params(iterator_train__shuffle=False)  # training=True follows the training iterator's order
-    probs = [classifier.forward(images, training=True).softmax(-1).detach() for _ in range(passes)]
-    classifier.set_params(iterator_train__shuffle=True)
-    return torch.stack(probs)
+    """Return class probabilities (T, N, C) as re-implementations of the paper take them: `forward(training=True)`.
+
+    It follows the training iterator, so the classifier must not shuffle.
+    """
+    return torch.stack([classifier.forward(images, training=True).softmax(-1).detach() for _ in range(passes)])
 
 
 def baal_passes(network: nn.Module, images: Images, passes: int, batch_size: int, replicate: bool) -> npt.NDArray[Any]:
