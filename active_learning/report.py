@@ -1,125 +1,199 @@
-"""Curves to statistics, tables and figures, from result folders only."""
+"""Reports of result folders: the table at the end of a run, a page with everything, the README's block.
 
+    python -m active_learning.report RESULT_DIR            the table, and RESULT_DIR/report/index.html
+    python -m active_learning.report RESULT_DIR --readme README.md
+
+What it writes beside the page: tables.md, numbers.csv, numbers.json, and figures/ as PNG and SVG, all with the same
+numbers. Result folders are only read.
+"""
+
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import matplotlib as mpl
-import numpy as np
-import numpy.typing as npt
-from tabulate import tabulate
+from jsonargparse import ArgumentParser
 
-from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import RunConfig
-from active_learning.store import RunFolder, finished_curves
+from active_learning.figures import all_figures, error_figure, write_figures
+from active_learning.formats import Table, markdown_safe, to_csv, to_json
+from active_learning.gallery import Gallery, make_gallery
+from active_learning.page import cautions, findings, render_page
+from active_learning.results import NoResultsError, read_results
+from active_learning.summary import Summary, summarise
+from active_learning.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
 
-mpl.use("Agg")  # figures are written to files, also where there is no display
+REPORT_FOLDER = "report"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import PercentFormatter  # noqa: E402
-
-ERROR_LEVELS = (0.10, 0.05, 0.02)
-
-# Okabe and Ito's palette, told apart with every common colour vision: one colour a function in every figure.
-COLOURS = dict(
-    zip(ACQUISITION_FUNCTIONS, ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"), strict=True)
-)
-
-Curves = npt.NDArray[np.float64]
+Format = Literal["text", "markdown", "csv", "json"]
 
 
-def acquired_to_reach(curves_er: Curves, level: float, query: int) -> Curves:
-    """Return how many images each repetition (E, rounds + 1) acquired until its error was first at most `level`.
+@dataclass(frozen=True)
+class Report:
+    """A written report: its numbers, the page, and every other file."""
 
-    Returns:
-        (E,) acquired images, the initial ones not counted; NaN where the level was not reached.
-
-    >>> acquired_to_reach(np.array([[0.5, 0.1, 0.2], [0.5, 0.4, 0.3]]), 0.1, query=10)
-    array([10., nan])
-    """
-    reached_er = curves_er <= level
-    return np.where(reached_er.any(axis=1), reached_er.argmax(axis=1) * query, np.nan)
-
-
-def label(name: str) -> str:
-    """Return what a figure calls a curve: `BALD`, or `BALD, deterministic`."""
-    acquisition, _, dropout = name.partition("-MC_dropout=")
-    return ACQUISITION_FUNCTIONS[acquisition].label + ("" if dropout == "True" else ", deterministic")
+    summary: Summary
+    page: Path
+    files: tuple[Path, ...]
 
 
 def table(result_dir: Path, runs: Sequence[RunConfig]) -> str:
-    """Return the terminal table: images acquired to reach each error level, error at the end, seconds a run."""
-    rows = []
-    for name, repetitions in _by_name(runs).items():
-        curves = finished_curves(result_dir, name, repetitions[0].rounds)
-        curves_er = np.array([curves[run.repetition] for run in repetitions if run.repetition in curves])
-        if not len(curves_er):
-            rows.append([label(name), 0])
-            continue
-        reached = [_reached(acquired_to_reach(curves_er, level, repetitions[0].query)) for level in ERROR_LEVELS]
-        end = curves_er[:, repetitions[0].rounds]
-        seconds = [_seconds(result_dir, run) for run in repetitions if run.repetition in curves]
-        rows.append([label(name), len(curves_er), *reached, f"{_mean_std(100 * end, 2)} %", _mean_std(seconds, 0)])
-    levels = [f"images to {level:.0%}" for level in ERROR_LEVELS]
-    acquired = runs[0].rounds * runs[0].query
-    headers = ["acquisition function", "repetitions", *levels, f"test error at {acquired}", "seconds a run"]
-    return tabulate(rows, headers, disable_numparse=True)
+    """Return the terminal table of these runs, as far as they have come."""
+    try:
+        results = read_results(result_dir)
+    except NoResultsError as error:
+        return str(error)
+    results = results.select({(run.name, run.repetition) for run in runs}, max(run.rounds for run in runs))
+    return "None of these runs has finished a round." if not results.arms else headline(summarise(results)).text()
 
 
 def figure(result_dir: Path, runs: Sequence[RunConfig], title: str) -> tuple[Path, Path]:
-    """Draw the mean test-error curves with bands of one standard deviation; return the PNG's and the SVG's path."""
-    with plt.rc_context({"svg.hashsalt": "test_error", "axes.spines.top": False, "axes.spines.right": False}):
-        drawn, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-        for name, repetitions in _by_name(runs).items():
-            curves = finished_curves(result_dir, name, repetitions[0].rounds)
-            if curves:
-                _draw(axes, name, np.array(list(curves.values())), repetitions[0].query)
-        axes.set(xlabel="acquired images", ylabel="test error", yscale="log", title=title)
-        ticks = [level for level in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if axes.get_ylim()[0] <= level]
-        axes.set_yticks(ticks)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.yaxis.set_minor_formatter("")
-        axes.set_xlim(0, max(runs[0].rounds * runs[0].query, 1))
-        axes.grid(alpha=0.3)
-        if axes.get_lines():
-            axes.legend(frameon=False)
-        paths = result_dir / "test_error.png", result_dir / "test_error.svg"
-        for path in paths:
-            # Without a date the same curves give the same bytes.
-            drawn.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-        plt.close(drawn)
+    """Draw the test-error curves of these runs; return the PNG's and the SVG's path."""
+    results = read_results(result_dir)
+    results = results.select({(run.name, run.repetition) for run in runs}, max(run.rounds for run in runs))
+    drawn = error_figure(summarise(results), title)
+    paths = result_dir / "test_error.png", result_dir / "test_error.svg"
+    for path in paths:
+        path.write_bytes(drawn.files[path.name])
     return paths
 
 
-def _draw(axes: plt.Axes, name: str, curves_er: Curves, query: int) -> None:
-    acquisition, _, dropout = name.partition("-MC_dropout=")
-    acquired = query * np.arange(curves_er.shape[1])
-    mean, spread = curves_er.mean(axis=0), curves_er.std(axis=0, ddof=1 if len(curves_er) > 1 else 0)
-    colour, style = COLOURS[acquisition], "-" if dropout == "True" else "--"
-    axes.plot(acquired, mean, style, color=colour, linewidth=1.5, label=f"{label(name)} ({len(curves_er)})")
-    if len(curves_er) > 1:
-        axes.fill_between(acquired, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
+def write_report(
+    result_dir: Path, output_dir: Path | None = None, data_dir: Path | None = None, with_gallery: bool = True
+) -> Report:
+    """Write everything there is to say about a result folder, by default into its folder `report`.
+
+    Raises:
+        NoResultsError: if the folder holds no readable run.
+    """
+    results = read_results(result_dir)
+    output_dir = output_dir or result_dir / REPORT_FOLDER
+    summary = summarise(results)
+    tables, figures = all_tables(summary), all_figures(summary)
+    gallery = make_gallery(results, data_dir) if with_gallery else Gallery(reason="The pictures were not asked for.")
+    files = write_figures(figures, output_dir / "figures")
+    contents = {
+        "index.html": render_page(summary, tables, figures, gallery),
+        "tables.md": _markdown(summary, tables),
+        "numbers.csv": to_csv(summary),
+        "numbers.json": to_json(summary),
+    }
+    for name, content in contents.items():
+        (output_dir / name).write_text(content, encoding="utf-8")
+        files.append(output_dir / name)
+    return Report(summary, output_dir / "index.html", tuple(files))
 
 
-def _by_name(runs: Sequence[RunConfig]) -> dict[str, list[RunConfig]]:
-    names = dict.fromkeys(run.name for run in runs)
-    return {name: [run for run in runs if run.name == name] for name in names}
+def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
+    """Return the README's results, markers included: figure and tables of each folder, without anything that varies.
+
+    Only what follows from the folders is in it, so that a test can say whether the README is up to date.
+    """
+    parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
+    for result_dir in result_dirs:
+        summary = summarise(read_results(result_dir))
+        address = Path(os.path.relpath(result_dir, readme.parent)).as_posix()
+        drawn = error_figure(summary)
+        tables = [headline(summary), reach_table(summary), cited_reach_table(summary), cited_error_table(summary)]
+        parts += [
+            f"### {address}",
+            f"![{markdown_safe(drawn.alt)}]({address}/{REPORT_FOLDER}/figures/{drawn.key}.png)",
+            "\n".join(f"- {markdown_safe(sentence)}" for sentence in [*findings(summary), *cautions(summary)]),
+            *(entry.markdown() for entry in tables if entry is not None and entry.rows),
+        ]
+    return "\n\n".join([*parts, END])
 
 
-def _reached(acquired_e: Curves) -> str:
-    missing = int(np.isnan(acquired_e).sum())
-    words = [_mean_std(acquired_e[~np.isnan(acquired_e)], 0)] if missing < len(acquired_e) else []
-    if missing:
-        words.append(f"not reached: {missing} of {len(acquired_e)}")
-    return ", ".join(words)
+def replace_block(text: str, block: str) -> str:
+    """Return a README's text with what stands between the two markers replaced.
+
+    Raises:
+        ValueError: if the markers are not there, once each and in order.
+
+    >>> replace_block(f"a {BEGIN} old {END} b", f"{BEGIN} new {END}") == f"a {BEGIN} new {END} b"
+    True
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise ValueError(f"The text must have {BEGIN} and, after it, {END}, once each.")
+    return text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
 
 
-def _mean_std(values: Sequence[float] | Curves, digits: int) -> str:
-    """Return mean +- sample standard deviation; one value has no deviation."""
-    spread = f" +- {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+def committed_folders(root: Path) -> list[Path]:
+    """Return the folders below `result_npy` whose results are committed."""
+    return sorted(path.parent for path in root.glob("result_npy/experiment_*/runs"))
 
 
-def _seconds(result_dir: Path, run: RunConfig) -> float:
-    folder = RunFolder(result_dir, run)
-    folder.load()
-    return sum(value for row in folder.seconds for phase, value in row.items() if phase != "round")
+def make_parser() -> ArgumentParser:
+    """Return the parser of this module's command."""
+    parser = ArgumentParser(prog="python -m active_learning.report", description=(__doc__ or "").split(":")[0] + ".")
+    parser.add_argument("result_dir", nargs="+", type=Path, help="result folder(s); each gets a report of its own")
+    parser.add_argument("--output", type=Path | None, help="folder of the report (default: RESULT_DIR/report)")
+    parser.add_argument("--data_dir", type=Path | None, help="where the data set is, for the pictures; as in main.py")
+    parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")
+    parser.add_argument("--format", type=Format, default="text", help="what to print: the table, or all numbers")
+    parser.add_argument("--readme", type=Path | None, help="a README whose results are to be written anew")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
+    flags = make_parser().parse_args(argv)
+    if flags.output and len(flags.result_dir) > 1:
+        return _fail(2, "--output takes one result folder: give them one after the other.")
+    status = 0
+    for result_dir in flags.result_dir:
+        if not result_dir.is_dir():
+            return _fail(2, f"{result_dir} is no folder: name one that main.py wrote its results to.")
+        try:
+            report = write_report(result_dir, flags.output, flags.data_dir, not flags.no_gallery)
+        except (NoResultsError, OSError) as error:
+            status = _fail(1, str(error))
+            continue
+        print(_rendered(report.summary, flags.format))
+        print(f"Report: {report.page}", file=sys.stderr)
+        for sentence in report.summary.results.missing:
+            print(f"Missing: {sentence}", file=sys.stderr)
+        for sentence in report.summary.results.unreadable:
+            status = _fail(1, sentence)
+    if flags.readme and not status:
+        status = _write_readme(flags.result_dir, flags.readme)
+    return status
+
+
+def _write_readme(result_dirs: Sequence[Path], readme: Path) -> int:
+    try:
+        text = replace_block(readme.read_text(encoding="utf-8"), readme_block(result_dirs, readme))
+        readme.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        return _fail(1, f"{readme} cannot be rewritten: {error}")
+    return 0
+
+
+def _rendered(summary: Summary, form: Format) -> str:
+    if form == "csv":
+        return to_csv(summary).rstrip()
+    if form == "json":
+        return to_json(summary).rstrip()
+    return headline(summary).text() if form == "text" else _markdown(summary, all_tables(summary)).rstrip()
+
+
+def _markdown(summary: Summary, tables: Sequence[Table]) -> str:
+    notices = [*findings(summary), *cautions(summary), *summary.results.unreadable, *summary.results.missing]
+    return (
+        "\n\n".join(
+            ["\n".join(f"- {markdown_safe(sentence)}" for sentence in notices), *(entry.markdown() for entry in tables)]
+        )
+        + "\n"
+    )
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"report: error: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

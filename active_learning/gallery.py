@@ -1,0 +1,123 @@
+"""The images that each function asked for, as small pictures with their scores."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.results import Arm, Results, Run
+from load_data import DataError, ImageData, load_data
+
+GALLERY_ROUNDS = (1, 2, 5, 10, 50)
+
+Loader = Callable[[str, Path | None], ImageData]
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """An acquired image: a data URI, its place in the training set, its label, and its score in words (or None)."""
+
+    uri: str
+    train_index: int
+    label: int
+    score: str | None
+
+
+@dataclass(frozen=True)
+class GalleryRound:
+    """One round's images in the order of their scores, highest first."""
+
+    number: int
+    labelled: int
+    images: tuple[GalleryImage, ...]
+
+
+@dataclass(frozen=True)
+class GalleryArm:
+    """One repetition of an arm."""
+
+    label: str
+    repetition: int
+    rounds: tuple[GalleryRound, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All arms' images, or the reason why there are none."""
+
+    arms: tuple[GalleryArm, ...] = ()
+    reason: str = ""
+    explanation: str = (
+        "The images that each function asked for, highest score first, each with its label and its score. They are "
+        "the highest-scored of all images that the round scored; the scores of the others are not recorded."
+    )
+
+
+def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None = None) -> Gallery:
+    """Return the pictures of one repetition of each arm; a reason instead where the data set cannot be had."""
+    datasets: dict[str, ImageData | str] = {}
+    arms, reasons = [], []
+    for arm in results.arms:
+        name = str(arm.runs[0].configuration.get("dataset"))
+        if name not in datasets:
+            try:
+                datasets[name] = (loader or load_data)(name, data_dir)
+            except (DataError, OSError) as error:
+                datasets[name] = str(error)
+        data = datasets[name]
+        shown = _arm(arm, data) if isinstance(data, ImageData) else data
+        if isinstance(shown, GalleryArm):
+            arms.append(shown)
+        else:
+            reasons.append(shown)
+    if arms:
+        return Gallery(tuple(arms))
+    return Gallery(reason="There are no pictures here. " + " ".join(dict.fromkeys(reasons)))
+
+
+def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
+    run = arm.runs[0]
+    shown = [round_ for round_ in GALLERY_ROUNDS if round_ <= run.rounds]
+    index = np.array([i for round_ in shown for i in run.rows[round_]["acquired_train_index"]], dtype=np.int64)
+    label = np.array([i for round_ in shown for i in run.rows[round_]["acquired_labels"]], dtype=np.int64)
+    if not len(index):
+        return f"{arm.label} has acquired nothing yet."
+    if index.max() >= len(data.train_labels) or not np.array_equal(data.train_labels[index], label):
+        return f"The images of {arm.label} are not those of the data set under its name."
+    function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
+    scored = function is None or function.needs_probabilities
+    rounds = tuple(_round(run, round_, data.train_images, scored) for round_ in shown)
+    return GalleryArm(arm.label, run.repetition, rounds)
+
+
+def _round(run: Run, round_: int, train_images: npt.NDArray[np.uint8], scored: bool) -> GalleryRound:
+    row = run.rows[round_]
+    images = tuple(
+        GalleryImage(_data_uri(train_images[index]), index, label, f"{score:.3g}" if scored else None)
+        for index, label, score in zip(
+            row["acquired_train_index"], row["acquired_labels"], row["acquired_scores"], strict=True
+        )
+    )
+    return GalleryRound(round_, run.rows[round_ - 1]["labelled"], images)
+
+
+def _data_uri(image_chw: npt.NDArray[np.uint8]) -> str:
+    picture = image_chw[0] if len(image_chw) == 1 else np.moveaxis(image_chw, 0, -1)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return data_uri(buffer.getvalue(), "image/png")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return bytes as an address that carries them.
+
+    >>> data_uri(b"abc", "text/plain")
+    'data:text/plain;base64,YWJj'
+    """
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

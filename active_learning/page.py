@@ -1,0 +1,238 @@
+"""One self-contained HTML page: summary, figures, tables, pictures, and how to run everything again."""
+
+import base64
+import hashlib
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from active_learning.config import ExperimentConfig
+from active_learning.figures import Figure
+from active_learning.formats import NOTHING, Table, number_cell, text_cell
+from active_learning.gallery import Gallery, data_uri
+from active_learning.results import ARM_FIELDS, Arm, Row, Run
+from active_learning.statistics import repetitions_needed
+from active_learning.summary import REACH, Estimate, Summary
+
+TEMPLATES = Path(__file__).with_name("templates")
+BAND = (
+    "Lines: mean over the runs counted in brackets. Bands: 95 % bootstrap interval of that mean. "
+    "A thin line is a run that is not finished."
+)
+CAPTIONS = {
+    "test_error": BAND + " The error axis is logarithmic.",
+    "test_error_linear": BAND,
+    "calibration": BAND,
+    "reach": "Read across: each row is a function. Hollow marks are figures of others, which the tables name.",
+    "penalty": "Read along a row: how often it won. Read down a column: how often it lost.",
+}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A figure as the template shows it."""
+
+    key: str
+    title: str
+    alt: str
+    caption: str
+    wide_uri: str
+    narrow_uri: str
+
+
+def render_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figure], gallery: Gallery) -> str:
+    """Return the page. Names and numbers from result files are escaped; nothing is fetched."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    pictures = [_picture(figure) for figure in figures]
+    return environment.get_template("report.html").render(
+        title=_title(summary),
+        subtitle=_subtitle(summary),
+        findings=findings(summary),
+        cautions=cautions(summary),
+        unreadable=summary.results.unreadable,
+        missing=summary.results.missing,
+        tables=tables,
+        figures=[picture for picture in pictures if not picture.key.startswith("dropout_")],
+        pairs=[picture for picture in pictures if picture.key.startswith("dropout_")],
+        gallery=gallery,
+        groups=_groups(summary.results.arms),
+        run_count=len(summary.results.runs),
+        digest=summary.results.digest,
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+    )
+
+
+def findings(summary: Summary) -> list[str]:
+    """Return what the numbers say, in sentences: who needed the fewest images, who ended lowest."""
+    sentences = []
+    for level in summary.levels:
+        found = [summary.get(arm.label, REACH, level) for arm in summary.results.arms]
+        reached = [estimate for estimate in found if estimate.reached]
+        if not reached:
+            sentences.append(f"No run reached {100 * level:.0f} % test error.")
+            continue
+        best = min(reached, key=lambda estimate: (_median(estimate), -estimate.reached))
+        sentence = f"Fewest images to {100 * level:.0f} % test error: {best.arm}, {_median_words(best)}"
+        random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
+        if random != best.arm:
+            sentence += f"; {random}: {_median_words(summary.get(random, REACH, level))}"
+        sentences.append(sentence + ".")
+    ends = [summary.get(arm.label, "test_error", summary.end) for arm in summary.results.arms]
+    means = [(estimate.mean, estimate) for estimate in ends if estimate.mean is not None]
+    if means:
+        mean, lowest = min(means, key=lambda entry: entry[0])
+        words = f"{100 * mean:.2f} %" + (
+            f" (mean of {lowest.repetitions} runs)" if lowest.repetitions > 1 else " (one run)"
+        )
+        sentences.append(f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}.")
+    return sentences
+
+
+def cautions(summary: Summary) -> list[str]:
+    """Return how much the numbers can bear, given how many repetitions stand behind them."""
+    counts = sorted({len(arm.runs) for arm in summary.results.arms})
+    words = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    sentences = [f"Behind each number stand{'s' if words == '1' else ''} {words} repetition{'s' * (words != '1')}."]
+    if counts[-1] == 1:
+        sentences.append("One repetition shows no spread: no interval and no test can be given.")
+    elif counts[-1] < 5:
+        sentences.append(
+            f"That is few: the 95 % interval of {counts[-1]} values is hardly more than their range, which holds the "
+            f"middle of the distribution in {100 * (1 - 2 * 0.5 ** counts[-1]):.0f} % of cases."
+        )
+    compared = len({(c.first, c.second) for c in summary.comparisons if c.family == "functions"})
+    needed = repetitions_needed(compared) if compared else 0
+    if counts[-1] < needed:
+        sentences.append(
+            f"No difference between functions can be significant yet: {compared} paired permutation tests, corrected "
+            f"for their number, need {needed} repetitions."
+        )
+    return sentences
+
+
+def command(run: Run, repetitions: int, acquisitions: Sequence[str], determ: bool) -> str:
+    """Return the command that computes runs of this configuration anew, in a folder of its own."""
+    flags = {field.name for field in fields(ExperimentConfig)}
+    words = ["python3", "main.py"]
+    for key, value in run.configuration.items():
+        if key not in flags or key in ARM_FIELDS:
+            continue
+        if isinstance(value, bool):
+            words += [f"--{key}"] if value else []
+        else:
+            words += [f"--{key}", str(value)]
+    words += ["--rounds", str(run.rounds), "--experiments", str(repetitions)]
+    words += ["--acq_func", *acquisitions, *(["--determ"] if determ else []), "--result_dir", "result_again"]
+    return shlex.join(words)
+
+
+def _title(summary: Summary) -> str:
+    datasets = dict.fromkeys(str(run.configuration.get("dataset", "")) for run in summary.results.runs)
+    return f"Active learning on {' and '.join(name for name in datasets if name) or 'unnamed data'}"
+
+
+def _subtitle(summary: Summary) -> str:
+    arms, runs = len(summary.results.arms), len(summary.results.runs)
+    queries = sorted({int(run.configuration.get("query", 0)) for run in summary.results.runs})
+    return (
+        f"{runs} run{'s' * (runs != 1)} of {arms} curve{'s' * (arms != 1)}, up to {summary.end:,} acquired images, "
+        f"{' or '.join(str(query) for query in queries)} a round. Result folder: {summary.results.path.name}."
+    )
+
+
+def _median(estimate: Estimate) -> float:
+    return estimate.quartiles[1] if estimate.quartiles else math.inf
+
+
+def _median_words(estimate: Estimate) -> str:
+    runs, median = estimate.repetitions, _median(estimate)
+    if not estimate.reached:
+        return f"not reached in {runs} run{'s' * (runs != 1)}"
+    if runs == 1:
+        return f"{median:,.0f} (one run)"
+    if math.isinf(median):
+        return f"reached in only {estimate.reached} of {runs} runs"
+    words = f"median {median:,.0f}"
+    return f"{words} of {runs} runs" + (
+        f", {runs - estimate.reached} of which did not" if estimate.reached < runs else ""
+    )
+
+
+def _picture(figure: Figure) -> _Picture:
+    wide, narrow = (data_uri(figure.files[f"{figure.key}{suffix}.svg"], "image/svg+xml") for suffix in ("", "-narrow"))
+    return _Picture(figure.key, figure.title, figure.alt, CAPTIONS.get(figure.key, ""), wide, narrow)
+
+
+def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Return each configuration with its runs and the commands that compute them."""
+    groups = []
+    for variant in dict.fromkeys(arm.variant for arm in arms):
+        members = [arm for arm in arms if arm.variant == variant]
+        runs = [run for arm in members for run in arm.runs]
+        longest = max(runs, key=lambda run: run.rounds)
+        shared = [(key, value) for key, value in runs[0].configuration.items() if key not in ARM_FIELDS]
+        repetitions = 1 + max(run.repetition for run in runs)
+        acquisitions = list(dict.fromkeys(arm.acquisition for arm in members))
+        determ = not all(arm.mc_dropout for arm in members)
+        groups.append(
+            {
+                "shared": [*shared, ("rounds", longest.rounds)],
+                "command": command(longest, repetitions, acquisitions, determ),
+                "table": _run_table(members, variant),
+                "runs": [
+                    {
+                        "title": f"{arm.label}, repetition {run.repetition}",
+                        "command": command(run, run.repetition + 1, [arm.acquisition], not arm.mc_dropout),
+                    }
+                    for arm in members
+                    for run in arm.runs
+                ],
+            }
+        )
+    return groups
+
+
+def _run_table(arms: Sequence[Arm], variant: int) -> Table:
+    rows = tuple(
+        (
+            text_cell(f"{arm.label}, {run.repetition}"),
+            number_cell(run.rounds, 0),
+            number_cell(sum(sum(v for k, v in row.items() if k != "round") for row in run.seconds), 0),
+            text_cell(_provenance(run, "started")),
+            text_cell(_provenance(run, "commit")),
+            text_cell(_provenance(run, "processor")),
+            text_cell(_versions(run.sessions)),
+            text_cell(run.path.as_posix()),
+        )
+        for arm in arms
+        for run in arm.runs
+    )
+    headers = ("run", "rounds", "seconds", "started", "commit", "processor", "versions", "folder")
+    note = "A run that was stopped and continued lists each session. A + after a commit: the checkout had changes."
+    return Table(f"runs-{variant}", "Runs", headers, rows, (note,))
+
+
+def _provenance(run: Run, key: str) -> str:
+    return "; ".join(dict.fromkeys(str(session.get(key) or NOTHING) for session in run.sessions)) or NOTHING
+
+
+def _versions(sessions: Sequence[Row]) -> str:
+    found = dict.fromkeys(
+        " ".join(
+            [f"Python {session.get('python', NOTHING)}", *(f"{k} {v}" for k, v in session.get("versions", {}).items())]
+        )
+        for session in sessions
+    )
+    return "; ".join(found) or NOTHING

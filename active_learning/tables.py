@@ -1,0 +1,296 @@
+"""The tables of a report. Every number comes from the summary."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from active_learning.cited_figures import Source, cited_figures
+from active_learning.formats import (
+    NOTHING,
+    Cell,
+    Table,
+    cited_cell,
+    difference_cell,
+    interval_cell,
+    mean_cell,
+    number_cell,
+    quartile_cell,
+    reach_cell,
+    signed_cell,
+    text_cell,
+)
+from active_learning.results import Arm
+from active_learning.statistics import BOOTSTRAP_RESAMPLES, SIGNIFICANCE, repetitions_needed, smallest_permutation_p
+from active_learning.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Estimate, Summary
+
+
+def all_tables(summary: Summary) -> list[Table]:
+    """Return every table that the results have something for, the most wanted first."""
+    makers: list[Callable[[Summary], Table | None]] = [
+        headline,
+        reach_table,
+        error_table,
+        cited_reach_table,
+        cited_error_table,
+        calibration_table,
+        likelihood_table,
+        comparison_table,
+        penalty_table,
+        class_table,
+        seconds_table,
+    ]
+    return [table for table in (make(summary) for make in makers) if table is not None and table.rows]
+
+
+def headline(summary: Summary) -> Table:
+    """Return the table that a run ends with: at most 100 columns wide in a terminal."""
+    end = summary.end
+    levels = [level for level in summary.levels if level != 0.03]
+    rows = []
+    for arm in summary.results.arms:
+        rows.append(
+            (
+                text_cell(arm.label),
+                number_cell(len(arm.runs), 0),
+                *(reach_cell(summary.get(arm.label, REACH, level)) for level in levels),
+                mean_cell(summary.get(arm.label, "test_error", end), 2, 100),
+                mean_cell(summary.get(arm.label, SECONDS, "all"), 0),
+            )
+        )
+    headers = (
+        "acquisition function",
+        "runs",
+        *(f"to {100 * level:.0f} %" for level in levels),
+        f"% at {end}",
+        "seconds",
+    )
+    notes = [
+        "to N %: images acquired until the test error is at most N % (the initial ones not counted); "
+        f"% at {end}: test error in per cent after acquiring that many. Mean ± standard deviation over runs; "
+        "k/n: so many runs reached the level."
+    ]
+    return Table("headline", "Images to reach an error, error at the end", headers, tuple(rows), tuple(notes))
+
+
+def reach_table(summary: Summary) -> Table:
+    """Return medians and quartiles of the images acquired to reach each level."""
+    rows = [
+        (text_cell(arm.label), *(quartile_cell(summary.get(arm.label, REACH, level)) for level in summary.levels))
+        for arm in summary.results.arms
+    ]
+    headers = ("acquisition function", *(f"to {100 * level:.0f} % error" for level in summary.levels))
+    note = (
+        "Median [lower quartile, upper quartile] of acquired images, and how many runs reached the level of those run. "
+        "A run that did not reach it counts as infinitely many images (∞); none is left out."
+    )
+    return Table("reach", "Acquired images to reach a test error", headers, tuple(rows), (note,))
+
+
+def error_table(summary: Summary) -> Table:
+    """Return test errors at fixed numbers of acquired images, and the mean along the whole curve."""
+    places: list[tuple[str, float | None]] = [("test_error", point) for point in summary.points]
+    places.append((MEAN_ERROR, None))
+    rows = [
+        (text_cell(arm.label), *(interval_cell(summary.get(arm.label, *place), 2, 100) for place in places))
+        for arm in summary.results.arms
+    ]
+    headers = ("acquisition function", *(f"at {point:,}" for point in summary.points), "along the curve")
+    note = (
+        "Per cent: mean ± standard deviation [95 % percentile-bootstrap interval of the mean, "
+        f"{BOOTSTRAP_RESAMPLES:,} resamples] (runs). "
+        "Along the curve: the area under the error curve divided by the images acquired."
+    )
+    return Table("error", "Test error after so many acquired images", headers, tuple(rows), (note,))
+
+
+def cited_reach_table(summary: Summary) -> Table | None:
+    """Return our medians beside the cited figures, and the differences; None if no run is comparable."""
+    cited = cited_figures()
+    arms = [arm for arm in summary.results.arms if cited.comparable(arm)]
+    levels = sorted({level for rows in cited.acquired_to_reach.values() for row in rows.values() for level in row})[
+        ::-1
+    ]
+    sources = list(cited.acquired_to_reach)
+    rows = []
+    for level in levels:
+        for arm in arms:
+            median = _median(summary.get(arm.label, REACH, level))
+            if not any(arm.acquisition in cited.acquired_to_reach[source] for source in sources) or median is None:
+                continue
+            row = [text_cell(f"{arm.label}, to {100 * level:.0f} %"), number_cell(median, 0)]
+            for source in sources:
+                value = cited.acquired_to_reach[source].get(arm.acquisition, {}).get(level)
+                spread = cited.acquired_to_reach_std.get(source, {}).get(arm.acquisition, {}).get(level)
+                row += [cited_cell(value, spread), difference_cell(median, value, 0)]
+            rows.append(tuple(row))
+    headers = ["acquisition function, level", "ours (median)"]
+    headers += [word for source in sources for word in (cited.sources[source].label, "ours minus theirs")]
+    notes = _source_notes([cited.sources[source] for source in sources])
+    return Table("cited_reach", "Acquired images: ours beside others'", tuple(headers), tuple(rows), notes)
+
+
+def cited_error_table(summary: Summary) -> Table | None:
+    """Return the test errors at 1,000 acquired images, ours and cited, lowest first; None without ours."""
+    cited = cited_figures()
+    entries: list[tuple[float, str, str, int | None, float | None]] = []
+    ours: dict[str, float] = {}
+    for arm in summary.results.arms:
+        mean = summary.get(arm.label, "test_error", cited.error_acquired).mean
+        if cited.comparable(arm) and mean is not None:
+            ours.setdefault(arm.acquisition, mean)
+            entries.append((mean, arm.label, f"ours ({len(arm.runs)} runs)", _validation(arm), None))
+    if not entries:
+        return None
+    labels = {arm.acquisition: arm.label for arm in summary.results.arms if arm.mc_dropout}
+    for source, figures in cited.test_errors.items():
+        validation = cited.error_validation_images if source != "techniques" else None
+        for name, value in figures.items():
+            difference = ours[name] - value if name in ours else None
+            entries.append((value, labels.get(name, name), cited.sources[source].label, validation, difference))
+    rows = tuple(
+        (
+            text_cell(name),
+            text_cell(source),
+            number_cell(validation, 0) if validation is not None else Cell(NOTHING, math.inf),
+            number_cell(100 * value, 2),
+            signed_cell(None if difference is None else 100 * difference, 2),
+        )
+        for value, name, source, validation, difference in sorted(entries)
+    )
+    headers = ("method", "source", "validation images", f"% at {cited.error_acquired:,} labels", "ours minus theirs")
+    return Table(
+        "cited_error",
+        f"Test error at {cited.error_acquired:,} acquired images, with semi-supervised techniques",
+        headers,
+        rows,
+        _source_notes([cited.sources[source] for source in cited.test_errors]),
+    )
+
+
+def calibration_table(summary: Summary) -> Table | None:
+    """Return expected calibration errors at fixed numbers of acquired images."""
+    note = (
+        "Expected calibration error on the test set in per cent, 15 bins (Guo et al. 2017, equation 3). "
+        "Mean ± standard deviation over runs."
+    )
+    return _points_table(summary, "test_ece", "calibration", "Calibration error", note, 2, 100)
+
+
+def likelihood_table(summary: Summary) -> Table | None:
+    """Return negative log likelihoods at fixed numbers of acquired images."""
+    note = "Negative log likelihood of the test labels in nats an image. Mean ± standard deviation over runs."
+    return _points_table(summary, "test_nll", "likelihood", "Negative log likelihood", note, 3, 1)
+
+
+def _points_table(
+    summary: Summary, metric: str, key: str, title: str, note: str, digits: int, factor: float
+) -> Table | None:
+    rows = []
+    for arm in summary.results.arms:
+        estimates = [summary.get(arm.label, metric, point) for point in summary.points]
+        if any(estimate.values for estimate in estimates):
+            rows.append((text_cell(arm.label), *(mean_cell(estimate, digits, factor) for estimate in estimates)))
+    headers = ("acquisition function", *(f"at {point:,}" for point in summary.points))
+    return Table(key, title, headers, tuple(rows), (note,))
+
+
+def comparison_table(summary: Summary) -> Table | None:
+    """Return the paired differences of all functions with their corrected p-values; None with one repetition."""
+    if not summary.comparisons:
+        return None
+    places = list(dict.fromkeys((c.statistic, c.at) for c in summary.comparisons))
+    found = {(c.family, c.first, c.second, c.statistic, c.at): c for c in summary.comparisons}
+    rows = []
+    for family, first, second in dict.fromkeys((c.family, c.first, c.second) for c in summary.comparisons):
+        row = [text_cell(f"{first} minus {second}")]
+        pairs = [c.repetitions for c in summary.comparisons if (c.family, c.first, c.second) == (family, first, second)]
+        row.append(text_cell("-".join(dict.fromkeys([str(min(pairs)), str(max(pairs))]))))
+        for place in places:
+            comparison = found.get((family, first, second, *place))
+            if comparison is None:
+                row.append(Cell(NOTHING, math.inf))
+                continue
+            text = f"{100 * comparison.difference:+.2f} (p {comparison.p_holm:.3f})"
+            row.append(Cell(text, comparison.difference))
+        rows.append(tuple(row))
+    headers = ("pair", "repetitions", *("along the curve" if at is None else f"at {at:,}" for _, at in places))
+    return Table("comparison", "Paired differences in test error", headers, tuple(rows), _comparison_notes(summary))
+
+
+def _comparison_notes(summary: Summary) -> tuple[str, ...]:
+    pairs = max(c.repetitions for c in summary.comparisons)
+    compared = len({(c.first, c.second) for c in summary.comparisons if c.family == "functions"}) or 1
+    note = (
+        "Percentage points, mean over paired repetitions (p of a two-sided paired permutation test, corrected by Holm "
+        "over all pairs of functions in a column). Negative: the first is better."
+    )
+    least = smallest_permutation_p(pairs)
+    limit = (
+        f"With {pairs} repetitions no p-value can be below {least:.2g} before correction; {compared} comparisons can "
+        f"be significant at 5 % from {repetitions_needed(compared)} repetitions on."
+    )
+    return (note, limit) if least * compared > SIGNIFICANCE else (note,)
+
+
+def penalty_table(summary: Summary) -> Table | None:
+    """Return the pairwise penalty matrix with its column means; None with one repetition."""
+    penalty = summary.penalty
+    if penalty is None:
+        return None
+    rows = [
+        (text_cell(name), *(number_cell(value, 2) for value in row))
+        for name, row in zip(penalty.arms, penalty.matrix_aa, strict=True)
+    ]
+    rows.append((text_cell("mean of the column"), *(number_cell(value, 2) for value in penalty.matrix_aa.mean(axis=0))))
+    places = ", ".join(f"{acquired:,}" for acquired in penalty.acquired)
+    note = (
+        f"How often the row had a significantly lower error than the column (two-sided paired t-test, 5 %, over "
+        f"{penalty.repetitions} repetitions; Ash et al. 2020), of the comparisons at {places} acquired images. "
+        "A low column mean is good."
+    )
+    return Table(
+        "penalty", "Pairwise penalties", ("row beats column", *penalty.arms), tuple(rows), (note,), sortable=False
+    )
+
+
+def class_table(summary: Summary) -> Table:
+    """Return each class's share of the acquired images."""
+    classes = [str(key) for key in summary.keys(SHARE)]
+    rows = [
+        (
+            text_cell(arm.label),
+            *(mean_cell(summary.get(arm.label, SHARE, class_), 1, 100, spread=False) for class_ in classes),
+            mean_cell(summary.get(arm.label, BALANCE), 3, spread=False),
+        )
+        for arm in summary.results.arms
+        if summary.get(arm.label, BALANCE).values
+    ]
+    note = (
+        "Per cent of all acquired images, mean over runs. Balance: entropy of the shares over its maximum, 1 if even."
+    )
+    headers = ("acquisition function", *(f"class {class_}" for class_ in classes), "balance")
+    return Table("classes", "Class balance of the acquired images", headers, tuple(rows), (note,))
+
+
+def seconds_table(summary: Summary) -> Table:
+    """Return the seconds of a whole run by phase."""
+    phases = [str(key) for key in summary.keys(SECONDS)]
+    rows = [
+        (text_cell(arm.label), *(mean_cell(summary.get(arm.label, SECONDS, phase), 1) for phase in phases))
+        for arm in summary.results.arms
+        if phases
+    ]
+    note = "Seconds of a run, mean ± standard deviation; runs may have shared the machine with others."
+    return Table("seconds", "Where the time went", ("acquisition function", *phases), tuple(rows), (note,))
+
+
+def _median(estimate: Estimate) -> float | None:
+    return estimate.quartiles[1] if estimate.quartiles else None
+
+
+def _validation(arm: Arm) -> int | None:
+    value = arm.runs[0].configuration.get("val_size")
+    return int(value) if value is not None else None
+
+
+def _source_notes(sources: Sequence[Source]) -> tuple[str, ...]:
+    return tuple(f"{source.label}: {source.citation} {source.note}" for source in sources)

@@ -1,0 +1,144 @@
+"""The page in a real browser: no error, every picture there, columns that sort, nothing wider than a phone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from active_learning.report import write_report
+from load_data import ImageData
+from tests.result_folders import write_experiment
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is a development dependency")
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="no browser: install the system's chromium and chromium-driver"
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the page of a small experiment with everything that a page can have."""
+    folder = tmp_path_factory.mktemp("experiment")
+    write_experiment(folder, repetitions=2, rounds=12, dataset="mnist")
+    images = np.random.default_rng(1).integers(0, 256, (4000, 1, 28, 28), dtype=np.uint8)
+    labels = np.arange(4000, dtype=np.int64) % 10
+    data = ImageData(images, labels, images[:1], labels[:1], 10, 0.5, 0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("active_learning.gallery.load_data", lambda name, data_dir: data)
+        return write_report(folder).page.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium with a profile of its own."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def show(browser: Any, page: str, width: int, script: bool = True) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": not script})
+    browser.get(page)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_error_no_request_and_every_picture_loads(browser: Any, page: str, width: int) -> None:
+    browser.get_log("performance")
+    show(browser, page, width)
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert {url.partition(":")[0] for url in asked} == {"file", "data"}
+    browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    pictures = browser.execute_async_script(
+        "const done = arguments[0]; const all = [...document.images];"
+        "Promise.allSettled(all.map((image) => image.decode())).then(() => done("
+        "all.map((image) => [image.complete && image.naturalWidth > 0, image.alt])))"
+    )
+    assert len(pictures) > 9 * 4 * 10
+    assert all(loaded and alt for loaded, alt in pictures)
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_nothing_is_wider_than_the_window(browser: Any, page: str, width: int) -> None:
+    show(browser, page, width)
+    browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    wider = browser.execute_script(
+        "return [...document.querySelectorAll('main *')].filter((part) => !part.closest('.scroll'))"
+        ".filter((part) => part.getBoundingClientRect().right > window.innerWidth + 1).map((part) => part.outerHTML)"
+    )
+    assert wider == []
+
+
+def column(browser: Any, key: str, number: int) -> list[str]:
+    texts: list[str] = browser.execute_script(
+        "return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)]"
+        ".map((row) => row.cells[arguments[1]].textContent)",
+        key,
+        number,
+    )
+    return texts
+
+
+def test_a_click_sorts_by_number_and_another_turns_it_round(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    before = column(browser, "headline", 1)
+    head = browser.find_elements("css selector", "#table-headline thead button")[6]
+    head.click()
+    seconds = [float(text.split()[0]) for text in column(browser, "headline", 6)]
+    assert seconds == sorted(seconds)
+    error_head = browser.find_elements("css selector", "#table-error thead button")[1]
+    error_head.click()
+    upwards = [float(text.split()[0]) for text in column(browser, "error", 1)]
+    assert upwards == sorted(upwards)
+    assert len(set(upwards)) > 5
+    error_head.click()
+    assert [float(text.split()[0]) for text in column(browser, "error", 1)] == upwards[::-1]
+    sorted_heads = browser.find_elements("css selector", "#table-error th[aria-sort]")
+    assert [entry.get_attribute("aria-sort") for entry in sorted_heads] == ["descending"]
+    assert sorted(before) == sorted(column(browser, "headline", 1))
+
+
+def test_levels_that_were_not_reached_sort_last(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    browser.find_elements("css selector", "#table-reach thead button")[2].click()
+    medians = [text.split()[0] for text in column(browser, "reach", 2)]
+    assert medians[-1] == "∞"
+    assert medians.index("∞") == len(medians) - medians.count("∞")
+
+
+def test_it_reads_without_its_script(browser: Any, page: str) -> None:
+    show(browser, page, 1280, script=False)
+    try:
+        text = browser.find_element("css selector", "body").text
+        assert browser.find_elements("css selector", "thead button") == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+    for words in ("Summary", "Test error against acquired images", "Behind each number stand 2 repetitions."):
+        assert words in text

@@ -1,0 +1,454 @@
+"""Reports: every number from a file, what is missing named, what cannot be read named and failed."""
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.cited_figures import cited_figures
+from active_learning.experiments import planned_runs
+from active_learning.figures import _log_axis, all_figures, colour, error_figure
+from active_learning.flags import read_flags
+from active_learning.gallery import make_gallery
+from active_learning.page import cautions, command, findings
+from active_learning.report import BEGIN, END, committed_folders, main, readme_block, replace_block, table, write_report
+from active_learning.results import NoResultsError, read_results
+from active_learning.summary import summarise
+from active_learning.tables import all_tables, cited_error_table, cited_reach_table, comparison_table, headline
+from load_data import DataError, ImageData
+from tests.result_folders import chained, run_config, write_experiment, write_run
+
+ROOT = Path(__file__).parent.parent
+
+# Worked by hand. BALD reaches 10 % after 20, 10 and never; Random after 30, 20, 20 images.
+BALD = ([0.5, 0.2, 0.1, 0.06, 0.05], [0.6, 0.1, 0.12, 0.07, 0.06], [0.4, 0.3, 0.2, 0.15, 0.11])
+RANDOM = ([0.5, 0.3, 0.2, 0.1, 0.09], [0.6, 0.2, 0.1, 0.1, 0.08], [0.4, 0.3, 0.05, 0.15, 0.1])
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder of two functions with three repetitions of four rounds."""
+    for acquisition, curves in (("bald", BALD), ("uniform", RANDOM)):
+        for repetition, curve in enumerate(curves):
+            write_run(tmp_path, run_config(acquisition=acquisition, repetition=repetition), curve)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of an experiment on which the cited figures can be compared, with deterministic arms."""
+    folder = tmp_path_factory.mktemp("experiment")
+    write_experiment(folder, repetitions=3, rounds=100, dataset="mnist")
+    write_report(folder, with_gallery=False)
+    return folder
+
+
+def rows_of(folder: Path, name: str, repetition: int) -> list[dict[str, Any]]:
+    """Read a record without the product's code."""
+    path = folder / "runs" / name / f"repetition_{repetition}" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def statistics_of(folder: Path) -> list[dict[str, Any]]:
+    content: dict[str, Any] = json.loads((folder / "report" / "numbers.json").read_text())
+    return list(content["statistics"])
+
+
+def test_the_table_of_a_small_folder_worked_by_hand(small: Path) -> None:
+    runs = [run_config(acquisition=name, repetition=number) for name in ("uniform", "bald") for number in range(3)]
+    lines = table(small, runs).splitlines()
+    assert lines[0].split("  ")[0] == "acquisition function"
+    # Mean and deviation of 30, 20, 20; error at the end of 0.09, 0.08, 0.1; seconds (1 + r + 0.75) a round, 5 rounds.
+    assert re.split(r"\s{2,}", lines[2]) == ["Random", "3", "23 +- 6", "1/3", "0/3", "9.00 +- 1.00", "14 +- 5"]
+    assert re.split(r"\s{2,}", lines[3]) == ["BALD", "3", "2/3", "1/3", "0/3", "7.33 +- 3.21", "14 +- 5"]
+
+
+def test_the_table_is_of_the_runs_asked_for_and_their_rounds_only(small: Path) -> None:
+    lines = table(small, [run_config(rounds=2)]).splitlines()
+    assert len(lines) == 3
+    assert re.split(r"\s{2,}", lines[2]) == ["BALD", "1", "20", "0/1", "0/1", "10.00", "5"]
+
+
+def test_the_table_fits_a_terminal(written: Path) -> None:
+    lines = headline(summarise(read_results(written))).text().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert all(line.isascii() for line in lines)
+
+
+def test_medians_and_quartiles_count_runs_that_did_not_reach_the_level(small: Path) -> None:
+    summary = summarise(read_results(small))
+    reach = summary.get("BALD", "acquired_to_reach", 0.1)
+    assert reach.values == {0: 20, 1: 10, 2: np.inf}
+    assert reach.quartiles == (15, 20, np.inf)
+    assert (reach.mean, reach.std, reach.reached, reach.repetitions) == (None, None, 2, 3)
+    page = {entry.key: entry for entry in all_tables(summary)}["reach"]
+    assert [cell.text for cell in page.rows[1]][:2] == ["BALD", "20 [15, ∞] (2/3)"]
+
+
+def test_every_number_is_traced_to_the_records(written: Path) -> None:
+    checked = 0
+    names = {run.path.parent.name: arm.label for arm in read_results(written).arms for run in arm.runs}
+    found = {(s["arm"], s["statistic"], s["at"]): s for s in statistics_of(written)}
+    for name, label in names.items():
+        records = [rows_of(written, name, repetition) for repetition in range(3)]
+        for metric in ("test_error", "test_nll", "test_ece"):
+            for point in (100, 200, 500, 1000):
+                values = [next(r[metric] for r in rows if r["labelled"] == 20 + point) for rows in records]
+                entry = found[label, metric, point]
+                assert list(entry["values"].values()) == values
+                assert entry["mean"] == pytest.approx(np.mean(values))
+                assert entry["std"] == pytest.approx(np.std(values, ddof=1))
+                assert (entry["interval_low"], entry["interval_high"]) == pytest.approx((min(values), max(values)))
+                checked += 1
+        for level in (0.1, 0.05, 0.03, 0.02):
+            reached = [[r["labelled"] - 20 for r in rows if r["test_error"] <= level][:1] for rows in records]
+            assert list(found[label, "acquired_to_reach", level]["values"].values()) == [
+                (r or [None])[0] for r in reached
+            ]
+            checked += 1
+        for class_ in range(10):
+            shares = [np.mean([c == class_ for r in rows for c in r["acquired_labels"]]) for rows in records]
+            assert found[label, "class_share", str(class_)]["mean"] == pytest.approx(np.mean(shares))
+            checked += 1
+        seconds = found[label, "seconds", "all"]["values"]
+        assert seconds == pytest.approx({"0": 101 * 1.75, "1": 101 * 2.75, "2": 101 * 3.75})
+    assert checked == 9 * (12 + 4 + 10)
+
+
+class _Cells(HTMLParser):
+    """The texts of each table's cells, by the table's id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, list[str]] = {}
+        self.open = ""
+        self.reading = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.open = str(dict(attrs)["id"])
+            self.tables[self.open] = []
+        self.reading = tag in ("td", "th")
+        if self.reading:
+            self.tables[self.open].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.reading = False
+
+    def handle_data(self, data: str) -> None:
+        if self.reading:
+            self.tables[self.open][-1] += data
+
+
+def test_page_markdown_csv_and_json_hold_the_same_numbers(written: Path) -> None:
+    parser = _Cells()
+    parser.feed((written / "report" / "index.html").read_text())
+    markdown = (written / "report" / "tables.md").read_text()
+    for entry in all_tables(summarise(read_results(written))):
+        cells = [cell.text for row in entry.rows for cell in row]
+        assert parser.tables[f"table-{entry.key}"][len(entry.headers) :] == cells
+        assert entry.markdown() in markdown
+    lines = list(csv.DictReader(io.StringIO((written / "report" / "numbers.csv").read_text())))
+    for line, entry_ in zip(lines, statistics_of(written), strict=True):
+        for key in ("mean", "std", "median", "interval_low"):
+            assert line[key] == ("" if entry_[key] is None else repr(entry_[key]))
+
+
+def test_cited_figures_stand_beside_ours_with_the_difference(written: Path) -> None:
+    summary = summarise(read_results(written))
+    cited = cited_figures()
+    reach = cited_reach_table(summary)
+    assert reach is not None
+    assert len(reach.rows) == 2 * 5  # two levels, five functions; the cited figures are with MC dropout
+    for row in reach.rows:
+        label, level = row[0].text.removesuffix(" %").split(", to ")
+        acquisition = next(name for name, function in ACQUISITION_FUNCTIONS.items() if function.label == label)
+        ours = summary.get(label, "acquired_to_reach", int(level) / 100).quartiles
+        assert ours is not None
+        theirs = cited.acquired_to_reach["paper"][acquisition][int(level) / 100]
+        assert (row[1].order, row[2].order, row[3].order) == (ours[1], theirs, ours[1] - theirs)
+    errors = cited_error_table(summary)
+    assert errors is not None
+    values = [cell.order for cell in [row[3] for row in errors.rows]]
+    assert values == sorted(values, key=float)
+    assert [errors.rows[0][0].text, errors.rows[3][0].text] == ["Ladder (full)", "Variation Ratios"]
+
+
+def test_cited_figures_are_of_the_whole_mnist_only(small: Path) -> None:
+    assert cited_reach_table(summarise(read_results(small))) is not None
+    assert not (cited_reach_table(summarise(read_results(small))) or headline).rows  # type: ignore[union-attr]
+    assert cited_error_table(summarise(read_results(small))) is None
+
+
+def test_cited_figures_name_known_functions_and_sources() -> None:
+    cited = cited_figures()
+    for figures in (cited.acquired_to_reach, cited.acquired_to_reach_std):
+        assert set(figures) <= set(cited.sources)
+        assert all(set(rows) <= set(ACQUISITION_FUNCTIONS) for rows in figures.values())
+    assert set(cited.test_errors) <= set(cited.sources)
+
+
+def test_comparisons_say_that_three_repetitions_are_few(small: Path) -> None:
+    summary = summarise(read_results(small))
+    entry = comparison_table(summary)
+    assert entry is not None
+    # Means at the end: 0.09 and 0.0733, two of three differences positive.
+    comparison = next(c for c in summary.comparisons if c.at == 40)
+    assert comparison.difference == pytest.approx(0.09 - 0.22 / 3)
+    assert [entry.rows[0][0].text, entry.rows[0][1].text] == ["Random minus BALD", "3"]
+    assert "3 repetitions no p-value can be below 0.25" in entry.notes[1]
+    assert "Behind each number stand 3 repetitions." in cautions(summary)
+    assert "in 75 % of cases" in cautions(summary)[1]
+
+
+def test_one_repetition_shows_no_spread_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(), BALD[0])
+    summary = summarise(read_results(tmp_path))
+    assert summary.get("BALD", "test_error", 40).interval is None
+    assert (summary.comparisons, summary.penalty) == ((), None)
+    assert "no interval and no test" in cautions(summary)[1]
+    assert "BALD, 20 (one run)" in findings(summary)[0]
+
+
+def test_missing_and_unfinished_runs_are_named_and_the_rest_is_reported(small: Path) -> None:
+    unfinished = small / "runs" / "bald-MC_dropout=True" / "repetition_2"
+    write_run(small, run_config(repetition=2), BALD[2][:3])
+    (unfinished / "failure.json").write_text(json.dumps({"round": 3, "reason": "the loss became NaN"}))
+    write_run(small, run_config(acquisition="uniform", repetition=3), RANDOM[0])
+    (small / "runs" / "mean_std-MC_dropout=True" / "repetition_0").mkdir(parents=True)
+    results = read_results(small)
+    assert results.missing == (
+        "BALD: repetition 3 is missing.",
+        "BALD, repetition 2: 2 of 4 rounds are there (its last try failed: the loss became NaN).",
+        "runs/mean_std-MC_dropout=True/repetition_0 holds no round yet.",
+    )
+    summary = summarise(results)
+    assert summary.get("BALD", "test_error", 40).values == {0: 0.05, 1: 0.06}
+    assert summary.get("BALD", "acquired_to_reach", 0.1).values == {0: 20, 1: 10, 2: np.inf}
+    assert set(summary.get("BALD", "mean_test_error").values) == {0, 1}
+    assert all_figures(summary)
+
+
+def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bald = small / "runs" / "bald-MC_dropout=True"
+    record = bald / "repetition_0" / "metrics.jsonl"
+    record.write_bytes(record.read_bytes().replace(b'"test_error": 0.06', b'"test_error": 0.01'))
+    (bald / "repetition_1" / "metrics.jsonl").write_bytes(b"\x00\x01 nonsense\n")
+    (bald / "repetition_2" / "provenance.json").write_text("{")
+    (small / "uniform-MC_dropout=True-repetitions.npy").write_bytes(b"no array")
+    np.save(small / "bald-MC_dropout=True-repetitions.npy", np.array([[0.9, 0.9]]))
+    assert main([str(small), "--no_gallery"]) == 1
+    printed = capsys.readouterr()
+    assert "BALD" in printed.out
+    for name in (
+        "repetition_0/metrics.jsonl is damaged: its first 3 rows are used",
+        "repetition_1/metrics.jsonl is damaged: nothing",
+        "repetition_2/provenance.json is damaged",
+        "uniform-MC_dropout=True-repetitions.npy cannot be read",
+        "bald-MC_dropout=True-repetitions.npy does not hold what the records of its runs say",
+    ):
+        assert name in printed.err
+        assert name in (small / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", [{"test_error": None}, {"test_error": "a"}, {"acquired_labels": 3}, {"labelled": []}]
+)
+def test_a_well_chained_record_of_nonsense_is_named(small: Path, change: dict[str, Any]) -> None:
+    path = small / "runs" / "bald-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
+    rows = [
+        {key: value for key, value in json.loads(line).items() if key != "sha256"}
+        for line in path.read_text().splitlines()
+    ]
+    path.write_bytes(chained([*rows[:2], {**rows[2], **change}]))
+    assert "repetition_0/metrics.jsonl cannot be read" in read_results(small).unreadable[0]
+
+
+def test_mixed_configurations_are_told_apart(small: Path) -> None:
+    write_run(small, run_config(acquisition="mean_std", val_size=50), RANDOM[0])
+    results = read_results(small)
+    assert [arm.label for arm in results.arms] == ["Random", "BALD", "Mean STD, val_size=50"]
+    assert any("mixes configurations: some runs have val_size=50" in sentence for sentence in results.missing)
+    assert {c.first for c in summarise(results).comparisons} == {"Random"}  # nothing is paired across configurations
+
+
+def test_an_arm_that_no_registry_knows_is_reported(small: Path) -> None:
+    configuration = {"acquisition": "mbr", "mc_dropout": True, "repetition": 0, "dataset": "two digits"}
+    rows = rows_of(small, "bald-MC_dropout=True", 0)
+    for row in rows:
+        del row["sha256"], row["test_nll"], row["test_ece"]
+    path = small / "runs" / "mbr-MC_dropout=True" / "repetition_0"
+    path.mkdir(parents=True)
+    (path / "metrics.jsonl").write_bytes(chained([{"configuration": configuration}, *rows]))
+    summary = summarise(read_results(small))
+    assert summary.get(summary.results.arms[-1].label, "test_error", 40).values == {0: 0.05}
+    assert error_figure(summary).files
+
+
+def test_folders_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert "holds no run that can be reported" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    with pytest.raises(NoResultsError):
+        read_results(tmp_path)
+
+
+def test_a_result_folder_is_only_read(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
+    write_report(small, tmp_path_factory.mktemp("elsewhere"), with_gallery=False)
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_names_from_result_files_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: all_figures(summary)[:1])
+    evil = "<img src=x onerror=alert(1)>"
+    write_run(tmp_path, run_config(dataset=evil, acquisition=evil), BALD[0])
+    page = write_report(tmp_path, with_gallery=False).page.read_text()
+    assert evil not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert evil not in (tmp_path / "report" / "tables.md").read_text()
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
+def test_what_is_printed(
+    small: Path, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    assert main([str(small), "--no_gallery", "--format", form]) == 0
+    printed = capsys.readouterr()
+    assert "Report: " in printed.err
+    beginnings = {"text": "acquisition function", "markdown": "- Fewest", "csv": "arm,statistic", "json": "{"}
+    assert printed.out.startswith(beginnings[form])
+    if form == "json":
+        assert json.loads(printed.out)["statistics"]
+
+
+@pytest.mark.parametrize("limits", [(2, 50), (1.1, 1.9), (2.1, 4.9), (3.21, 3.29), (11, 14), (0.03, 0.04), (0.001, 90)])
+def test_a_logarithmic_axis_shows_numbers_whatever_its_range(limits: tuple[float, float]) -> None:
+    canvas, axes = plt.subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(*limits)
+    _log_axis(axes)
+    canvas.canvas.draw()
+    low, high = axes.get_ylim()
+    shown = {t.get_text() for t in axes.get_yticklabels() if t.get_text() and low <= t.get_position()[1] <= high}
+    plt.close(canvas)
+    assert len(shown) >= 3
+    assert all(re.fullmatch(r"[\d.]+(e-\d+)?", text) for text in shown)
+
+
+def test_figures_have_words_and_come_out_the_same_twice(small: Path) -> None:
+    summary = summarise(read_results(small))
+    first = all_figures(summary)
+    assert error_figure(summary).files == first[0].files
+    assert all(
+        len(figure.alt) > 40 and {f"{figure.key}.png", f"{figure.key}.svg"} < set(figure.files) for figure in first
+    )
+    assert "Random 9.00 %" in first[0].alt
+
+
+def test_a_figure_names_the_results_that_it_shows(small: Path) -> None:
+    results = read_results(small)
+    picture = Image.open(io.BytesIO(error_figure(summarise(results)).files["test_error.png"]))
+    assert picture.info["Source"] == results.digest
+
+
+def test_every_function_has_a_colour_of_its_own() -> None:
+    assert len({colour(name) for name in ACQUISITION_FUNCTIONS}) == len(ACQUISITION_FUNCTIONS)
+    assert colour("not in the registry").startswith("#")
+
+
+def tiny_data(labels: list[int]) -> Callable[[str, Path | None], ImageData]:
+    images = np.arange(len(labels) * 4, dtype=np.uint8).reshape(-1, 1, 2, 2)
+    array = np.array(labels, dtype=np.int64)
+    return lambda name, data_dir: ImageData(images, array, images, array, 10, 0.5, 0.5)
+
+
+def test_the_gallery_shows_acquired_images_in_order_with_scores(small: Path) -> None:
+    gallery = make_gallery(read_results(small), None, tiny_data([n % 10 for n in range(4000)]))
+    random, bald = gallery.arms
+    record = rows_of(small, "bald-MC_dropout=True", 0)
+    assert [round_.number for round_ in bald.rounds] == [1, 2]
+    shown = bald.rounds[1].images
+    assert [image.train_index for image in shown] == record[2]["acquired_train_index"]
+    assert [image.score for image in shown] == [f"{score:.3g}" for score in record[2]["acquired_scores"]]
+    assert bald.rounds[1].labelled == 30
+    assert all(image.score is None for round_ in random.rounds for image in round_.images)
+
+
+def test_a_gallery_without_its_data_says_why(small: Path) -> None:
+    def fail(name: str, data_dir: Path | None) -> ImageData:
+        raise DataError("no file and no network")
+
+    assert make_gallery(read_results(small), None, fail).reason.endswith("no file and no network")
+    reason = make_gallery(read_results(small), None, tiny_data([0] * 4000)).reason
+    assert "not those of the data set" in reason
+
+
+def test_the_command_on_the_page_computes_the_same_runs(small: Path) -> None:
+    run = read_results(small).runs[0]
+    words = command(run, 3, ["uniform", "bald"], determ=True).split()
+    config = read_flags(words[2:])
+    planned = planned_runs(config, "float32", "cpu")
+    assert len(planned) == 3 * 3
+    assert run.configuration in [one.identity() for one in planned]
+    assert config.rounds == run.rounds
+
+
+def test_the_readme_block_is_replaced_between_its_markers(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    readme = small.parent / "README.md"
+    readme.write_text(f"Before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main([str(small), "--no_gallery", "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text == replace_block(text, readme_block([small], readme))
+    assert text.startswith(f"Before\n{BEGIN}")
+    assert text.endswith(f"{END}\nafter\n")
+    assert f"]({small.name}/report/figures/test_error.png)" in text
+    write_run(small, run_config(repetition=0), [0.5, 0.2, 0.1, 0.06, 0.04])
+    assert text != replace_block(text, readme_block([small], readme))
+
+
+@pytest.mark.parametrize("text", ["nothing", f"{BEGIN}", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
+def test_a_readme_without_both_markers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="once each"):
+        replace_block(text, "")
+
+
+def test_the_readme_and_its_figures_are_up_to_date() -> None:
+    folders, readme = committed_folders(ROOT), ROOT / "README.md"
+    if not folders or not readme.exists():
+        pytest.skip("no results are committed yet, or there is no README to show them")
+    text = readme.read_text()
+    names = " ".join(str(folder.relative_to(ROOT)) for folder in folders)
+    rewrite = f"run `python -m active_learning.report {names} --readme README.md`"
+    assert text == replace_block(text, readme_block(folders, readme)), rewrite
+    for folder in folders:
+        with Image.open(folder / "report" / "figures" / "test_error.png") as picture:
+            assert picture.info["Source"] == read_results(folder).digest, rewrite
+
+
+@pytest.mark.slow
+def test_a_report_of_30_runs_of_100_rounds_takes_less_than_20_seconds(tmp_path: Path) -> None:
+    write_experiment(tmp_path, repetitions=6, rounds=100, determ=False)
+    start = time.process_time()
+    write_report(tmp_path)
+    assert time.process_time() - start < 20
