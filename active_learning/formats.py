@@ -50,7 +50,7 @@ class Table:
 
     def text(self) -> str:
         """Render for a terminal: narrow, and in ASCII as far as the labels are."""
-        rows = [[_plain(cell.text) for cell in row] for row in self.rows]
+        rows = [[plain(cell.text) for cell in row] for row in self.rows]
         align = ("left", *("right" for _ in self.headers[1:]))
         return tabulate(rows, self.headers, tablefmt="simple", colalign=align if rows else None, disable_numparse=True)
 
@@ -169,7 +169,12 @@ def to_json(summary: Summary) -> str:
     return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return a text in ASCII and short words, for a terminal of any kind.
+
+    >>> plain("BALD, deterministic: 3 ± 1")
+    'BALD, determ.: 3 +- 1'
+    """
     return text.replace("±", "+-").replace("∞", "inf").replace(", deterministic", ", determ.")
 
 

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from active_learning.config import ExperimentConfig
-from active_learning.figures import Figure
+from active_learning.drawing import Figure
 from active_learning.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.gallery import Gallery, data_uri
 from active_learning.results import ARM_FIELDS, Arm, Row, Run

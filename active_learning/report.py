@@ -9,6 +9,7 @@ numbers. Result folders are only read.
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from active_learning.config import RunConfig
-from active_learning.figures import all_figures, error_figure, write_figures
-from active_learning.formats import Table, markdown_safe, to_csv, to_json
+from active_learning.drawing import write_figures
+from active_learning.figures import all_figures, error_figure
+from active_learning.formats import Table, markdown_safe, plain, to_csv, to_json
 from active_learning.gallery import Gallery, make_gallery
 from active_learning.page import cautions, findings, render_page
 from active_learning.results import NoResultsError, read_results
@@ -47,7 +49,20 @@ def table(result_dir: Path, runs: Sequence[RunConfig]) -> str:
     except NoResultsError as error:
         return str(error)
     results = results.select({(run.name, run.repetition) for run in runs}, max(run.rounds for run in runs))
-    return "None of these runs has finished a round." if not results.arms else headline(summarise(results)).text()
+    return terminal_text(headline(summarise(results))) if results.arms else "None of these runs has finished a round."
+
+
+def numbers(result_dir: Path, runs: Sequence[RunConfig]) -> str:
+    """Return every number of these runs as JSON, for scripts.
+
+    Raises:
+        NoResultsError: if none of them has finished a round.
+    """
+    results = read_results(result_dir)
+    results = results.select({(run.name, run.repetition) for run in runs}, max(run.rounds for run in runs))
+    if not results.arms:
+        raise NoResultsError("None of these runs has finished a round.")
+    return to_json(summarise(results))
 
 
 def figure(result_dir: Path, runs: Sequence[RunConfig], title: str) -> tuple[Path, Path]:
@@ -177,7 +192,12 @@ def _rendered(summary: Summary, form: Format) -> str:
         return to_csv(summary).rstrip()
     if form == "json":
         return to_json(summary).rstrip()
-    return headline(summary).text() if form == "text" else _markdown(summary, all_tables(summary)).rstrip()
+    return terminal_text(headline(summary)) if form == "text" else _markdown(summary, all_tables(summary)).rstrip()
+
+
+def terminal_text(entry: Table) -> str:
+    """Return a table and its notes for a terminal of 100 columns."""
+    return "\n".join([entry.text(), *(textwrap.fill(plain(note), 100) for note in entry.notes)])
 
 
 def _markdown(summary: Summary, tables: Sequence[Table]) -> str:

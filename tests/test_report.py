@@ -12,17 +12,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.cited_figures import cited_figures
+from active_learning.drawing import colour, log_axis
 from active_learning.experiments import planned_runs
-from active_learning.figures import _log_axis, all_figures, colour, error_figure
+from active_learning.figures import all_figures, error_figure
 from active_learning.flags import read_flags
 from active_learning.gallery import make_gallery
 from active_learning.page import cautions, command, findings
-from active_learning.report import BEGIN, END, committed_folders, main, readme_block, replace_block, table, write_report
+from active_learning.report import (
+    BEGIN,
+    END,
+    committed_folders,
+    figure,
+    main,
+    numbers,
+    readme_block,
+    replace_block,
+    table,
+    terminal_text,
+    write_report,
+)
 from active_learning.results import NoResultsError, read_results
 from active_learning.summary import summarise
 from active_learning.tables import all_tables, cited_error_table, cited_reach_table, comparison_table, headline
@@ -76,14 +89,28 @@ def test_the_table_of_a_small_folder_worked_by_hand(small: Path) -> None:
 
 def test_the_table_is_of_the_runs_asked_for_and_their_rounds_only(small: Path) -> None:
     lines = table(small, [run_config(rounds=2)]).splitlines()
-    assert len(lines) == 3
+    assert lines[3].startswith("to N %")
     assert re.split(r"\s{2,}", lines[2]) == ["BALD", "1", "20", "0/1", "0/1", "10.00", "5"]
 
 
 def test_the_table_fits_a_terminal(written: Path) -> None:
-    lines = headline(summarise(read_results(written))).text().splitlines()
+    lines = terminal_text(headline(summarise(read_results(written)))).splitlines()
     assert max(map(len, lines)) <= 100
     assert all(line.isascii() for line in lines)
+
+
+def test_numbers_for_scripts_are_of_the_runs_asked_for(small: Path) -> None:
+    content = json.loads(numbers(small, [run_config(rounds=2)]))
+    assert {(entry["arm"], entry["repetitions"]) for entry in content["statistics"]} == {("BALD", 1)}
+    with pytest.raises(NoResultsError):
+        numbers(small, [run_config(acquisition="mean_std")])
+    assert table(small, [run_config(acquisition="mean_std")]) == "None of these runs has finished a round."
+
+
+def test_the_figure_at_the_end_of_a_run(small: Path) -> None:
+    png, svg = figure(small, [run_config()], "A title")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in svg.read_bytes()
 
 
 def test_medians_and_quartiles_count_runs_that_did_not_reach_the_level(small: Path) -> None:
@@ -343,14 +370,14 @@ def test_what_is_printed(
 
 @pytest.mark.parametrize("limits", [(2, 50), (1.1, 1.9), (2.1, 4.9), (3.21, 3.29), (11, 14), (0.03, 0.04), (0.001, 90)])
 def test_a_logarithmic_axis_shows_numbers_whatever_its_range(limits: tuple[float, float]) -> None:
-    canvas, axes = plt.subplots()
+    canvas = Figure()
+    axes = canvas.subplots()
     axes.set_yscale("log")
     axes.set_ylim(*limits)
-    _log_axis(axes)
-    canvas.canvas.draw()
+    log_axis(axes)
+    canvas.draw_without_rendering()
     low, high = axes.get_ylim()
     shown = {t.get_text() for t in axes.get_yticklabels() if t.get_text() and low <= t.get_position()[1] <= high}
-    plt.close(canvas)
     assert len(shown) >= 3
     assert all(re.fullmatch(r"[\d.]+(e-\d+)?", text) for text in shown)
 

@@ -1,0 +1,168 @@
+"""How figures are drawn: colours, sizes, axes, curves with bands, heat maps. What they show is in `figures`."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+
+from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning import statistics
+from active_learning.results import Arm
+
+# Okabe and Ito's palette, told apart with every common colour vision; pale yellow is left out, it is lost on white.
+PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+WIDE, NARROW = 8.0, 4.2  # inches; the narrow one fills a phone's width with its letters still legible
+STYLE: Any = {
+    "svg.hashsalt": "report",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure.
+
+    Attributes:
+        key: its file name without suffix.
+        title: one line.
+        alt: what it shows, in words, for those who cannot see it.
+        files: content by file name: KEY.png, KEY.svg, and KEY-narrow.svg.
+    """
+
+    key: str
+    title: str
+    alt: str
+    files: dict[str, bytes] = field(repr=False)
+
+
+def colour(acquisition: str) -> str:
+    """Return an acquisition function's colour, the same in every figure."""
+    known = list(ACQUISITION_FUNCTIONS)
+    if acquisition in known:
+        return PALETTE[known.index(acquisition) % len(PALETTE)]
+    free = PALETTE[len(known) :] or PALETTE
+    return free[sum(acquisition.encode()) % len(free)]
+
+
+def draw_figure(
+    key: str,
+    title: str,
+    alt: str,
+    draw: Callable[[Canvas], None],
+    digest: str,
+    wide: tuple[float, float] = (WIDE, 5.0),
+    narrow: tuple[float, float] = (NARROW, 4.2),
+) -> Figure:
+    """Draw a figure in both widths; its files name the digest of the results that they show."""
+    files = {}
+    # Without a date the same curves give the same bytes.
+    source = {"Source": digest}
+    for size, name, suffixes in ((wide, key, ("png", "svg")), (narrow, f"{key}-narrow", ("svg",))):
+        with mpl.rc_context(STYLE):
+            canvas = Canvas(figsize=size)  # not pyplot's, which would change the backend of a notebook
+            draw(canvas)
+            for suffix in suffixes:
+                buffer = io.BytesIO()
+                metadata = source if suffix == "png" else {**source, "Date": None}
+                canvas.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
+                files[f"{name}.{suffix}"] = buffer.getvalue()
+    return Figure(key, title, alt, files)
+
+
+def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> None:
+    """Draw the mean of each arm over the repetitions that have come so far, in the band of their interval."""
+    for arm in arms:
+        curves_er = factor * arm.curves(metric)
+        whole_er = curves_er[~np.isnan(curves_er).any(axis=1)]
+        part_er = curves_er[np.isnan(curves_er).any(axis=1)]
+        style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": "-" if arm.mc_dropout else (0, (4, 2))}
+        if arm.variant:
+            style["marker"] = "o.xv"[arm.variant % 4]
+        for curve_r in part_er:  # not all of its rounds are there: drawn alone, in no mean
+            axes.plot(arm.acquired_r, curve_r, **style, linewidth=0.8, alpha=0.6)
+        if len(whole_er):
+            label = f"{arm.label} ({len(whole_er)})"
+            axes.plot(arm.acquired_r, whole_er.mean(axis=0), **style, linewidth=1.6, label=label, markevery=0.1)
+        if len(whole_er) > 1:
+            low_r, high_r = statistics.bootstrap_interval(whole_er)
+            axes.fill_between(arm.acquired_r, low_r, high_r, color=style["color"], alpha=0.18, linewidth=0)
+    end = max((int(arm.acquired_r[-1]) for arm in arms), default=1)
+    axes.set_xlim(0, max(end, 1))
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the y axis logarithmic, with at least three plain numbers on it whatever its range."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+        if len(ticks) >= 3:
+            break
+    else:
+        ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def add_legend(axes: Axes) -> None:
+    """Add a legend where falling curves leave room."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", fontsize="small", title="mean (repetitions)", title_fontsize="small")
+
+
+def draw_heat_map(
+    canvas: Canvas,
+    cells: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    palette: str,
+    norm: mpl.colors.Normalize,
+    form: str,
+) -> None:
+    """Draw a matrix with a number in every cell, light on dark fields."""
+    axes = canvas.subplots()
+    axes.grid(visible=False)
+    image = axes.imshow(cells, cmap=palette, norm=norm, aspect="auto")
+    axes.set_xticks(range(len(columns)), wrapped(columns))
+    axes.set_yticks(range(len(rows)), wrapped(rows))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    form_size = "small" if canvas.get_figwidth() > NARROW else "x-small"
+    for row, column in np.ndindex(*cells.shape):
+        red, green, blue, _ = image.cmap(norm(cells[row, column]))
+        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+        text = format(cells[row, column], form)
+        axes.text(column, row, text, ha="center", va="center", fontsize=form_size, color="white" if dark else "black")
+
+
+def wrapped(labels: Iterable[str]) -> list[str]:
+    """Break labels at their commas, so that they leave room for what they label."""
+    return [label.replace(", ", ",\n") for label in labels]
+
+
+def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write every figure's files, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for figure in figures:
+        for name, content in figure.files.items():
+            (folder / name).write_bytes(content)
+            paths.append(folder / name)
+    return paths
