@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 from tqdm import tqdm
 
 from active_learning.config import ExperimentConfig, RunConfig

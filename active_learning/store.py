@@ -328,7 +328,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _make_folder(path: Path) -> None:
     """Make a folder and those above it, each name in its parent put on disk as well."""
-    if not path.is_dir():
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not path.exists():
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
         _sync_folder(path.parent)

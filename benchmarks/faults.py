@@ -8,6 +8,7 @@ of the tries.
 import argparse
 import fnmatch
 import hashlib
+import json
 import math
 import os
 import pickle
@@ -37,6 +38,10 @@ import active_learning.report
 import active_learning.store
 import load_data
 import main as main_module
+from benchmarks import tiny
+
+if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processes of the first
+    load_data.DATASETS["tiny"] = tiny.SPEC
 
 ROUNDS = 5
 FLAGS = (
@@ -83,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=float, default=1.0, help="share of the tries to make (default: 1)")
     parser.add_argument("--only", default="*", help="faults to try, as a pattern such as 'SIG*'")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags = parser.parse_args(argv)
     active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
     active_learning.store._git_commit = lambda: None  # a process of its own each time
@@ -98,9 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 [fault.name, tried, fault.promise, "held" if not reasons else f"{len(reasons)} FAILED", seconds]
             )
             print(*rows[-1], sep=" | ", file=sys.stderr)
-    print(tabulate(rows, ["fault", "tries", "must hold", "result", "seconds"], disable_numparse=True))
-    for line in broken:
-        print(line)
+    headers = ["fault", "tries", "must hold", "result", "seconds"]
+    if flags.json:
+        print(json.dumps([dict(zip(headers, row, strict=True)) for row in rows]))
+    else:
+        print(tabulate(rows, headers, disable_numparse=True))
+    print(*broken, sep="\n", file=sys.stderr)
     return 1 if broken else 0
 
 

@@ -1,6 +1,6 @@
 """main.py with one more data set, `tiny`, whose runs take a fraction of a second: `python -m benchmarks.tiny FLAGS`.
 
-Importing this module registers the data set, also in a Dask worker: `dask worker ADDRESS --preload benchmarks.tiny`.
+A Dask worker knows the data set too, if it is started with `--preload benchmarks.tiny`.
 """
 
 import sys
@@ -28,7 +28,16 @@ def _load(_data_dir: Path) -> ImageData:
     return ImageData(*draw(TRAIN_SIZE), *draw(TEST_SIZE), class_count=CLASSES, pixel_mean=0.5, pixel_std=0.35)
 
 
-DATASETS["tiny"] = DatasetSpec(_load, TRAIN_SIZE, TEST_SIZE, CLASSES, "random patterns, for tests")
+SPEC = DatasetSpec(_load, TRAIN_SIZE, TEST_SIZE, CLASSES, "random patterns, for tests")
+
+
+def dask_setup(_worker: object) -> None:
+    """Be called by a Dask worker that was started with this module as its preload."""
+    DATASETS["tiny"] = SPEC
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processes of the first
+    DATASETS["tiny"] = SPEC
 
 if __name__ == "__main__":
     sys.exit(main())

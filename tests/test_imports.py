@@ -1,0 +1,70 @@
+"""Imports point one way: main -> what users call -> what it is made of -> the leaves."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LEAVES = {"acquisition_functions", "load_data", "cnn_model"}
+FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/*.py")) if path.name != "__init__.py"]
+NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
+
+FORBIDDEN = {
+    "active_learning.loop": {"active_learning.store"},
+    "active_learning.store": {"active_learning.loop", "cnn_model", "torch"},
+    "active_learning.config": {"active_learning", "torch", "numpy"},
+    "active_learning.mbr": {"active_learning", "torch", "cnn_model"},
+    "active_learning.streams": {"active_learning", "torch"},
+    "active_learning.interruption": {"active_learning"},
+    "active_learning.status": {"torch", "active_learning.loop", "active_learning.execution"},
+    "load_data": {"torch"},
+}
+
+
+def imports(path: Path, *, at_the_top: bool = False) -> set[str]:
+    """The modules that a file imports, anywhere or at its top only."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if at_the_top else list(ast.walk(tree))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module} if not submodules & set(NAMES) else submodules & set(NAMES)
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of this project that a file imports."""
+    return imports(path) & set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_forbidden_is_imported(name: str) -> None:
+    forbidden = FORBIDDEN.get(name, set())
+    for module in imports(NAMES[name]):
+        parents = {".".join(module.split(".")[:depth]) for depth in range(1, module.count(".") + 2)}
+        assert not parents & forbidden, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_leaves_import_nothing_of_ours(name: str) -> None:
+    assert not ours(NAMES[name])
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"main"}))
+def test_nothing_imports_main(name: str) -> None:
+    assert "main" not in ours(NAMES[name])
+
+
+def test_imports_have_no_circles() -> None:
+    left = {name: ours(path) for name, path in NAMES.items()}
+    while free := {name for name, needs in left.items() if not needs & set(left)}:
+        left = {name: needs for name, needs in left.items() if name not in free}
+    assert not left, f"these import one another: {left}"
+
+
+def test_main_imports_nothing_slow_at_its_top() -> None:
+    assert not imports(NAMES["main"], at_the_top=True) & {"torch", "numpy", "active_learning.runner"}

@@ -1,0 +1,236 @@
+"""The command line: what it refuses, what it prints, what it leaves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from active_learning.config import ExperimentConfig
+from active_learning.flags import read_flags
+from main import main
+from tests.conftest import EMBEDDED, ROOT, Tiny
+
+BAD_CONFIGS = {
+    "unknown_key.yaml": "epocs: 5",
+    "unknown_value.yaml": "acq_func: entropie",
+    "object.yaml": "lr: !!python/object/apply:os.mkdir ['sprung']",
+    "not_yaml.yaml": "lr: [",
+    "a_list.yaml": "- 1",
+    "empty.yaml": "",
+    "traversal.yaml": "../seed: 3",
+    "nan.yaml": "lr: .nan",
+    "infinite.yaml": "weight_decay: .inf",
+    "wrong_kind.yaml": "epochs: many",
+}
+
+BAD_INPUTS = {
+    "--rounds 1.5": "--rounds '1.5' is not allowed: it takes a whole number, for example 100.",
+    "--lr x": "--lr 'x' is not allowed: it takes a number, for example 0.001.",
+    "--lr nan": "--lr 'nan' is not allowed: it takes a number, for example 0.001.",
+    "--lr 0": "--lr 0.0 is not allowed: it takes a number greater than 0, such as 1e-3.",
+    "--epochs -3": "--epochs -3 is not allowed: it takes a number of at least 1.",
+    "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
+    "--seed -1": "--seed -1 is not allowed: it takes a number of at least 0.",
+    "--weight_decay -1": "--weight_decay -1.0 is not allowed: it takes a number of at least 0.",
+    "--weight_decay tun": "--weight_decay 'tun' is not allowed: it takes a number or tune, for example tune.",
+    "--precision half": "--precision 'half' is not allowed: it takes auto or float32 or bfloat16, for example auto.",
+    "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k.",
+    "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k.",
+    "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
+    "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
+    "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
+    "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
+    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --warm_start, --status stand "
+    "alone, without a value.",
+    "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
+    "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
+    "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
+    "--pool-subset 3": "'pool-subset' is not a setting: did you mean 'pool_subset'?",
+    "--batch 3": "'batch' is not a setting: did you mean 'batch_size'?",
+    "--query 600 --rounds 100": "--query 600 x --rounds 100 = 60000 images are more than the pool of 59880 that mnist "
+    "leaves: lower one of them.",
+    "--val_size 59980": "--val_size 59980 is too large: mnist has 60000 training images, 20 of them labelled at the "
+    "start; at most 59979 can validate.",
+    "--val_size 0": "--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.",
+    "--pool_subset 5": "--pool_subset 5 is smaller than --query 10: score at least as many images as are labelled a "
+    "round, or 0 for the whole pool.",
+    "--scheduler here": "--scheduler 'here' is not an address: write tcp://HOST:PORT.",
+    "--scheduler tcp://h:1 --jobs 2": "--jobs 2 is for runs on this machine, and the workers of --scheduler tcp://h:1 "
+    "are as many as that cluster has: leave one of the two out.",
+    "--result_dir unknown_key.yaml/results": "--result_dir unknown_key.yaml/results cannot be written to (Not a "
+    "directory): name another.",
+    "--result_dir /proc/results": None,
+    "--config missing.yaml": None,
+    "--config unknown_key.yaml": "'epocs' is not a setting: did you mean 'epochs'?",
+    "--config wrong_kind.yaml": "--epochs 'many' is not allowed: it takes a whole number, for example 50.",
+    "--config nan.yaml": "--lr nan is not allowed: it takes a number greater than 0, such as 1e-3.",
+    "--config infinite.yaml": "--weight_decay inf is not allowed: it takes a number of at least 0.",
+    "--config unknown_value.yaml": None,
+    "--config object.yaml": None,
+    "--config not_yaml.yaml": None,
+    "--config a_list.yaml": None,
+    "--config empty.yaml": None,
+    "--config traversal.yaml": None,
+}
+
+CODE = """
+import contextlib, io, json, sys
+from main import main
+answers = {}
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        code = main(command.split())
+    answers[command] = code, stderr.getvalue()
+print(json.dumps({"answers": answers, "loaded": sorted({name.split(".")[0] for name in sys.modules})}))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """All bad inputs given to one process that has loaded nothing else."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name, content in BAD_CONFIGS.items():
+        (folder / name).write_text(content)
+    command = [sys.executable, "-c", CODE, json.dumps(list(BAD_INPUTS))]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=folder, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in folder.iterdir()) == sorted(BAD_CONFIGS)
+    answers: dict[str, object] = json.loads(ended.stdout)
+    return answers
+
+
+@pytest.mark.parametrize("command", BAD_INPUTS)
+def test_bad_input_is_refused_in_one_sentence(refusals: dict[str, dict[str, tuple[int, str]]], command: str) -> None:
+    code, printed = refusals["answers"][command]
+    assert code == 2
+    assert printed.startswith("main.py: error: ")
+    assert printed.count("\n") == 1
+    expected = BAD_INPUTS[command]
+    if expected is not None:
+        assert printed == f"main.py: error: {expected}\n"
+
+
+def test_bad_input_is_refused_before_anything_slow_is_imported(refusals: dict[str, list[str]]) -> None:
+    assert not {"torch", "skorch", "sklearn", "distributed", "matplotlib", "mlxtend"} & set(refusals["loaded"])
+
+
+def test_the_command_of_the_original_program() -> None:
+    command = (
+        "--batch_size 128 --epochs 50 --lr 1e-3 --seed 369 --experiments 3 --dropout_iter 100 --query 10 --acq_func 0 "
+        "--val_size 100 --result_dir result_npy"
+    )
+    config = read_flags(command.split())
+    assert config.acquisitions == ExperimentConfig().acquisitions
+    assert {**vars(config), "acq_func": (0,)} == vars(ExperimentConfig())
+
+
+def test_no_flags_are_the_defaults() -> None:
+    assert read_flags([]) == ExperimentConfig()
+
+
+@pytest.mark.parametrize("text", ["acq_func: bald", "acq_func: 3", "acq_func: [3]", "acq_func: [bald]"])
+def test_one_acquisition_function_in_a_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert read_flags(["--config", str(tmp_path / "config.yaml")]).acquisitions == ("bald",)
+
+
+def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--acq_func", "3", "uniform", "--determ", "--weight_decay", "3.5", "--data_dir", "data", "--lr", "0.01"]
+    with pytest.raises(SystemExit) as ended:
+        main([*flags, "--print_config"])
+    assert ended.value.code in (0, None)
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    assert read_flags(["--config", str(tmp_path / "config.yaml")]) == read_flags(flags)
+
+
+def test_a_flag_after_the_file_wins(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("epochs: 5\nrounds: 7\n")
+    config = read_flags(["--config", str(tmp_path / "config.yaml"), "--rounds", "9"])
+    assert (config.epochs, config.rounds) == (5, 9)
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert all(f"--{name} " in printed or f"--{name}]" in printed for name in vars(ExperimentConfig()))
+
+
+def test_main_is_short_and_light() -> None:
+    assert len((ROOT / "main.py").read_text().splitlines()) <= 80
+
+
+def test_embedded_data_end_to_end(embedded_run: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    folder, ended = embedded_run
+    assert ended.returncode == 0, ended.stderr
+    assert "BALD" in ended.stdout
+    assert str(folder) in ended.stdout
+    assert "Traceback" not in ended.stderr
+    assert {path.name for path in folder.glob("*.npy")} == {
+        f"{name}{what}.npy"
+        for name in ("bald-MC_dropout=True", "bald-MC_dropout=False")
+        for what in ("", "-repetitions")
+    }
+    for path in folder.glob("*-repetitions.npy"):
+        repetitions = np.load(path, allow_pickle=False)
+        mean = np.load(folder / path.name.replace("-repetitions", ""), allow_pickle=False)
+        assert repetitions.shape == (2, 3)
+        assert ((repetitions >= 0) & (repetitions <= 1)).all()
+        np.testing.assert_array_equal(mean, repetitions.mean(axis=0))
+
+
+def test_one_job_gives_the_bytes_of_two(
+    embedded_run: tuple[Path, "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    folder, _ = embedded_run
+    assert main([*EMBEDDED, "--jobs", "1", "--result_dir", str(tmp_path)]) == 0
+    for pattern in ("*.npy", "runs/*/*/*.npy", "runs/*/*/metrics.jsonl"):
+        names = [path.relative_to(tmp_path) for path in sorted(tmp_path.glob(pattern))]
+        assert names == [path.relative_to(folder) for path in sorted(folder.glob(pattern))]
+        assert names
+        assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_failed_run_is_reported_and_tried_again(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--lr", "1e30")
+    for _ in range(2):
+        assert tiny_main(*flags) == 1
+        printed = capsys.readouterr().err
+        assert printed.count("the same command tries it again") == 4
+        assert "bald-MC_dropout=True, repetition 1, failed: the training loss became" in printed
+    assert len(list(tmp_path.rglob("failure.json"))) == 4
+
+
+def test_full_disk_is_told(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("active_learning.store.os.fsync", full)
+    assert tiny_main("--result_dir", tmp_path) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    assert tiny_main("--result_dir", results, "--status") == 0
+    assert "0 done, 0 going, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
+    assert not results.exists()
+    assert tiny_main("--result_dir", results, "--experiments", "1") == 0
+    assert tiny_main("--result_dir", results, "--experiments", "1", "--acq_func", "max_entropy", "--lr", "1e-3") == 0
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
+    capsys.readouterr()
+    assert tiny_main("--result_dir", results, "--status") == 0
+    printed = capsys.readouterr().out
+    assert "2 done, 0 going, 0 failed, 2 to do" in printed
+    assert "Time left: about 0:00:01" in printed
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
