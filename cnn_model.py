@@ -33,6 +33,9 @@ IMAGES_PER_BLOCK = 250
 PASSES_PER_PRODUCT = 10
 """Passes whose kept hidden units are stacked into one matrix product (about 640 of its columns)."""
 
+ROWS_ROUNDED_TO = 32
+"""The rows of such a product are filled up with zeros to a multiple of this."""
+
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda", "mps"]
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -363,10 +366,15 @@ def _group_weights(
     """Return (hidden weight, hidden bias, output weight, output bias) of one group of passes, transposed for addmm."""
     kept_rows = [mask.nonzero().squeeze(1) for mask in masks_th]
     rows = torch.cat(kept_rows)
-    hidden_weight = hidden_weight_hf[rows]
-    for weight, mask in zip(hidden_weight.split([len(kept) for kept in kept_rows]), feature_masks_tf, strict=True):
+    # Zero rows up to a round number: oneDNN makes and keeps a kernel for each shape it meets, megabytes of them.
+    padding = -len(rows) % ROWS_ROUNDED_TO
+    hidden_weight = functional.pad(hidden_weight_hf[rows], (0, 0, 0, padding))
+    for weight, mask in zip(
+        hidden_weight[: len(rows)].split([len(kept) for kept in kept_rows]), feature_masks_tf, strict=True
+    ):
         weight.mul_(mask)
-    output_weight = torch.block_diag(*[output_weight_ch[:, kept] for kept in kept_rows])
-    dtype = hidden_weight_hf.dtype
+    hidden_bias = functional.pad(module.hidden.bias[rows], (0, padding))
+    output_weight = functional.pad(torch.block_diag(*[output_weight_ch[:, kept] for kept in kept_rows]), (0, padding))
     output_bias = module.output.bias.repeat(len(kept_rows))
-    return hidden_weight.T, module.hidden.bias[rows].to(dtype), output_weight.T.to(dtype), output_bias.to(dtype)
+    dtype = hidden_weight_hf.dtype
+    return hidden_weight.T, hidden_bias.to(dtype), output_weight.T.to(dtype), output_bias.to(dtype)

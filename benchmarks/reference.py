@@ -1,5 +1,6 @@
 """The other side of the benchmarks: the paper's network as it is usually written, and the usual ways to use it."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def baal_passes(network: nn.Module, images: Images, passes: int, batch_size: int
     from torch.utils.data import TensorDataset
 
     settings = TrainingArgs(batch_size=batch_size, workers=0, use_cuda=False, replicate_in_memory=replicate)
-    wrapper = ModelWrapper(MCDropoutModule(network), settings)
+    wrapper = ModelWrapper(MCDropoutModule(deepcopy(network)), settings)  # it changes the network it is given
     dataset = TensorDataset(torch.from_numpy(images))
     predictions: npt.NDArray[Any] = wrapper.predict_on_dataset(dataset, iterations=passes, verbose=False)
     return predictions
