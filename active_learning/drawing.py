@@ -121,10 +121,12 @@ def log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def add_legend(axes: Axes) -> None:
-    """Add a legend where falling curves leave room."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="upper right", fontsize="small", title="mean (repetitions)", title_fontsize="small")
+def add_legend(canvas: Canvas, axes: Axes) -> None:
+    """Add the legend of one of its axes below a figure, where it can hide no curve."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = 3 if canvas.get_figwidth() > NARROW else 2
+        canvas.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
 
 
 def draw_heat_map(

@@ -48,7 +48,7 @@ def error_figure(summary: Summary, title: str = "") -> Figure:
         draw_curves(axes, _main_arms(summary), "test_error", 100)
         log_axis(axes)
         axes.set(xlabel="acquired images", ylabel="test error (%)", title=title)
-        add_legend(axes)
+        add_legend(canvas, axes)
 
     return draw_figure(
         "test_error", "Test error against acquired images", _curve_words(summary), draw, summary.results.digest
@@ -63,7 +63,7 @@ def linear_error_figure(summary: Summary) -> Figure:
         draw_curves(axes, _main_arms(summary), "test_error", 100)
         axes.set(xlabel="acquired images", ylabel="test error (%)")
         axes.set_ylim(bottom=0)
-        add_legend(axes)
+        add_legend(canvas, axes)
 
     title = "The same on a linear axis"
     return draw_figure("test_error_linear", title, _curve_words(summary), draw, summary.results.digest)
@@ -84,14 +84,7 @@ def reach_figure(summary: Summary) -> Figure | None:
             _reach_panel(axes, summary, level)
         for axes in panels.flat[len(levels) :]:
             axes.set_visible(False)
-        handles, labels = panels.flat[0].get_legend_handles_labels()
-        canvas.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=3 if canvas.get_figwidth() > NARROW else 2,
-            fontsize="small",
-        )
+        add_legend(canvas, panels.flat[0])
 
     rows = len(_arms(summary))
     words = []
@@ -125,14 +118,7 @@ def calibration_figure(summary: Summary) -> Figure | None:
         draw_curves(right, _main_arms(summary), "test_nll", 1)
         right.set(xlabel="acquired images", ylabel="negative log likelihood (nats)")
         log_axis(right)
-        handles, labels = left.get_legend_handles_labels()
-        canvas.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=3 if canvas.get_figwidth() > NARROW else 2,
-            fontsize="small",
-        )
+        add_legend(canvas, left)
 
     alt = (
         "Expected calibration error and negative log likelihood on the test set against acquired images, a curve a "
@@ -230,7 +216,7 @@ def dropout_figures(summary: Summary) -> Iterator[Figure]:
             draw_curves(axes, pair, "test_error", 100)
             log_axis(axes)
             axes.set(xlabel="acquired images", ylabel="test error (%)")
-            add_legend(axes)
+            add_legend(canvas, axes)
 
         ends = ", ".join(
             f"{a.label} {100 * float(np.nanmean(a.curves()[:, -1])):.2f} %"

@@ -82,7 +82,7 @@ def findings(summary: Summary) -> list[str]:
         reached = [estimate for estimate in found if estimate.reached]
         if not reached:
             sentences.append(f"No run reached {100 * level:.0f} % test error.")
-            continue
+            break
         best = min(reached, key=lambda estimate: (_median(estimate), -estimate.reached))
         sentence = f"Fewest images to {100 * level:.0f} % test error: {best.arm}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
