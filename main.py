@@ -3,9 +3,13 @@
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from active_learning.config import ConfigError, ExperimentConfig
 from active_learning.flags import fail, read_flags
+
+if TYPE_CHECKING:
+    from active_learning.runner import Outcome
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,20 +32,25 @@ def _run(config: ExperimentConfig) -> int:
 
     try:
         outcome = run_experiment(config)
-        from active_learning.report import figure, table
-
-        print(table(config.result_dir, outcome.runs))
-        picture, _ = figure(config.result_dir, outcome.runs, f"Test error on {config.dataset}")
+        if len(outcome.failures) < len(outcome.runs):
+            _print_results(config, outcome)
     except Interrupted as stop:
         return fail(128 + stop.signal_number, "stopped; finished rounds are saved, and the same command goes on.")
     except (DataError, StoreError) as error:
         return fail(1, str(error))
     except OSError as error:
         return fail(1, f"{error}; finished rounds are saved, and the same command goes on once that is mended.")
-    print(f"Curves: {config.result_dir}/*.npy\nFigure: {picture}")
     for run, reason in outcome.failures.items():
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}; the same command tries it again.")
     return 1 if outcome.failures else 0
+
+
+def _print_results(config: ExperimentConfig, outcome: "Outcome") -> None:
+    from active_learning.report import figure, table
+
+    print(table(config.result_dir, outcome.runs))
+    picture, _ = figure(config.result_dir, outcome.runs, f"Test error on {config.dataset}")
+    print(f"Curves: {config.result_dir}/*.npy\nFigure: {picture}")
 
 
 def _print_status(config: ExperimentConfig) -> int:

@@ -29,6 +29,13 @@ from active_learning.store import Row, RunFolder, Weights
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
+RUN_SOURCES = (
+    *("load_data.py", "cnn_model.py", "acquisition_functions.py"),
+    *(
+        f"active_learning/{name}.py"
+        for name in ("config", "streams", "loop", "metrics", "store", "execution", "cluster")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -252,9 +259,8 @@ def _execute_in_memory(job: Job, advance: Advance, check: Callable[[], None]) ->
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return the sha256 of the program's source files: only the same code gives the same bytes."""
-    paths = sorted([*PROGRAM_DIR.glob("*.py"), *PROGRAM_DIR.glob("active_learning/*.py")])
-    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+    """Return the sha256 of the source files that take part in a run: only the same code gives the same bytes."""
+    return hashlib.sha256(b"".join((PROGRAM_DIR / name).read_bytes() for name in RUN_SOURCES)).hexdigest()
 
 
 @contextmanager

@@ -51,7 +51,7 @@ FLAGS = (
 ONE = ("--acq_func", "bald", "--experiments", "1", "--jobs", "1")
 WARM = (*ONE, "--warm_start")
 FOUR = ("--acq_func", "bald", "uniform", "--experiments", "2")
-LONG = (*FOUR, "--epochs", "60")
+LONG = (*FOUR, "--epochs", "20")
 
 NOBODY = 65534
 """A user without rights, for folders that cannot be written to: root can write to all."""
@@ -387,9 +387,9 @@ def two_at_once(folder: Path, number: int) -> None:
 def kill_a_worker(folder: Path, number: int) -> None:
     """Kill one worker process of the embedded cluster while its run goes on."""
     program = Program(folder, *LONG, "--jobs", "2")
-    while program.runs() and not list((folder / "results").rglob("metrics.jsonl")):
+    enough = random.randint(1, 2 * ROUNDS)  # of 4 (ROUNDS + 1) rounds: the worker must have work left
+    while program.runs() and _rounds(folder) < enough:
         time.sleep(0.01)
-    time.sleep(random.uniform(0, undisturbed(*LONG, "--jobs", "1")[1] / 4))
     expect(program.runs(), f"ended too early: {program.text()}")
     children = psutil.Process(program.pid).children()
     workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -398,6 +398,12 @@ def kill_a_worker(folder: Path, number: int) -> None:
     expect(program.wait() == 0, f"exit code {program.code}: {program.text()}")
     names = differing(results(folder), undisturbed(*LONG, "--jobs", "1")[0])
     expect(not names, f"different from --jobs 1: {', '.join(names)}")
+
+
+def _rounds(folder: Path) -> int:
+    """Return how many rounds of all runs are on disk."""
+    records = (folder / "results").rglob("metrics.jsonl")
+    return sum(path.read_bytes().count(b"\n") - 1 for path in records)
 
 
 def kill_the_driver(folder: Path, number: int) -> None:

@@ -1,0 +1,126 @@
+"""An experiment as a whole: what is executed, what is not, and what a folder is extended by."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from active_learning import execution
+from tests.conftest import Tiny
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """The files that must be the same for the same numbers."""
+    patterns = patterns or ("*.npy", "runs/*/*/*.npy", "runs/*/*/metrics.jsonl", "runs/*/*/weights*")
+    return {str(p.relative_to(folder)): p.read_bytes() for pattern in patterns for p in sorted(folder.glob(pattern))}
+
+
+def test_same_seed_same_bytes_and_another_seed_another_curve(tiny_main: Tiny, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert tiny_main("--result_dir", tmp_path / name, "--seed", seed) == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    curves = [np.load(tmp_path / name / "bald-MC_dropout=True.npy") for name in "ac"]
+    assert not np.array_equal(*curves)
+
+
+def test_finished_runs_are_not_executed_again(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path) == 0
+    assert capsys.readouterr().err.count(": finished") == 4
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*/*.json*")}
+    assert tiny_main("--result_dir", tmp_path) == 0
+    assert "finished" not in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("first", [("--experiments", 1, "--acq_func", "bald"), ("--rounds", 1)])
+@pytest.mark.parametrize("also", [(), ("--warm_start",)])
+def test_a_folder_is_extended_to_the_bytes_of_one_go(
+    tiny_main: Tiny, tmp_path: Path, first: tuple[object, ...], also: tuple[str, ...]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path / "extended", *also, *first) == 0
+    assert tiny_main("--result_dir", tmp_path / "extended", *also) == 0
+    assert tiny_main("--result_dir", tmp_path / "at_once", *also) == 0
+    assert contents(tmp_path / "extended") == contents(tmp_path / "at_once")
+
+
+def test_deterministic_arms_are_added(tiny_main: Tiny, tmp_path: Path) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--determ", "--experiments", 1) == 0
+    names = ["bald-MC_dropout=False", "bald-MC_dropout=True", "uniform-MC_dropout=True"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
+
+
+def test_other_numbers_are_refused(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--rounds", 0) == 0
+    capsys.readouterr()
+    assert tiny_main("--result_dir", tmp_path, "--lr", 0.1) == 2
+    assert "(lr is 0.001 there and 0.1 here): set the same values, or name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_and_the_same_command_goes_on(
+    tiny_main: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+) -> None:
+    append = execution.append
+
+    def append_and_signal(*arguments: object) -> None:
+        append(*arguments)  # type: ignore[arg-type]
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "append", append_and_signal)
+        assert tiny_main("--result_dir", tmp_path / "stopped") == code
+    assert signal.getsignal(number) is before
+    assert "stopped; finished rounds are saved, and the same command goes on." in capsys.readouterr().err
+    assert len((next(tmp_path.rglob("metrics.jsonl"))).read_text().splitlines()) == 2  # configuration and round 0
+    for name in ("stopped", "undisturbed"):
+        assert tiny_main("--result_dir", tmp_path / name) == 0
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "undisturbed")
+
+
+def test_one_failed_run_does_not_stop_the_others(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = vars(execution)["active_learning_rounds"]
+
+    def sometimes(run, *arguments):  # type: ignore[no-untyped-def]
+        if run.repetition == 1 and run.acquisition == "bald":
+            raise MemoryError
+        return whole(run, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "active_learning_rounds", sometimes)
+        assert tiny_main("--result_dir", tmp_path / "a") == 1
+    assert "bald-MC_dropout=True, repetition 1, failed: MemoryError; the same" in capsys.readouterr().err
+    assert "Traceback" in next(tmp_path.rglob("failure.json")).read_text()
+    assert tiny_main("--result_dir", tmp_path / "a", "--status") == 0
+    assert "3 done, 0 going, 1 failed, 0 to do" in capsys.readouterr().out
+    assert tiny_main("--result_dir", tmp_path / "a") == 0
+    assert capsys.readouterr().err.count(": finished") == 1
+    assert not list(tmp_path.rglob("failure.json"))
+    assert tiny_main("--result_dir", tmp_path / "b") == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_device_that_is_not_there_is_refused(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--device", "mps") == 2
+    assert "--device mps is not available on this machine" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_does_not_answer(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.cluster.CONNECT_SECONDS", 0.2)
+    assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:1") == 1
+    assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler" in capsys.readouterr().err

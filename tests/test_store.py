@@ -1,0 +1,281 @@
+"""What is on disk: whole after a crash, mended after damage, refused when it belongs to something else."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from active_learning.config import ConfigError, RunConfig
+from active_learning.store import (
+    RunFolder,
+    StoreError,
+    check_result_dir,
+    finished_curves,
+    is_held,
+    locked,
+    write_atomically,
+    write_curves,
+)
+from tests.conftest import ROOT
+
+CONFIG = RunConfig(
+    dataset="mnist",
+    acquisition="bald",
+    mc_dropout=True,
+    repetition=0,
+    seed=369,
+    rounds=3,
+    query=2,
+    pool_subset=2000,
+    val_size=100,
+    batch_size=128,
+    epochs=50,
+    lr=1e-3,
+    dropout_iter=100,
+    weight_decay="tune",
+    warm_start=False,
+    precision="float32",
+    device="cpu",
+    threads=1,
+)
+
+
+def changed(**fields: object) -> RunConfig:
+    """CONFIG with other values."""
+    return RunConfig(**{**vars(CONFIG), **fields})
+
+
+def write_rounds(result_dir: Path, config: RunConfig, count: int) -> RunFolder:
+    """Write the next rounds of a run, of numbers that only depend on repetition and round."""
+    folder = RunFolder(result_dir, config)
+    with folder.locked():
+        folder.load()
+        folder.mend()
+        folder.begin_session({"threads": 1})
+        for round_ in range(len(folder.rounds), count):
+            row = {
+                "round": round_,
+                "acquired_train_index": [2 * round_, 2 * round_ + 1] if round_ else [],
+                "test_error": 1 / (3 + round_ + config.repetition),
+            }
+            weights = {"w": np.full(3, round_, np.float32)} if config.warm_start else None
+            folder.append(row, {"fit": 0.5}, weights)
+    return folder
+
+
+def reread(result_dir: Path, config: RunConfig = CONFIG) -> RunFolder:
+    folder = RunFolder(result_dir, config)
+    folder.load()
+    return folder
+
+
+def test_rounds_are_read_back(tmp_path: Path) -> None:
+    written = write_rounds(tmp_path, CONFIG, 4)
+    folder = reread(tmp_path)
+    assert folder.rounds == written.rounds
+    assert folder.seconds == [{"round": round_, "fit": 0.5} for round_ in range(4)]
+    assert folder.finished
+    assert not folder.going
+    np.testing.assert_array_equal(np.load(folder.path / "acquired.npy"), [[2, 3], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(np.load(folder.path / "test_error.npy"), [1 / 3, 1 / 4, 1 / 5, 1 / 6])
+
+
+def test_file_names(tmp_path: Path) -> None:
+    write_rounds(tmp_path, changed(mc_dropout=False), 4)
+    write_curves(tmp_path, "bald-MC_dropout=False", 3)
+    assert (tmp_path / "bald-MC_dropout=False.npy").exists()
+    assert (tmp_path / "bald-MC_dropout=False-repetitions.npy").exists()
+    assert (tmp_path / "runs" / "bald-MC_dropout=False" / "repetition_0" / "metrics.jsonl").exists()
+
+
+def test_curves_are_the_mean_over_finished_repetitions(tmp_path: Path) -> None:
+    for repetition, count in ((0, 4), (1, 6), (2, 2)):
+        write_rounds(tmp_path, changed(repetition=repetition), count)
+    write_curves(tmp_path, CONFIG.name, 3)
+    repetitions = np.load(tmp_path / f"{CONFIG.name}-repetitions.npy")
+    np.testing.assert_array_equal(repetitions, [[1 / 3, 1 / 4, 1 / 5, 1 / 6], [1 / 4, 1 / 5, 1 / 6, 1 / 7]])
+    np.testing.assert_array_equal(np.load(tmp_path / f"{CONFIG.name}.npy"), repetitions.mean(axis=0))
+
+
+def test_no_finished_repetition_gives_no_curve(tmp_path: Path) -> None:
+    write_rounds(tmp_path, CONFIG, 2)
+    assert write_curves(tmp_path, CONFIG.name, 3) is None
+    assert finished_curves(tmp_path, CONFIG.name, 3) == {}
+    assert not list(tmp_path.glob("*.npy"))
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_any_flipped_bit_and_any_cut_of_the_record_leaves_whole_rounds(tmp_path: Path, warm_start: bool) -> None:
+    config = changed(warm_start=warm_start, rounds=5)
+    path = write_rounds(tmp_path, config, 4).path / "metrics.jsonl"
+    whole, rounds = path.read_bytes(), reread(tmp_path, config).rounds
+    draw = random.Random(0)
+    for number in range(300):
+        broken = bytearray(whole)
+        if number % 2:
+            broken[draw.randrange(len(broken))] ^= 1 << draw.randrange(8)
+        else:
+            del broken[draw.randrange(len(broken)) :]
+        path.write_bytes(broken)
+        found = reread(tmp_path, config).rounds
+        assert found == rounds[: len(found)]
+        assert len(found) < 4
+
+
+def test_lines_in_another_order_are_damage(tmp_path: Path) -> None:
+    path = write_rounds(tmp_path, CONFIG, 4).path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[3], lines[2], lines[4]]))
+    assert len(reread(tmp_path).rounds) == 1
+
+
+def test_reading_writes_nothing_and_mending_keeps_the_damaged_file(tmp_path: Path) -> None:
+    path = write_rounds(tmp_path, CONFIG, 4).path / "metrics.jsonl"
+    damaged = path.read_bytes()[:-5]
+    path.write_bytes(damaged)
+    (path.parent / "test_error.npy").unlink()
+    folder = reread(tmp_path)
+    assert path.read_bytes() == damaged
+    assert not (path.parent / "test_error.npy").exists()
+    folder.mend()
+    assert (path.parent / "metrics.jsonl.damaged").read_bytes() == damaged
+    assert len(np.load(path.parent / "test_error.npy")) == 3
+    assert reread(tmp_path).rounds == folder.rounds
+
+
+def test_mending_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    config = changed(warm_start=True)
+    folder = write_rounds(tmp_path, config, 3)
+    before = sorted(folder.path.iterdir())
+    (folder.path / "failure.json.tmp").touch()
+    (folder.path / "weights-1.safetensors").touch()
+    folder.mend()
+    assert sorted(folder.path.iterdir()) == before
+
+
+def test_weights_of_the_last_round(tmp_path: Path) -> None:
+    config = changed(warm_start=True)
+    folder = write_rounds(tmp_path, config, 3)
+    assert [path.name for path in folder.path.glob("weights*")] == ["weights-2.safetensors"]
+    weights = reread(tmp_path, config).weights()
+    assert weights is not None
+    np.testing.assert_array_equal(weights["w"], [2, 2, 2])
+    (folder.path / "weights-2.safetensors").write_bytes(b"no weights")
+    assert reread(tmp_path, config).rounds == []  # begins again
+    write_rounds(tmp_path, config, 4)
+    (folder.path / "weights-3.safetensors").unlink()
+    assert reread(tmp_path, config).finished  # a finished run needs none
+
+
+def test_a_failure_is_recorded_and_forgotten_by_the_next_session(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 2)
+    assert folder.failure() is None
+    folder.fail("no luck", "Traceback")
+    assert folder.failure() == "no luck"
+    content = (folder.path / "failure.json").read_text()
+    (folder.path / "failure.json").write_text(content.replace("luck", "duck"))
+    assert folder.failure() == "for a reason that can no longer be read"
+    folder.begin_session({})
+    assert folder.failure() is None
+
+
+def test_sessions_and_their_events(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 2)
+    folder.note("out of memory: 100 images a block")
+    write_rounds(tmp_path, CONFIG, 3)
+    path = folder.path / "provenance.json"
+    event = {"round": 2, "event": "out of memory: 100 images a block"}
+    first = {"first_round": 0, "threads": 1, "events": [event]}
+    assert json.loads(path.read_text())["sessions"] == [first, {"first_round": 2, "threads": 1}]
+    path.write_text(path.read_text().replace("100", "900"))
+    folder.begin_session({"threads": 1})
+    assert json.loads(path.read_text())["sessions"] == [{"first_round": 2, "threads": 1}]
+    assert "900" in (folder.path / "provenance.json.damaged").read_text()
+
+
+def test_provenance_without_a_seal_is_kept(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 1)
+    path = folder.path / "provenance.json"
+    path.write_text('{"sessions": [{"first_round": 0}]}')  # as the first version wrote it
+    folder.begin_session({})
+    assert len(json.loads(path.read_text())["sessions"]) == 2
+    assert not (folder.path / "provenance.json.damaged").exists()
+
+
+def test_a_folder_of_other_numbers_is_refused_by_the_fields_that_differ(tmp_path: Path) -> None:
+    write_rounds(tmp_path, CONFIG, 1)
+    check_result_dir(tmp_path, [changed(acquisition="uniform", repetition=4, rounds=50)])
+    with pytest.raises(ConfigError) as refused:
+        check_result_dir(tmp_path, [changed(seed=1, lr=0.1)])
+    assert str(refused.value) == (
+        f"--result_dir {tmp_path} holds runs of another configuration (seed is 369 there and 1 here, lr is 0.001 there "
+        "and 0.1 here): set the same values, or name another folder."
+    )
+    with pytest.raises(StoreError, match="another configuration"):
+        reread(tmp_path, changed(seed=1))
+    assert len(RunFolder(tmp_path, changed(seed=1)).load(any_configuration=True)) == 1
+
+
+def test_atomic_write_leaves_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomically(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in path.parent.iterdir()] == ["file"]
+
+
+HOLD = "import sys; from active_learning.store import locked; from pathlib import Path\n"
+HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_held_folder_says_who_holds_it_and_kill_frees_it(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert is_held(tmp_path / ".lock")
+        with pytest.raises(StoreError, match=f"is in use by process {other.pid} on "), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    assert not is_held(tmp_path / ".lock")
+    with locked(tmp_path) as holder:
+        assert (tmp_path / ".lock_holder").read_text() == holder
+    assert not (tmp_path / ".lock_holder").exists()
+
+
+def test_a_run_waits_for_the_process_that_executes_it(tmp_path: Path) -> None:
+    class GiveUpError(Exception):
+        pass
+
+    def check() -> None:
+        raise GiveUpError
+
+    folder = RunFolder(tmp_path, CONFIG)
+    with folder.locked():
+        assert folder.going
+        with pytest.raises(GiveUpError), RunFolder(tmp_path, CONFIG).locked(check):
+            pass
+    assert not folder.going
+
+
+def test_what_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match=r"file/results cannot be written to \(Not a directory\)"),
+        locked(tmp_path / "file" / "results"),
+    ):
+        pass
