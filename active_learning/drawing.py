@@ -108,12 +108,9 @@ def log_axis(axes: Axes) -> None:
     """Make the y axis logarithmic, with at least three plain numbers on it whatever its range."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) >= 3:
-            break
-    else:
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5) if low <= step * 10.0**decade <= high]
+    if len(ticks) < 3:
         ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))

@@ -21,6 +21,7 @@ from active_learning.drawing import colour, log_axis
 from active_learning.experiments import planned_runs
 from active_learning.figures import all_figures, error_figure
 from active_learning.flags import read_flags
+from active_learning.formats import number_cell
 from active_learning.gallery import make_gallery
 from active_learning.page import cautions, command, findings
 from active_learning.report import (
@@ -430,14 +431,32 @@ def test_a_gallery_without_its_data_says_why(small: Path) -> None:
     assert "not those of the data set" in reason
 
 
-def test_the_command_on_the_page_computes_the_same_runs(small: Path) -> None:
-    run = read_results(small).runs[0]
-    words = command(run, 3, ["uniform", "bald"], determ=True).split()
-    config = read_flags(words[2:])
+def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
+    changed = {"val_size": 50, "epochs": 7, "lr": 0.01, "weight_decay": 2.5, "warm_start": True, "pool_subset": 0}
+    write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
+    run = read_results(tmp_path).runs[0]
+    config = read_flags(command(run, 3, ["uniform", "bald"], determ=True).split()[2:])
     planned = planned_runs(config, "float32", "cpu")
     assert len(planned) == 3 * 3
     assert run.configuration in [one.identity() for one in planned]
     assert config.rounds == run.rounds
+
+
+def test_a_shorter_curve_has_no_mean_to_compare(small: Path) -> None:
+    write_run(small, run_config(acquisition="mean_std"), RANDOM[0][:3])
+    assert not summarise(read_results(small)).get("Mean STD", "mean_test_error").values
+
+
+def test_the_digest_follows_the_records(small: Path) -> None:
+    before = read_results(small).digest
+    assert read_results(small).digest == before
+    write_run(small, run_config(repetition=0), [0.5, 0.2, 0.1, 0.06, 0.04])
+    assert read_results(small).digest != before
+
+
+def test_a_number_that_is_infinite_is_shown_as_such() -> None:
+    assert (number_cell(np.inf, 0).text, number_cell(1234.5, 1).text) == ("∞", "1,234.5")
+    assert (number_cell(np.inf, 0).sort_key, number_cell(2, 0).sort_key) == ("Infinity", "2.0")
 
 
 def test_the_readme_block_is_replaced_between_its_markers(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
