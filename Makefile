@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench faults experiment_1
+.PHONY: run test lint bench faults experiment_1 readme
 
 # The main job on the embedded digits: about three minutes on two cores.
 run: $(VENV)/run
@@ -28,6 +28,10 @@ faults: $(VENV)/dev
 
 experiment_1: $(VENV)/run
 	$(PYTHON) main.py $(DATA_DIR) --experiments 1 --result_dir result_npy/experiment_1
+
+# The README's table and figure, from the committed results.
+readme: $(VENV)/run
+	$(PYTHON) -m active_learning.report $(sort $(wildcard result_npy/experiment_*)) $(DATA_DIR) --readme README.md
 
 $(VENV)/run: requirements.txt
 	python3 -m venv $(VENV)
