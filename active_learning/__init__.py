@@ -1,13 +1,13 @@
 """Deep Bayesian active learning: one run, many runs, what they leave on disk and what is read from it.
 
 Reading order:
-    config       what a user may set, and what decides the numbers of one run
-    streams      the random streams, by (seed, repetition, round, purpose)
-    loop         one run: fit, test, score, select, label
-    metrics      test error, likelihood, calibration
-    mbr          Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
-    store        everything on disk
-    experiments  which runs an experiment asks for
-    runner       skip, resume and spread runs over processes
-    report       curves to tables and figures
+    config        what a user may set, and what decides the numbers of one run; flags: the command line made from it
+    streams       the random streams, by (seed, repetition, round, purpose)
+    loop          one run: fit, test, score, select, label; metrics: error, likelihood, calibration
+    mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
+    store         everything on disk
+    experiments   which runs an experiment asks for
+    runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers
+    interruption  SIGINT and SIGTERM; status: what a result folder holds
+    report        curves to statistics, tables, figures and one page
 """

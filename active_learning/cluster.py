@@ -27,6 +27,8 @@ from active_learning.loop import RoundResult
 from active_learning.store import Row, RunFolder, Weights
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
+TASK = "deep-bayesian-active-learning-run"
+"""The kind of task a run is to Dask, which learns from the first how long the others may take."""
 CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
 RUN_SOURCES = (
@@ -68,6 +70,8 @@ def embedded_cluster(workers: int) -> Iterator[Client]:
     settings = {
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.scheduler.http.routes": [],
+        # Dask assigns tasks early, and an idle worker takes over only those whose time is known to be worth it.
+        "distributed.scheduler.default-task-durations": {TASK: "1h"},
         # In place of Dask's own, which has the allocator give every large block back at once: a fit then spends a third
         # of its time on page faults. A run sets its threads itself.
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1},
@@ -142,7 +146,7 @@ def execute_on_cluster(
             execute_job,
             _job(run, result_dir, holder, data_dir),
             pure=False,
-            key=f"{run.name}-{run.repetition}-{holder}",
+            key=(TASK, run.name, run.repetition, holder),
             priority=-position,
         ): run
         for position, run in enumerate(runs)

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import ROOT
 
 LEAVES = {"acquisition_functions", "load_data", "cnn_model"}
-FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/*.py")) if path.name != "__init__.py"]
+FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")) if path.name != "__init__.py"]
 NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
 
 FORBIDDEN = {

@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     labels = np.arange(4000, dtype=np.int64) % 10
     data = ImageData(images, labels, images[:1], labels[:1], 10, 0.5, 0.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("active_learning.gallery.load_data", lambda name, data_dir: data)
+        patch.setattr("active_learning.report.gallery.load_data", lambda name, data_dir: data)
         return write_report(folder).page.as_uri()
 
 

@@ -16,14 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.cited_figures import cited_figures
-from active_learning.drawing import colour, log_axis
 from active_learning.experiments import planned_runs
-from active_learning.figures import all_figures, error_figure
 from active_learning.flags import read_flags
-from active_learning.formats import number_cell
-from active_learning.gallery import make_gallery
-from active_learning.page import cautions, command, findings
 from active_learning.report import (
     BEGIN,
     END,
@@ -37,9 +31,15 @@ from active_learning.report import (
     terminal_text,
     write_report,
 )
-from active_learning.results import NoResultsError, read_results
-from active_learning.summary import summarise
-from active_learning.tables import all_tables, cited_error_table, cited_reach_table, comparison_table, headline
+from active_learning.report.cited_figures import cited_figures
+from active_learning.report.drawing import colour, log_axis
+from active_learning.report.figures import all_figures, error_figure
+from active_learning.report.formats import number_cell
+from active_learning.report.gallery import make_gallery
+from active_learning.report.page import cautions, command, findings
+from active_learning.report.results import NoResultsError, read_results
+from active_learning.report.summary import summarise
+from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_table, headline
 from load_data import DataError, ImageData
 from tests.result_folders import chained, run_config, write_experiment, write_run
 

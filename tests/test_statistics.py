@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from active_learning.statistics import (
+from active_learning.report.statistics import (
     acquired_to_reach,
     balance,
     bootstrap_interval,

@@ -13,12 +13,12 @@ import jinja2
 from markupsafe import Markup
 
 from active_learning.config import ExperimentConfig
-from active_learning.drawing import Figure
-from active_learning.formats import NOTHING, Table, number_cell, text_cell
-from active_learning.gallery import Gallery, data_uri
-from active_learning.results import ARM_FIELDS, Arm, Row, Run
-from active_learning.statistics import repetitions_needed
-from active_learning.summary import REACH, Estimate, Summary
+from active_learning.report.drawing import Figure
+from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
+from active_learning.report.gallery import Gallery, data_uri
+from active_learning.report.results import ARM_FIELDS, Arm, Row, Run
+from active_learning.report.statistics import repetitions_needed
+from active_learning.report.summary import REACH, Estimate, Summary
 
 TEMPLATES = Path(__file__).with_name("templates")
 BAND = (

@@ -9,8 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from active_learning.cited_figures import cited_figures
-from active_learning.summary import UNITS, Estimate, Summary
+from active_learning.report.cited_figures import cited_figures
+from active_learning.report.summary import UNITS, Estimate, Summary
 
 NOTHING = "-"
 

@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from active_learning import statistics
-from active_learning.results import METRICS, Arm, Results
+from active_learning.report import statistics
+from active_learning.report.results import METRICS, Arm, Results
 
 ERROR_LEVELS = (0.10, 0.05, 0.03, 0.02)
 EXTRA_LEVEL = 0.01  # shown when a repetition reached it: two digits are told apart better than ten

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
-from active_learning.cited_figures import Source, cited_figures
-from active_learning.formats import (
+from active_learning.report.cited_figures import Source, cited_figures
+from active_learning.report.formats import (
     NOTHING,
     Cell,
     Table,
@@ -18,9 +18,14 @@ from active_learning.formats import (
     signed_cell,
     text_cell,
 )
-from active_learning.results import Arm
-from active_learning.statistics import BOOTSTRAP_RESAMPLES, SIGNIFICANCE, repetitions_needed, smallest_permutation_p
-from active_learning.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Estimate, Summary
+from active_learning.report.results import Arm
+from active_learning.report.statistics import (
+    BOOTSTRAP_RESAMPLES,
+    SIGNIFICANCE,
+    repetitions_needed,
+    smallest_permutation_p,
+)
+from active_learning.report.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Estimate, Summary
 
 
 def all_tables(summary: Summary) -> list[Table]:

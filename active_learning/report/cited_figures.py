@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from active_learning.results import Arm
+from active_learning.report.results import Arm
 
 DATA_FILE = Path(__file__).with_name("cited_figures.yaml")
 

@@ -18,14 +18,14 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from active_learning.config import RunConfig
-from active_learning.drawing import write_figures
-from active_learning.figures import all_figures, error_figure
-from active_learning.formats import Table, markdown_safe, plain, to_csv, to_json
-from active_learning.gallery import Gallery, make_gallery
-from active_learning.page import cautions, findings, render_page
-from active_learning.results import NoResultsError, read_results
-from active_learning.summary import Summary, summarise
-from active_learning.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
+from active_learning.report.drawing import write_figures
+from active_learning.report.figures import all_figures, error_figure
+from active_learning.report.formats import Table, markdown_safe, plain, to_csv, to_json
+from active_learning.report.gallery import Gallery, make_gallery
+from active_learning.report.page import cautions, findings, render_page
+from active_learning.report.results import NoResultsError, read_results
+from active_learning.report.summary import Summary, summarise
+from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
 
 REPORT_FOLDER = "report"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -213,7 +213,3 @@ def _markdown(summary: Summary, tables: Sequence[Table]) -> str:
 def _fail(code: int, sentence: str) -> int:
     print(f"report: error: {sentence}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

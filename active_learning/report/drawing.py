@@ -13,8 +13,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning import statistics
-from active_learning.results import Arm
+from active_learning.report import statistics
+from active_learning.report.results import Arm
 
 # Okabe and Ito's palette, told apart with every common colour vision; pale yellow is left out, it is lost on white.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
 
-from active_learning.cited_figures import cited_figures
-from active_learning.drawing import (
+from active_learning.report.cited_figures import cited_figures
+from active_learning.report.drawing import (
     NARROW,
     WIDE,
     Figure,
@@ -20,8 +20,8 @@ from active_learning.drawing import (
     log_axis,
     wrapped,
 )
-from active_learning.results import Arm
-from active_learning.summary import REACH, SHARE, Summary
+from active_learning.report.results import Arm
+from active_learning.report.summary import REACH, SHARE, Summary
 
 MARKERS = {"paper": ("D", "none"), "reimplementation": ("s", "none"), "careful_rerun": ("^", "none")}
 

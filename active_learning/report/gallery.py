@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.results import Arm, Results, Run
+from active_learning.report.results import Arm, Results, Run
 from load_data import DataError, ImageData, load_data
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)

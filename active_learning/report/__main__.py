@@ -1,0 +1,7 @@
+"""The report's command line: `python -m active_learning.report RESULT_DIR`."""
+
+import sys
+
+from active_learning.report import main
+
+sys.exit(main())
