@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench faults experiment_1 readme
+.PHONY: run test lint bench faults experiment_1 precision readme
 
 # The main job on the embedded digits: about three minutes on two cores.
 run: $(VENV)/run
@@ -28,6 +28,13 @@ faults: $(VENV)/dev
 
 experiment_1: $(VENV)/run
 	$(PYTHON) main.py $(DATA_DIR) --experiments 1 --result_dir result_npy/experiment_1
+
+# The same runs trained in each precision, which the benchmarks and a test compare.
+precision: $(VENV)/run
+	for precision in bfloat16 float32; do \
+		$(PYTHON) main.py --dataset mnist_5k --acq_func var_ratios --rounds 30 --weight_decay 3.5 \
+			--precision $$precision --result_dir result_npy/precision/$$precision || exit; \
+	done
 
 # The README's table and figure, from the committed results.
 readme: $(VENV)/run

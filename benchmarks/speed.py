@@ -55,6 +55,7 @@ SUBSET = 2_000
 POOL = 59_880
 BATCH_SIZE = 128
 EPOCHS = 50
+RESULTS = Path(__file__).parent.parent / "result_npy"
 
 
 @dataclass
@@ -186,6 +187,33 @@ def bench_agreement(bench: Bench, auto: BayesianCNNClassifier, full: BayesianCNN
     errors = [float((p.argmax(1) != labels).double().mean()) for p in probs]
     bench.note("max_abs_probability_difference", float((probs[0] - probs[1]).abs().max()), "auto against float32")
     bench.note("test_error_difference", abs(errors[0] - errors[1]), "fraction, auto against float32")
+
+
+def precision_pairs(results: Path = RESULTS / "precision") -> dict[str, tuple[float, float]]:
+    """Compare the committed runs that were trained in each precision, seed by seed (`make precision`).
+
+    Returns:
+        For the error averaged over the rounds, and at the last round: the mean difference bfloat16 - float32 over the
+        seeds, and the larger of the two standard deviations over seeds, both fractions. Empty where there are no runs.
+    """
+    paths = [
+        results / precision / "var_ratios-MC_dropout=True-repetitions.npy" for precision in ("bfloat16", "float32")
+    ]
+    if not all(path.exists() for path in paths):
+        return {}
+    half_er, full_er = (np.load(path, allow_pickle=False) for path in paths)
+    summaries = {"mean": (half_er.mean(axis=1), full_er.mean(axis=1)), "last": (half_er[:, -1], full_er[:, -1])}
+    return {
+        name: (float((half - full).mean()), float(max(half.std(ddof=1), full.std(ddof=1))))
+        for name, (half, full) in summaries.items()
+    }
+
+
+def bench_precision_pairs(bench: Bench) -> None:
+    """What training in bfloat16 does to the curve, from committed results."""
+    for name, (difference, spread) in precision_pairs().items():
+        bench.note(f"precision_{name}_error_difference", difference, "bfloat16 - float32, mean of 3 paired seeds")
+        bench.note(f"precision_{name}_error_spread", spread, "standard deviation of the same error over seeds")
 
 
 def bench_fit(bench: Bench) -> None:
@@ -368,6 +396,7 @@ def main(
     precisions: list[Precision] = list(dict.fromkeys([bench.precision, "float32"]))
     nets = {precision: bench.classifier(precision, 10).fit(*bench.labelled(1020)) for precision in precisions}
     bench_inference(bench, nets)
+    bench_precision_pairs(bench)
     bench_fit(bench)
     bench_round(bench)
     bench_growth(bench, nets[bench.precision])
