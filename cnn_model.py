@@ -185,6 +185,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         fit_seed: seed of the next fit: weights, batches and training masks.
         precision: float32, or bfloat16 through autocast.
         check: called before each training step and inference block; what it raises ends the work.
+        note: told in a sentence when memory ran out and inference goes on with smaller blocks.
         **kwargs: skorch's own settings.
     """
 
@@ -196,12 +197,14 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         fit_seed: int = 0,
         precision: Precision = "float32",
         check: Callable[[], None] | None = None,
+        note: Callable[[str], None] | None = None,
         **kwargs: Any,
     ) -> None:
         self.weight_decay = weight_decay
         self.fit_seed = fit_seed
         self.precision = precision
         self.check = check
+        self.note = note
         defaults: dict[str, Any] = {
             "criterion": nn.CrossEntropyLoss,
             "optimizer": torch.optim.Adam,
@@ -287,11 +290,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         block_size: int = IMAGES_PER_BLOCK,
     ) -> Iterator[Tensor]:
         """Yield the class probabilities (1, B, C) of the network used without dropout: one pass, nothing dropped."""
-        module: BayesianCNN = self.module_
-        module.eval()
-        with torch.inference_mode(), self._autocast():
-            for block in self._image_blocks(images, rows, block_size):
-                yield functional.softmax(module(block).float(), dim=-1)[None]
+        yield from self._computed(images, rows, block_size, lambda block: self.module_(block).float().softmax(-1)[None])
 
     def _blocks(
         self,
@@ -303,25 +302,44 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ) -> Iterator[Tensor]:
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
-        module.eval()
         head = _StochasticHead(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
-        with torch.inference_mode():
-            for block in self._image_blocks(images, rows, block_size):
-                with self._autocast():
-                    features_bf = module.features(block)
-                yield head.class_probabilities(features_bf)
+        return self._computed(images, rows, block_size, lambda block: head.class_probabilities(module.features(block)))
 
-    def _image_blocks(
-        self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64] | None, block_size: int
+    def _computed(
+        self,
+        images: npt.NDArray[np.uint8],
+        rows: npt.NDArray[np.int64] | None,
+        block_size: int,
+        compute: Callable[[Tensor], Tensor],
     ) -> Iterator[Tensor]:
+        """Yield what `compute` makes of each block; where memory runs out, go on with blocks of half the size."""
+        self.module_.eval()
         rows = np.arange(len(images)) if rows is None else rows
-        for start in range(0, len(rows), block_size):
+        start = 0
+        while start < len(rows):
             if self.check is not None:
                 self.check()
-            yield torch.from_numpy(images[rows[start : start + block_size]]).to(self.device)
+            block = torch.from_numpy(images[rows[start : start + block_size]]).to(self.device)
+            try:
+                with torch.inference_mode(), self._autocast():
+                    computed = compute(block)
+            except (MemoryError, RuntimeError) as error:
+                if block_size == 1 or not _is_out_of_memory(error):
+                    raise
+                block_size //= 2
+                if self.note is not None:
+                    self.note(f"out of memory: inference goes on with blocks of {block_size} images")
+                continue
+            yield computed
+            start += len(block)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed; on the CPU torch says so in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 class _StochasticHead:

@@ -56,7 +56,7 @@ def execute_in_folder(
                     append(folder, result)
                     advance(run, result.round, result.test_error)
 
-                execute(run, finished, weights, data_dir, save, check)
+                execute(run, finished, weights, data_dir, save, check, folder.note)
     except Exception as error:
         # Whatever it was, other runs may do better; the traceback is kept for whoever has to find out.
         reason = describe(error)
@@ -73,6 +73,7 @@ def execute(
     data_dir: Path | None,
     save: Callable[[RoundResult], None],
     check: Check | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> None:
     """Hand the rounds after the finished ones to `save`, one by one.
 
@@ -83,13 +84,15 @@ def execute(
         data_dir: where the data set is.
         save: takes each round's result.
         check: called at each batch; what it raises ends the run.
+        note: told of what happened on the way, such as a lack of memory.
 
     Raises:
         Exception: whatever makes the run fail.
     """
     data = load_cached(run.dataset, data_dir)
     with _torch_threads(run.threads):
-        for result in active_learning_rounds(run, data, [_round_result(row) for row in finished], weights, check):
+        rounds = [_round_result(row) for row in finished]
+        for result in active_learning_rounds(run, data, rounds, weights, check, note):
             save(result)
 
 

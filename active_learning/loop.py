@@ -70,6 +70,7 @@ def active_learning_rounds(
     finished: Sequence[RoundResult] = (),
     weights: Weights | None = None,
     check: Callable[[], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[RoundResult]:
     """Yield the results of the rounds after the finished ones, up to round `config.rounds`.
 
@@ -79,11 +80,12 @@ def active_learning_rounds(
         finished: results of rounds 0, 1, ... of the same run; only acquired images and weight decay are read.
         weights: the weights after the last finished round, needed with `warm_start` only.
         check: called before each training step and inference block; what it raises ends the run.
+        note: told in a sentence of what happened to the run and left its numbers alone, such as a lack of memory.
 
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite.
     """
-    run = _Run(config, data, finished, check)
+    run = _Run(config, data, finished, _estimator(config, data, check, note))
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -98,7 +100,7 @@ class _Run:
     """The working state of one run between two rounds."""
 
     def __init__(
-        self, config: RunConfig, data: ImageData, finished: Sequence[RoundResult], check: Callable[[], None] | None
+        self, config: RunConfig, data: ImageData, finished: Sequence[RoundResult], estimator: BayesianCNNClassifier
     ) -> None:
         self.config, self.data = config, data
         self.splits = split_training_set(
@@ -118,7 +120,7 @@ class _Run:
         self.weight_decay = finished[-1].weight_decay if finished else 0.0
         self.acquired_train_index, self.acquired_scores = np.zeros(0, np.int64), np.zeros(0)
         self.seconds: dict[str, float] = {}
-        self.estimator = _estimator(config, data, check)
+        self.estimator = estimator
 
     def begin(self, round_: int, weights: Weights | None = None) -> None:
         """Fit the labelled images as round `round_` does, or take the weights that it ended with."""
@@ -263,7 +265,12 @@ class _Run:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def _estimator(config: RunConfig, data: ImageData, check: Callable[[], None] | None) -> BayesianCNNClassifier:
+def _estimator(
+    config: RunConfig,
+    data: ImageData,
+    check: Callable[[], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> BayesianCNNClassifier:
     return BayesianCNNClassifier(
         module__image_shape=data.train_images.shape[1:],
         module__class_count=data.class_count,
@@ -277,4 +284,5 @@ def _estimator(config: RunConfig, data: ImageData, check: Callable[[], None] | N
         weight_decay=0.0,
         precision=config.precision,
         check=check,
+        note=note,
     )

@@ -271,6 +271,52 @@ def test_one_pass_uses_one_mask_for_all_images(fitted: BayesianCNNClassifier) ->
     torch.testing.assert_close(probs_tnc, probs_tnc[:, :1].expand(-1, 6, -1))
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_lack_of_memory_halves_the_block_and_changes_no_probability(
+    fitted: BayesianCNNClassifier, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, _ = make_images(33, seed=2)
+    expected = all_passes(fitted, images, passes=7, seed=1)
+    sizes: list[int] = []
+    features = BayesianCNN.features
+
+    def scarce(self: BayesianCNN, images_nchw: torch.Tensor) -> torch.Tensor:
+        if len(images_nchw) > 5:
+            raise error
+        sizes.append(len(images_nchw))
+        return features(self, images_nchw)
+
+    notes: list[str] = []
+    monkeypatch.setattr(BayesianCNN, "features", scarce)
+    monkeypatch.setattr(fitted, "note", notes.append)
+    torch.testing.assert_close(all_passes(fitted, images, passes=7, seed=1, block_size=20), expected, atol=1e-6, rtol=0)
+    assert sizes == [5] * 6 + [3]
+    assert notes == [f"out of memory: inference goes on with blocks of {size} images" for size in (10, 5)]
+
+
+def test_an_error_that_is_no_lack_of_memory_is_raised(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: BayesianCNN, images_nchw: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("broken" if len(images_nchw) > 1 else "can't allocate memory")
+
+    monkeypatch.setattr(BayesianCNN, "features", broken)
+    images, _ = make_images(2)
+    with pytest.raises(RuntimeError, match="broken"):
+        all_passes(fitted, images, passes=2, seed=1)
+    with pytest.raises(RuntimeError, match="allocate"):
+        all_passes(fitted, images[:1], passes=2, seed=1, block_size=1)
+
+
+def test_a_generator_that_is_left_leaves_torch_as_it_was(fitted: BayesianCNNClassifier) -> None:
+    blocks = fitted.mc_dropout_blocks(make_images(4)[0], passes=2, seed=1, block_size=2)
+    next(blocks)
+    assert not torch.is_inference_mode_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_the_deterministic_pass_is_the_network_in_evaluation_mode(fitted: BayesianCNNClassifier) -> None:
     images, _ = make_images(12, seed=7)
     probs_1nc = torch.cat(list(fitted.deterministic_blocks(images, block_size=5)), dim=1)

@@ -1,7 +1,7 @@
 """One run: what it acquires, what it is tested on, and that it can be taken up anywhere."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,10 @@ def make_config(**settings: Any) -> RunConfig:
         "threads": 1,
     }
     return RunConfig(**{**defaults, **settings})
+
+
+def make_run(data: ImageData, config: RunConfig, finished: Sequence[RoundResult] = ()) -> Any:
+    return loop._Run(config, data, finished, loop._estimator(config, data))
 
 
 def run(data: ImageData, **settings: Any) -> list[RoundResult]:
@@ -177,7 +181,7 @@ def test_one_seed_gives_one_curve_and_functions_of_one_repetition_are_paired(dat
 def test_pool_subsets_of_different_functions_differ_only_by_what_they_acquired(data: ImageData) -> None:
     runs = []
     for acquisition in ("bald", "uniform"):
-        state = loop._Run(make_config(acquisition=acquisition), data, run(data, acquisition=acquisition), None)
+        state = make_run(data, make_config(acquisition=acquisition), run(data, acquisition=acquisition))
         runs.append((set(state._candidates(5).tolist()), set(np.flatnonzero(~state.in_pool).tolist())))
     (first, gone_first), (second, gone_second) = runs
     assert len(first ^ second) <= 2 * len(gone_first ^ gone_second)
@@ -187,8 +191,8 @@ def test_pool_subsets_of_different_functions_differ_only_by_what_they_acquired(d
 def test_random_acquisition_is_uniform_over_the_pool(data: ImageData) -> None:
     counts = np.zeros(120)
     for seed in range(300):
-        state = loop._Run(make_config(acquisition="uniform", seed=seed, val_size=0), data, (), None)
-        counts[state._query(None, data.train_images, 1)] += 1  # type: ignore[arg-type]
+        state = make_run(data, make_config(acquisition="uniform", seed=seed, val_size=0))
+        counts[state._query(None, data.train_images, 1)] += 1
     expected = 300 * QUERY / 120
     assert ((counts - expected) ** 2 / expected).sum() < 180, "chi-square with 119 degrees of freedom"
 
@@ -210,7 +214,7 @@ def test_test_metrics_are_those_of_mc_dropout_on_the_whole_test_set(data: ImageD
     config = make_config()
     result = run(data)[0]
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
-    net = loop._estimator(config, data, None)
+    net = loop._estimator(config, data)
     net.set_params(fit_seed=stream_seed(1, 0, 0, Purpose.FIT), weight_decay=1.0)
     net.fit(data.train_images[splits.initial], data.train_labels[splits.initial])
     blocks = net.mc_dropout_blocks(data.test_images, passes=5, seed=stream_seed(1, 0, 0, Purpose.TEST_PASSES))
@@ -240,7 +244,7 @@ def test_the_tuned_weight_decay_has_the_lowest_validation_loss(data: ImageData) 
     results = run(data, weight_decay="tune", rounds=0)
     losses = {}
     for weight_decay in WEIGHT_DECAY_GRID:
-        state = loop._Run(make_config(weight_decay=weight_decay), data, (), None)
+        state = make_run(data, make_config(weight_decay=weight_decay))
         state.begin(0)
         losses[weight_decay] = state._validation_metric(negative_log_likelihood, 0)
     assert results[0].weight_decay == min(losses, key=losses.__getitem__)
@@ -281,7 +285,7 @@ def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData) -> 
     hidden = data.train_labels.copy()
     hidden[splits.pool] = (hidden[splits.pool] + 1) % CLASSES
     changed = dataclasses.replace(data, train_labels=hidden)
-    state = loop._Run(make_config(), data, (), None)
+    state = make_run(data, make_config())
     state.begin(0)
     state.data = changed
     state.acquire(1)
