@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +41,14 @@ def embedded_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subpr
     folder = tmp_path_factory.mktemp("embedded")
     command = [sys.executable, str(ROOT / "main.py"), *EMBEDDED, "--jobs", "2", "--result_dir", str(folder)]
     return folder, subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on several threads, and the sums of one thread always come in the same order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

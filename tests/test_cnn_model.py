@@ -1,6 +1,5 @@
 """The Bayesian CNN: its weights, its training and MC dropout against plain passes of the module."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from torch.nn import functional
 
 import cnn_model
 from cnn_model import BayesianCNN, BayesianCNNClassifier, NonFiniteLossError, choose_device, choose_precision
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGE_SHAPE = (1, 12, 12)
 CLASSES = 3
@@ -39,14 +40,6 @@ def make_classifier(**settings: Any) -> BayesianCNNClassifier:
         "lr": 1e-3,
     }
     return BayesianCNNClassifier(**{**defaults, **settings})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """One run: what it acquires, what it is tested on, and that it can be taken up anywhere."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,11 @@ from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, split_training_set
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = 3
 ROUNDS = 4
 QUERY = 6
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
