@@ -74,8 +74,15 @@ def choose_precision(wanted: str, device: Device) -> Precision:
 
 
 def _cpu_computes_bfloat16() -> bool:
-    """Return whether the processor has bfloat16 instructions that oneDNN uses; elsewhere they are emulated, slowly."""
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Return whether the processor has bfloat16 instructions that oneDNN uses; elsewhere they are emulated, slowly.
+
+    (torch's own `_is_mkldnn_bf16_supported` is true wherever oneDNN can emulate them.)
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return torch.backends.mkldnn.is_available() and any(capabilities.get(name) for name in _BFLOAT16_CAPABILITIES)
+
+
+_BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
 
 
 class BayesianCNN(nn.Module):

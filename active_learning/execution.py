@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.store import Row, RunFolder, Weights, provenance
 from cnn_model import Device, Precision, choose_device, choose_precision
-from load_data import ImageData, load_data
+from load_data import ImageData, load_data, select_classes
 
 Check = Callable[[], None]
 
@@ -90,7 +91,10 @@ def execute(
         Exception: whatever makes the run fail.
     """
     data = load_cached(run.dataset, data_dir)
-    with _torch_threads(run.threads):
+    if run.classes:
+        data = select_classes(data, run.classes)
+    # the field of Minimum Bayes Risk is computed by numpy, whose sums depend on the threads too
+    with _torch_threads(run.threads), threadpool_limits(run.threads, user_api="blas"):
         rounds = [_round_result(row) for row in finished]
         for result in active_learning_rounds(run, data, rounds, weights, check, note):
             save(result)

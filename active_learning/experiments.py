@@ -19,12 +19,25 @@ def planned_runs(
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
     shared: dict[str, Any] = {name: getattr(config, name) for name in names}
     shared |= {"precision": precision, "device": device}
-    # Random acquisition asks no model, so experiment 2 has no deterministic arm of it.
-    arms = [(acquisition, True) for acquisition in config.acquisitions]
-    if config.determ:
-        arms += [(acquisition, False) for acquisition in config.acquisitions if acquisition != "uniform"]
     return [
-        RunConfig(**shared, acquisition=acquisition, mc_dropout=mc_dropout, repetition=repetition)
+        RunConfig(**shared, **arm, repetition=repetition)
         for repetition in range(config.experiments)
-        for acquisition, mc_dropout in arms
+        for arm in _arms(config)
     ]
+
+
+def _arms(config: ExperimentConfig) -> list[dict[str, Any]]:
+    """Return the fields that tell the curves of an experiment apart."""
+    arms: list[dict[str, Any]] = [
+        {"acquisition": acquisition, "mc_dropout": True} for acquisition in config.acquisitions
+    ]
+    if config.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
+        arms += [
+            {"acquisition": acquisition, "mc_dropout": False}
+            for acquisition in config.acquisitions
+            if acquisition != "uniform"
+        ]
+    if config.mbr:
+        arms.append({"acquisition": "mbr", "mc_dropout": True})
+        arms.append({"acquisition": "mbr", "mc_dropout": False, "classifier": "field"})
+    return arms

@@ -43,8 +43,9 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
     """
     values = vars(make_parser().parse_args(argv))
     del values["config"]
-    chosen = values.pop("acq_func")
-    return ExperimentConfig(**values, acq_func=tuple(chosen) if isinstance(chosen, list) else (chosen,))
+    for name in (name for name, entry in FLAGS.items() if _element(entry)):
+        values[name] = tuple(values[name]) if isinstance(values[name], list) else (values[name],)
+    return ExperimentConfig(**values)
 
 
 def make_parser() -> Parser:
@@ -56,9 +57,11 @@ def make_parser() -> Parser:
         options: dict[str, Any] = {"default": entry.default, "help": entry.metadata["help"]}
         if entry.type is bool:
             options["action"] = "store_true"
-        elif isinstance(entry.default, tuple):
-            # Without a type jsonargparse leaves the values as they are, also a single one in a file.
-            options |= {"nargs": "+", "default": list(entry.default)}
+        elif element := _element(entry):
+            default: Any = entry.default
+            options |= {"nargs": "+", "default": list(default)}
+            if element is int:
+                options["type"] = int  # without a type the values stay as they are, also a single one in a file
         else:
             options["type"] = entry.type
         parser.add_argument(f"--{entry.name}", **options)
@@ -90,9 +93,14 @@ def _allowed(entry: "Field[Any]") -> str:
     """Return what a flag takes, with an example: `a whole number, for example 50`."""
     if entry.type is bool:
         return "no value on the command line, true or false in a file"
-    if isinstance(entry.default, tuple):
-        return "codes or names, for example 0 for all five"
+    if element := _element(entry):
+        return "labels, for example 2 8" if element is int else "codes or names, for example 0 for all five"
     return f"{_kind(entry.type)}, for example {_example(entry)}"
+
+
+def _element(entry: "Field[Any]") -> Any:
+    """Return what the values of a flag that takes several are, or None for any other flag."""
+    return get_args(entry.type)[0] if get_origin(entry.type) is tuple else None
 
 
 def _kind(kind: Any) -> str:

@@ -16,8 +16,9 @@ import torch
 from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
-from active_learning.config import INITIAL_PER_CLASS, RunConfig
+from active_learning.config import RunConfig
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
+from active_learning.run_field import FieldClassifier, RunField
 from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, Weights
 from load_data import ImageData, split_training_set
@@ -33,7 +34,8 @@ Index = npt.NDArray[np.int64]
 class RoundResult:
     """What one round acquired and how good the model fitted after it is.
 
-    `acquired_*` are in the order of the scores, highest first, and empty in round 0, which fits the initial images.
+    `acquired_*` are in the order of the scores, highest first (for Minimum Bayes Risk in the order of its greedy
+    choices, a score being minus the expected risk in images), and empty in round 0, which fits the initial images.
     Errors and calibration are fractions, likelihoods nats an image; all with MC dropout (or without it, in a
     deterministic run), `test_*` on the whole test set, `validation_error` on the validation set (None if empty).
     """
@@ -76,16 +78,16 @@ def active_learning_rounds(
 
     Args:
         config: the run.
-        data: the data set that `config.dataset` names.
+        data: the data set that `config.dataset` names, reduced to `config.classes`.
         finished: results of rounds 0, 1, ... of the same run; only acquired images and weight decay are read.
         weights: the weights after the last finished round, needed with `warm_start` only.
-        check: called before each training step and inference block; what it raises ends the run.
+        check: called before each training step, inference block and question to a field; what it raises ends the run.
         note: told in a sentence of what happened to the run and left its numbers alone, such as a lack of memory.
 
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite.
     """
-    run = _Run(config, data, finished, _estimator(config, data, check, note))
+    run = _Run(config, data, finished, _estimator(config, data, check, note), check or (lambda: None))
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -100,17 +102,22 @@ class _Run:
     """The working state of one run between two rounds."""
 
     def __init__(
-        self, config: RunConfig, data: ImageData, finished: Sequence[RoundResult], estimator: BayesianCNNClassifier
+        self,
+        config: RunConfig,
+        data: ImageData,
+        finished: Sequence[RoundResult],
+        estimator: BayesianCNNClassifier,
+        check: Callable[[], None],
     ) -> None:
         self.config, self.data = config, data
         self.splits = split_training_set(
             data.train_labels,
             config.val_size,
             stream(config.seed, config.repetition, 0, Purpose.SPLIT),
-            initial_per_class=INITIAL_PER_CLASS,
+            initial_per_class=config.initial_per_class,
         )
-        acquired = [index for result in finished for index in result.acquired_train_index]
-        self.labelled_train_index = np.concatenate([self.splits.initial, np.array(acquired, dtype=np.int64)])
+        acquired = np.array([index for result in finished for index in result.acquired_train_index], dtype=np.int64)
+        self.labelled_train_index = np.concatenate([self.splits.initial, acquired])
         self.in_pool = np.zeros(len(data.train_labels), dtype=bool)
         self.in_pool[self.splits.pool] = True
         self.in_pool[acquired] = False
@@ -121,6 +128,10 @@ class _Run:
         self.acquired_train_index, self.acquired_scores = np.zeros(0, np.int64), np.zeros(0)
         self.seconds: dict[str, float] = {}
         self.estimator = estimator
+        self.field: RunField | None = None
+        if config.acquisition == "mbr":
+            with self._timed("score"):
+                self.field = RunField(config, data, self.splits, acquired, check)
 
     def begin(self, round_: int, weights: Weights | None = None) -> None:
         """Fit the labelled images as round `round_` does, or take the weights that it ended with."""
@@ -131,7 +142,8 @@ class _Run:
                 self._set_weight_decay(round_)
             self._prepare_fit(round_)
             with self._timed("fit"):
-                self.learner = PoolLearner(self.estimator, self._query, images, labels)  # fits
+                model = self.estimator if self.config.classifier == "cnn" else FieldClassifier()
+                self.learner = PoolLearner(model, self._query, images, labels)  # fits
             self._keep_weights()
         else:
             self.estimator.set_params(module__initial_weights=weights).initialize()
@@ -146,6 +158,9 @@ class _Run:
         self.in_pool[train_index] = False
         self.labelled_train_index = np.concatenate([self.labelled_train_index, train_index])
         self.acquired_train_index = train_index
+        if self.field is not None:
+            with self._timed("score"):
+                self.field.label(train_index)
         self._set_weight_decay(round_)
         self._prepare_fit(round_)
         with self._timed("fit"):
@@ -176,6 +191,10 @@ class _Run:
 
     def _query(self, learner: PoolLearner, images: Images, round_: int) -> Index:
         """The query strategy that modAL calls: the training-set indices of the images with the highest scores."""
+        if self.field is not None:
+            with self._timed("score"):
+                train_index, self.acquired_scores = self.field.query(self.config.query)
+            return train_index
         candidates = self._candidates(round_)
         with self._timed("score"):
             scores_n = self._scores(images, candidates, round_)
@@ -209,6 +228,10 @@ class _Run:
     def _probability_blocks(
         self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
     ) -> Iterator[torch.Tensor]:
+        if self.config.classifier == "field":
+            assert self.field is not None
+            chosen = images if train_index is None else images[train_index]
+            return iter([torch.from_numpy(self.field.probabilities(chosen)[np.newaxis])])
         if not self.config.mc_dropout:
             return self.estimator.deterministic_blocks(images, train_index)
         seed = stream_seed(self.config.seed, self.config.repetition, round_, purpose)
@@ -231,6 +254,8 @@ class _Run:
 
     def _set_weight_decay(self, round_: int) -> None:
         """Take the given constant, or choose one when the labelled set has doubled since the last choice."""
+        if self.config.classifier == "field":  # which has no weights
+            return
         labelled = len(self.labelled_train_index)
         if self.config.weight_decay != "tune":
             self.weight_decay = self.config.weight_decay

@@ -77,7 +77,9 @@ class GaussianRandomField:
         labelled: ArrayLike,
         labels: ArrayLike,
         extend: Callable[[FloatArray, FloatArray], FloatArray] | None = None,
+        threads: int | None = None,
     ) -> None:
+        self._threads = threads or os.cpu_count() or 1
         self._make_weights = make_weights
         self._extend = extend
         weights_nn = make_weights()
@@ -97,6 +99,7 @@ class GaussianRandomField:
         *,
         sigma: float = ZHU_SIGMA,
         neighbours: int | None = None,
+        threads: int | None = None,
     ) -> Self:
         """The field on the graph of `rbf_weights`; the only kind that can classify images outside its graph.
 
@@ -106,6 +109,8 @@ class GaussianRandomField:
             labels: (L,) their labels, 0 or 1.
             sigma: length scale of the weights.
             neighbours: k of the k-nearest-neighbour graph; None for the dense graph.
+            threads: threads that score candidates, which changes no byte; None for one a core. (Those of the matrix
+                products are the BLAS library's: threadpoolctl sets them.)
 
         Raises:
             ValueError: a sigma, number of neighbours, index or label out of range.
@@ -118,7 +123,7 @@ class GaussianRandomField:
         def extend(test_md: FloatArray, probs_n: FloatArray) -> FloatArray:
             return harmonic_extension(images_nd, probs_n, test_md, sigma=sigma, neighbours=neighbours)
 
-        return cls(make_weights, labelled, labels, extend)
+        return cls(make_weights, labelled, labels, extend, threads)
 
     @classmethod
     def from_weights(cls, weights: ArrayLike, labelled: ArrayLike, labels: ArrayLike) -> Self:
@@ -175,21 +180,35 @@ class GaussianRandomField:
         Raises:
             ValueError: an unknown batch, or more images than are unlabelled.
         """
+        return self.query_with_risks(count, batch)[0]
+
+    def query_with_risks(self, count: int, batch: Batch = "greedy") -> tuple[IndexArray, FloatArray]:
+        """The same images, and the expected risk (K,) that each was chosen for.
+
+        In a greedy batch that is the risk given the images before it.
+
+        Raises:
+            ValueError: as `query`.
+        """
         if batch not in get_args(Batch):
             raise ValueError(f"batch {batch!r} is none of {', '.join(get_args(Batch))}")
         n_unlabelled = len(self.unlabelled)
         if not 0 <= count <= n_unlabelled:
             raise ValueError(f"cannot query {count} of {n_unlabelled} unlabelled images")
         if batch == "lowest":
-            return np.argsort(self.expected_risk(), kind="stable")[:count]
+            risk_n = self.expected_risk()
+            lowest_k = np.argsort(risk_n, kind="stable")[:count]
+            return lowest_k, risk_n[lowest_k]
         downdate = _Downdate.none(self._free_n)
         picked: list[int] = []
+        risks: list[float] = []
         while len(picked) < count:
             risk_n = self._expected_risk(downdate)
             risk_n[picked] = np.inf
             picked.append(int(risk_n.argmin()))
+            risks.append(float(risk_n[picked[-1]]))
             downdate.condition(self._covariance_nn, picked[-1])
-        return np.array(picked, dtype=np.int64)
+        return np.array(picked, dtype=np.int64), np.array(risks)
 
     def label(self, train_index: ArrayLike, y: ArrayLike) -> None:
         """Tell the field the label of one image, or of each in a batch: f+(k, y), and a rank-one downdate of G.
@@ -285,7 +304,7 @@ class GaussianRandomField:
                 steps_kn[position] = downdate.free_n == free_k[position]
             risk_n[candidates] = _mean_risk(self._probs_n, self._probs_n[candidates], steps_kn)
 
-        _in_threads(score, list(_slices(len(risk_n), max(1, _BLOCK // len(risk_n)))))
+        _in_threads(score, list(_slices(len(risk_n), max(1, _BLOCK // len(risk_n)))), self._threads)
         risk_n[is_fixed_n] = np.inf
         return risk_n
 
@@ -591,9 +610,8 @@ def _slices(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
-def _in_threads(work: Callable[[slice], None], parts: list[slice]) -> None:
+def _in_threads(work: Callable[[slice], None], parts: list[slice], n_threads: int) -> None:
     """Run `work` on every part; numpy lets go of the interpreter lock, and each part writes its own results."""
-    n_threads = os.cpu_count() or 1
 
     def run(thread: int) -> None:
         for part in parts[thread::n_threads]:

@@ -40,7 +40,7 @@ import safetensors.numpy
 from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
-from active_learning.config import ConfigError, RunConfig
+from active_learning.config import ARM_FIELDS, ConfigError, RunConfig
 
 Row = dict[str, Any]
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -212,21 +212,18 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig]) -> None:
     Raises:
         ConfigError: naming the folder, and the fields that differ with both values.
     """
-    shared = {key: value for key, value in configs[0].identity().items() if key not in _ARM_FIELDS}
+    shared = {key: value for key, value in configs[0].identity().items() if key not in ARM_FIELDS}
     for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
         header, _, _ = _read_chain(path)
         if header is None:
             continue
-        held = {key: value for key, value in header["configuration"].items() if key not in _ARM_FIELDS}
+        held = {key: value for key, value in header["configuration"].items() if key not in ARM_FIELDS}
         if differing := [key for key in {**held, **shared} if held.get(key) != shared.get(key)]:
             words = ", ".join(f"{key} is {held.get(key)!r} there and {shared.get(key)!r} here" for key in differing)
             raise ConfigError(
                 f"--result_dir {result_dir} holds runs of another configuration ({words}): "
                 "set the same values, or name another folder."
             )
-
-
-_ARM_FIELDS = ("acquisition", "mc_dropout", "repetition")
 
 
 def write_curves(result_dir: Path, name: str, rounds: int) -> npt.NDArray[np.float64] | None:

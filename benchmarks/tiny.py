@@ -28,7 +28,7 @@ def _load(_data_dir: Path) -> ImageData:
     return ImageData(*draw(TRAIN_SIZE), *draw(TEST_SIZE), class_count=CLASSES, pixel_mean=0.5, pixel_std=0.35)
 
 
-SPEC = DatasetSpec(_load, TRAIN_SIZE, TEST_SIZE, CLASSES, "random patterns, for tests")
+SPEC = DatasetSpec(_load, (TRAIN_SIZE // CLASSES,) * CLASSES, TEST_SIZE, "random patterns, for tests")
 
 
 def dask_setup(_worker: object) -> None:

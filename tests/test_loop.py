@@ -59,7 +59,7 @@ def make_config(**settings: Any) -> RunConfig:
 
 
 def make_run(data: ImageData, config: RunConfig, finished: Sequence[RoundResult] = ()) -> Any:
-    return loop._Run(config, data, finished, loop._estimator(config, data))
+    return loop._Run(config, data, finished, loop._estimator(config, data), lambda: None)
 
 
 def run(data: ImageData, **settings: Any) -> list[RoundResult]:

@@ -43,7 +43,7 @@ BAD_INPUTS = {
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
-    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --warm_start, --status stand "
+    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status stand "
     "alone, without a value.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from active_learning import mbr
 from active_learning.mbr import (
+    ZHU_NEIGHBOURS,
+    ZHU_SIGMA,
     GaussianRandomField,
     choose_sigma,
     harmonic_extension,
@@ -473,7 +475,7 @@ def test_choose_sigma_takes_the_least_error_then_brier_score() -> None:
 # Digits
 
 
-@pytest.mark.parametrize("neighbours", [None, mbr.ZHU_NEIGHBOURS])
+@pytest.mark.parametrize("neighbours", [None, ZHU_NEIGHBOURS])
 def test_two_digits_are_learnt_from_few_images(neighbours: int | None) -> None:
     images_nd, y_n = digits(2, 8)
     rng = np.random.default_rng(0)
@@ -481,11 +483,11 @@ def test_two_digits_are_learnt_from_few_images(neighbours: int | None) -> None:
     train, test = order[:800], order[800:]
     start = np.concatenate([np.flatnonzero(y_n[train] == y)[:10] for y in (0, 1)])
     field = GaussianRandomField.from_images(
-        images_nd[train], start, y_n[train][start], sigma=mbr.ZHU_SIGMA, neighbours=neighbours
+        images_nd[train], start, y_n[train][start], sigma=ZHU_SIGMA, neighbours=neighbours
     )
     random_100 = np.concatenate([start, np.setdiff1d(np.arange(800), start)[:100]])
     at_random = GaussianRandomField.from_images(
-        images_nd[train], random_100, y_n[train][random_100], sigma=mbr.ZHU_SIGMA, neighbours=neighbours
+        images_nd[train], random_100, y_n[train][random_100], sigma=ZHU_SIGMA, neighbours=neighbours
     )
     for _ in range(10):
         acquired = field.query(10)

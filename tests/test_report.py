@@ -434,12 +434,27 @@ def test_a_gallery_without_its_data_says_why(small: Path) -> None:
 def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
     changed = {"val_size": 50, "epochs": 7, "lr": 0.01, "weight_decay": 2.5, "warm_start": True, "pool_subset": 0}
     write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
-    run = read_results(tmp_path).runs[0]
-    config = read_flags(command(run, 3, ["uniform", "bald"], determ=True).split()[2:])
+    write_run(
+        tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2, mc_dropout=False), BALD[0]
+    )
+    results = read_results(tmp_path)
+    config = read_flags(command(results.runs[0], 3, results.arms).split()[2:])
     planned = planned_runs(config, "float32", "cpu")
-    assert len(planned) == 3 * 3
-    assert run.configuration in [one.identity() for one in planned]
-    assert config.rounds == run.rounds
+    assert len(planned) == 3 * 2
+    for run in results.runs:
+        assert run.configuration in [one.identity() for one in planned]
+        assert config.rounds == run.rounds
+
+
+def test_the_command_of_minimum_bayes_risk_computes_the_same_run(tmp_path: Path) -> None:
+    changed = {"classes": (2, 8), "initial_per_class": 10, "mbr_neighbours": 5, "acquisition": "mbr"}
+    write_run(tmp_path, run_config(**changed, classifier="field", mc_dropout=False), BALD[0])
+    results = read_results(tmp_path)
+    assert [arm.label for arm in results.arms] == ["MBR"]
+    config = read_flags(command(results.runs[0], 1, results.arms).split()[2:])
+    planned = planned_runs(config, "float32", "cpu")
+    assert [run.name for run in planned] == ["uniform-MC_dropout=True", "mbr-MC_dropout=True", "mbr-field"]
+    assert results.runs[0].configuration == planned[-1].identity()
 
 
 def test_a_shorter_curve_has_no_mean_to_compare(small: Path) -> None:

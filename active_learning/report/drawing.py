@@ -89,7 +89,7 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
         curves_er = factor * arm.curves(metric)
         whole_er = curves_er[~np.isnan(curves_er).any(axis=1)]
         part_er = curves_er[np.isnan(curves_er).any(axis=1)]
-        style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": "-" if arm.mc_dropout else (0, (4, 2))}
+        style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": _line_style(arm)}
         if arm.variant:
             style["marker"] = "o.xv"[arm.variant % 4]
         for curve_r in part_er:  # not all of its rounds are there: drawn alone, in no mean
@@ -102,6 +102,12 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
             axes.fill_between(arm.acquired_r, low_r, high_r, color=style["color"], alpha=0.18, linewidth=0)
     end = max((int(arm.acquired_r[-1]) for arm in arms), default=1)
     axes.set_xlim(0, max(end, 1))
+
+
+def _line_style(arm: Arm) -> Any:
+    if arm.classifier != "cnn":
+        return (0, (1, 1))
+    return (0, (4, 2)) if arm.deterministic else "-"
 
 
 def log_axis(axes: Axes) -> None:

@@ -206,9 +206,9 @@ def dropout_figures(summary: Summary) -> Iterator[Figure]:
         pair = [
             other
             for other in summary.results.arms
-            if (other.acquisition, other.variant) == (arm.acquisition, arm.variant)
+            if (other.acquisition, other.variant, other.classifier) == (arm.acquisition, arm.variant, arm.classifier)
         ]
-        if not arm.mc_dropout or len(pair) < 2:
+        if arm.deterministic or len(pair) < 2:
             continue
 
         def draw(canvas: Canvas, pair: Sequence[Arm] = pair) -> None:
@@ -241,8 +241,8 @@ def _arms(summary: Summary) -> list[Arm]:
 
 
 def _main_arms(summary: Summary) -> list[Arm]:
-    """Return the arms with MC dropout, if there are any: deterministic ones have figures of their own."""
-    return [arm for arm in summary.results.arms if arm.mc_dropout] or _arms(summary)
+    """Return all but the deterministic arms, which have figures of their own, or these if there are no others."""
+    return [arm for arm in summary.results.arms if not arm.deterministic] or _arms(summary)
 
 
 def _reach_panel(axes: Axes, summary: Summary, level: float) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.report.results import Arm, Results, Run
-from load_data import DataError, ImageData, load_data
+from load_data import DataError, ImageData, load_data, select_classes
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
 
@@ -61,16 +61,18 @@ class Gallery:
 
 def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None = None) -> Gallery:
     """Return the pictures of one repetition of each arm; a reason instead where the data set cannot be had."""
-    datasets: dict[str, ImageData | str] = {}
+    datasets: dict[tuple[str, tuple[int, ...]], ImageData | str] = {}
     arms, reasons = [], []
     for arm in results.arms:
-        name = str(arm.runs[0].configuration.get("dataset"))
-        if name not in datasets:
+        configuration = arm.runs[0].configuration
+        name, classes = str(configuration.get("dataset")), tuple(configuration.get("classes", ()))
+        if (name, classes) not in datasets:
             try:
-                datasets[name] = (loader or load_data)(name, data_dir)
+                whole = (loader or load_data)(name, data_dir)
+                datasets[name, classes] = select_classes(whole, classes) if classes else whole
             except (DataError, OSError) as error:
-                datasets[name] = str(error)
-        data = datasets[name]
+                datasets[name, classes] = str(error)
+        data = datasets[name, classes]
         shown = _arm(arm, data) if isinstance(data, ImageData) else data
         if isinstance(shown, GalleryArm):
             arms.append(shown)

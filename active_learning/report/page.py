@@ -12,11 +12,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from active_learning.config import ExperimentConfig
+from active_learning.config import ARM_FIELDS, ExperimentConfig
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
-from active_learning.report.results import ARM_FIELDS, Arm, Row, Run
+from active_learning.report.results import Arm, Row, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
 
@@ -122,7 +122,7 @@ def cautions(summary: Summary) -> list[str]:
     return sentences
 
 
-def command(run: Run, repetitions: int, acquisitions: Sequence[str], determ: bool) -> str:
+def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
     """Return the command that computes runs of this configuration anew, in a folder of its own."""
     flags = {field.name for field in fields(ExperimentConfig)}
     words = ["python3", "main.py"]
@@ -131,10 +131,17 @@ def command(run: Run, repetitions: int, acquisitions: Sequence[str], determ: boo
             continue
         if isinstance(value, bool):
             words += [f"--{key}"] if value else []
+        elif isinstance(value, list):
+            words += [f"--{key}", *map(str, value)]
         else:
             words += [f"--{key}", str(value)]
     words += ["--rounds", str(run.rounds), "--experiments", str(repetitions)]
-    words += ["--acq_func", *acquisitions, *(["--determ"] if determ else []), "--result_dir", "result_again"]
+    acquisitions = list(dict.fromkeys(arm.acquisition for arm in arms))
+    # Minimum Bayes Risk is no function of probabilities: its arms come with those of any such function.
+    words += ["--acq_func", *([name for name in acquisitions if name != "mbr"] or ["uniform"])]
+    words += ["--mbr"] if "mbr" in acquisitions else []
+    words += ["--determ"] if any(arm.deterministic for arm in arms) else []
+    words += ["--result_dir", "result_again"]
     return shlex.join(words)
 
 
@@ -184,17 +191,15 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         longest = max(runs, key=lambda run: run.rounds)
         shared = [(key, value) for key, value in runs[0].configuration.items() if key not in ARM_FIELDS]
         repetitions = 1 + max(run.repetition for run in runs)
-        acquisitions = list(dict.fromkeys(arm.acquisition for arm in members))
-        determ = not all(arm.mc_dropout for arm in members)
         groups.append(
             {
                 "shared": [*shared, ("rounds", longest.rounds)],
-                "command": command(longest, repetitions, acquisitions, determ),
+                "command": command(longest, repetitions, members),
                 "table": _run_table(members, variant),
                 "runs": [
                     {
                         "title": f"{arm.label}, repetition {run.repetition}",
-                        "command": command(run, run.repetition + 1, [arm.acquisition], not arm.mc_dropout),
+                        "command": command(run, run.repetition + 1, [arm]),
                     }
                     for arm in members
                     for run in arm.runs

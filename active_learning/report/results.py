@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.config import ARM_FIELDS
 from active_learning.store import _read_chain, _read_sealed
 
 Row = dict[str, Any]
 Curves = npt.NDArray[np.float64]
 
-ARM_FIELDS = ("acquisition", "mc_dropout", "repetition")
 METRICS = ("test_error", "test_nll", "test_ece")
 
 
@@ -94,16 +94,23 @@ class Arm:
         return str(self.runs[0].configuration.get("acquisition", self.name.partition("-MC_dropout=")[0]))
 
     @property
-    def mc_dropout(self) -> bool:
-        """Whether the network was used with dropout on, as a Bayesian one."""
-        return bool(self.runs[0].configuration.get("mc_dropout", True))
+    def classifier(self) -> str:
+        """What was tested: `cnn`, or `field` for the Gaussian random field of Minimum Bayes Risk."""
+        return str(self.runs[0].configuration.get("classifier", "cnn"))
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the network was used with dropout off: the arms that experiment 2 adds."""
+        return self.classifier == "cnn" and not self.runs[0].configuration.get("mc_dropout", True)
 
     @property
     def label(self) -> str:
         """What tables and figures call it: `BALD`, or `BALD, deterministic`."""
+        if self.acquisition == "mbr":
+            return ("MBR" if self.classifier == "field" else "MBR's images, CNN") + self.suffix
         function = ACQUISITION_FUNCTIONS.get(self.acquisition)
         label = function.label if function else self.acquisition
-        return label + ("" if self.mc_dropout else ", deterministic") + self.suffix
+        return label + (", deterministic" if self.deterministic else "") + self.suffix
 
     @cached_property
     def acquired_r(self) -> npt.NDArray[np.int64]:

@@ -244,14 +244,14 @@ def _comparisons(summary: Summary) -> Iterator[Comparison]:
     places: list[tuple[str, float | None]] = [("test_error", point) for point in summary.points]
     for variant in variants:
         arms = [arm for arm in summary.results.arms if arm.variant == variant]
-        bayesian = [arm for arm in arms if arm.mc_dropout]
-        by_acquisition = {arm.acquisition: arm for arm in bayesian}
+        others = [arm for arm in arms if not arm.deterministic]
+        by_acquisition = {arm.acquisition: arm for arm in others}
         families = {
-            "functions": list(combinations(bayesian, 2)),
+            "functions": list(combinations(others, 2)),
             "dropout": [
                 (by_acquisition[arm.acquisition], arm)
                 for arm in arms
-                if not arm.mc_dropout and arm.acquisition in by_acquisition
+                if arm.deterministic and arm.acquisition in by_acquisition
             ],
         }
         for family, pairs in families.items():

@@ -145,7 +145,7 @@ def cited_error_table(summary: Summary) -> Table | None:
             entries.append((mean, arm.label, f"ours ({len(arm.runs)} runs)", _validation(arm), None))
     if not entries:
         return None
-    labels = {arm.acquisition: arm.label for arm in summary.results.arms if arm.mc_dropout}
+    labels = {arm.acquisition: arm.label for arm in summary.results.arms if not arm.deterministic}
     for source, figures in cited.test_errors.items():
         validation = cited.error_validation_images if source != "techniques" else None
         for name, value in figures.items():
