@@ -1,5 +1,7 @@
 """The Bayesian CNN: its weights, its training and MC dropout against plain passes of the module."""
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -347,6 +349,12 @@ def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(cnn_model, "_cpu_computes_bfloat16", lambda native=native: native)
         assert choose_precision("auto", "cpu") == expected
     assert choose_precision("auto", "mps") == "float32"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="x86 Linux only")
+def test_native_bfloat16_is_what_the_processor_says() -> None:
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    assert cnn_model._cpu_computes_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

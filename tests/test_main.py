@@ -43,8 +43,8 @@ BAD_INPUTS = {
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
-    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status stand "
-    "alone, without a value.",
+    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status "
+    "stand alone, without a value.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
     "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
@@ -60,6 +60,24 @@ BAD_INPUTS = {
     "--scheduler here": "--scheduler 'here' is not an address: write tcp://HOST:PORT.",
     "--scheduler tcp://h:1 --jobs 2": "--jobs 2 is for runs on this machine, and the workers of --scheduler tcp://h:1 "
     "are as many as that cluster has: leave one of the two out.",
+    "--classes 2": "--classes 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
+    "--classes 2 2": "--classes 2 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
+    "--classes 2 10": "--classes 2 10 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
+    "--classes two": None,
+    "--initial_per_class 0": "--initial_per_class 0 is not allowed: it takes a number of at least 1.",
+    "--initial_per_class 5422": "--initial_per_class 5422 is too large: mnist has 5421 training images of its smallest "
+    "class.",
+    "--mbr": "--mbr tells two classes apart, and these are 10: add --classes 2 8, say.",
+    "--mbr --classes 1 2 3": "--mbr tells two classes apart, and these are 3: add --classes 2 8, say.",
+    "--mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --mbr has none: leave one "
+    "out.",
+    "--mbr --classes 2 8 --mbr_sigma 0": "--mbr_sigma 0.0 is not allowed: it takes a number above 0, or tune.",
+    "--mbr --classes 2 8 --mbr_sigma tune --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to tune the "
+    "length scale on: give --mbr_sigma a number.",
+    "--mbr --classes 2 8 --mbr_neighbours 11709": "--mbr_neighbours 11709 is too large: the graph has 11709 images; "
+    "give at most 11708, or 0 for all.",
+    "--val_size 11805 --classes 2 8": "--val_size 11805 is too large: mnist has 11809 training images, 4 of them "
+    "labelled at the start; at most 11804 can validate.",
     "--result_dir unknown_key.yaml/results": "--result_dir unknown_key.yaml/results cannot be written to (Not a "
     "directory): name another.",
     "--result_dir /proc/results": None,
@@ -140,7 +158,24 @@ def test_one_acquisition_function_in_a_file(tmp_path: Path, text: str) -> None:
 
 
 def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--acq_func", "3", "uniform", "--determ", "--weight_decay", "3.5", "--data_dir", "data", "--lr", "0.01"]
+    flags = [
+        "--acq_func",
+        "3",
+        "uniform",
+        "--determ",
+        "--classes",
+        "2",
+        "8",
+        "--mbr",
+        "--mbr_sigma",
+        "tune",
+        "--weight_decay",
+        "3.5",
+        "--data_dir",
+        "data",
+        "--lr",
+        "0.01",
+    ]
     with pytest.raises(SystemExit) as ended:
         main([*flags, "--print_config"])
     assert ended.value.code in (0, None)

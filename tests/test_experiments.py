@@ -1,0 +1,65 @@
+"""Which runs an experiment has, and each preset as a tiny real run that is stopped and taken up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from active_learning.config import ExperimentConfig
+from active_learning.experiments import planned_runs
+from active_learning.flags import read_flags
+from tests.conftest import ROOT, Tiny
+
+PRESETS = {path.stem: path for path in (ROOT / "active_learning" / "presets").glob("*.yaml")}
+FIVE = ["uniform", "max_entropy", "bald", "var_ratios", "mean_std"]
+
+CURVES = {
+    "experiment_1": {f"{name}-MC_dropout=True" for name in FIVE},
+    "experiment_2": {f"{name}-MC_dropout={on}" for name in FIVE[1:] for on in (True, False)},
+    "experiment_3": {f"{name}-MC_dropout=True" for name in [*FIVE, "mbr"]} | {"mbr-field"},
+    "experiment_4": {f"{name}-MC_dropout=True" for name in FIVE},
+}
+
+
+def test_every_experiment_has_a_preset() -> None:
+    assert set(PRESETS) == set(CURVES)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_preset_plans_the_experiment_in_full(name: str) -> None:
+    config = read_flags(["--config", str(PRESETS[name])])
+    runs = planned_runs(config, "float32", "cpu")
+    assert {run.name for run in runs} == CURVES[name]
+    assert len(runs) == len(set(runs)) == 3 * len(CURVES[name])
+    assert [run.repetition for run in runs] == sorted(run.repetition for run in runs)
+    assert config.result_dir == Path("result_npy") / name
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_preset_runs(tiny_main: Tiny, tmp_path: Path, name: str) -> None:
+    preset = ["--config", PRESETS[name], "--experiments", 1, "--precision", "float32"]
+    preset += ["--val_size", 20] if name == "experiment_4" else []
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert tiny_main(*preset, "--rounds", 2, "--result_dir", whole) == 0
+    for rounds in (1, 2):
+        assert tiny_main(*preset, "--rounds", rounds, "--result_dir", stopped) == 0
+    names = {path.name for path in whole.glob("*.npy")}
+    assert names == {f"{curve}{what}.npy" for curve in CURVES[name] for what in ("", "-repetitions")}
+    for path in whole.rglob("*.npy"):
+        assert path.read_bytes() == (stopped / path.relative_to(whole)).read_bytes()
+    for curve in CURVES[name]:
+        assert np.load(whole / f"{curve}.npy").shape == (3,)
+
+
+def test_what_came_later_is_not_in_older_records() -> None:
+    """Published records have none of these fields, and must stay valid."""
+    identity = planned_runs(ExperimentConfig(), "float32", "cpu")[0].identity()
+    assert not {"classes", "initial_per_class", "classifier", "mbr_neighbours", "mbr_sigma", "rounds"} & set(identity)
+    assert {"weight_decay", "warm_start", "query", "threads"} <= set(identity)
+
+
+def test_classes_are_part_of_a_run_as_json_has_them() -> None:
+    config = ExperimentConfig(classes=(2, 8), initial_per_class=10, mbr=True, mbr_sigma="tune")
+    identity = planned_runs(config, "float32", "cpu")[-1].identity()
+    expected = {"classes": [2, 8], "initial_per_class": 10, "classifier": "field", "mbr_sigma": "tune"}
+    assert expected.items() <= identity.items()

@@ -1,0 +1,158 @@
+"""Minimum Bayes Risk inside a run: which images are nodes, which labels are told, and that a run can be taken up."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from active_learning import run_field
+from active_learning.config import RunConfig
+from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.mbr import (
+    ZHU_NEIGHBOURS,
+    ZHU_SIGMA,
+    choose_sigma,
+    harmonic_extension,
+    harmonic_function,
+    rbf_weights,
+)
+from active_learning.run_field import SIGMA_GRID, RunField
+from active_learning.streams import Purpose, stream
+from load_data import ImageData, Splits, split_training_set
+from tests.test_loop import make_config
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SIGMA = 900.0
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    rng = np.random.default_rng(3)
+    labels = np.arange(150) % 2
+    images = rng.integers(200, size=(150, 1, 12, 12), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 5 * label : 5 * label + 5] += rng.integers(56, dtype=np.uint8)
+    return ImageData(images[:100], labels[:100], images[100:], labels[100:], 2, 0.3, 0.2)
+
+
+def config(**settings: Any) -> RunConfig:
+    chosen = {"acquisition": "mbr", "classifier": "field", "mc_dropout": False, "mbr_sigma": SIGMA, "rounds": 3}
+    return make_config(**{**chosen, "mbr_neighbours": 7, "initial_per_class": 3, **settings})
+
+
+def splits_of(data: ImageData, config: RunConfig) -> Splits:
+    rng = stream(config.seed, config.repetition, 0, Purpose.SPLIT)
+    return split_training_set(data.train_labels, config.val_size, rng, initial_per_class=config.initial_per_class)
+
+
+def field_of(data: ImageData, config: RunConfig, splits: Splits, acquired: Any = ()) -> RunField:
+    return RunField(config, data, splits, np.array(acquired, dtype=np.int64), lambda: None)
+
+
+def run(data: ImageData, finished: list[RoundResult] | None = None, **settings: Any) -> list[RoundResult]:
+    return list(active_learning_rounds(config(**settings), data, finished or []))
+
+
+def test_the_defaults_are_zhus() -> None:
+    assert (config_default("mbr_sigma"), config_default("mbr_neighbours")) == (ZHU_SIGMA, ZHU_NEIGHBOURS)
+    assert ZHU_SIGMA in SIGMA_GRID
+
+
+def config_default(name: str) -> object:
+    return next(entry.default for entry in dataclasses.fields(RunConfig) if entry.name == name)
+
+
+@pytest.mark.parametrize("neighbours", [0, 7])
+def test_each_round_is_tested_with_the_harmonic_function_of_its_labels(data: ImageData, neighbours: int) -> None:
+    results = run(data, mbr_neighbours=neighbours)
+    splits = splits_of(data, config())
+    nodes = [*splits.initial, *splits.pool]
+    graph = {"sigma": SIGMA, "neighbours": neighbours or None}
+    labelled = [*splits.initial]
+    for result in results:
+        labelled += result.acquired_train_index
+        assert result.labelled == len(labelled) == len(set(labelled))
+        images = data.train_images[nodes]
+        positions = [nodes.index(index) for index in labelled]
+        probs_n = harmonic_function(rbf_weights(images, **graph), positions, data.train_labels[labelled])  # type: ignore[arg-type]
+        guessed = harmonic_extension(images, probs_n, data.test_images, **graph) > 0.5  # type: ignore[arg-type]
+        assert result.test_error == (guessed != data.test_labels).mean()
+        assert result.acquired_labels == tuple(data.train_labels[list(result.acquired_train_index)])
+        assert not set(labelled) & set(splits.validation)
+
+
+def test_scores_are_minus_the_expected_risk_of_a_greedy_batch(data: ImageData) -> None:
+    scores = np.array(run(data)[1].acquired_scores)
+    field = field_of(data, config(), splits_of(data, config()))
+    assert scores[0] == -field._field.expected_risk().min()
+    assert (np.diff(scores) < 0).all()  # what the images before it have told, an image cannot tell again
+
+
+def test_labels_of_the_pool_are_not_seen_before_they_are_paid_for(data: ImageData) -> None:
+    """Every label that the run has not bought is turned round: it acquires the same images with the same scores."""
+    results = run(data)
+    bought = [index for result in results for index in result.acquired_train_index]
+    splits = splits_of(data, config())
+    known = np.isin(np.arange(100), [*splits.initial, *bought])
+    hidden = dataclasses.replace(data, train_labels=np.where(known, data.train_labels, 1 - data.train_labels))
+    field = field_of(hidden, config(), splits)
+    for result in results[1:]:
+        index, scores = field.query(config().query)
+        assert tuple(index) == result.acquired_train_index
+        assert tuple(scores) == result.acquired_scores
+        field.label(index)
+
+
+def test_validation_images_are_no_nodes(data: ImageData) -> None:
+    splits = splits_of(data, config())
+    images = data.train_images.copy()
+    images[splits.validation] = 255 - images[splits.validation]
+    other = dataclasses.replace(data, train_images=images)
+    np.testing.assert_array_equal(
+        field_of(data, config(), splits).query(20)[0], field_of(other, config(), splits).query(20)[0]
+    )
+
+
+@pytest.mark.parametrize("classifier", ["field", "cnn"])
+@pytest.mark.parametrize("finished", [1, 2, 4])
+def test_a_run_is_taken_up_to_the_same_bytes(data: ImageData, classifier: str, finished: int) -> None:
+    settings: dict[str, Any] = {"classifier": classifier, "mc_dropout": classifier == "cnn"}
+    whole = run(data, **settings)
+    assert run(data, whole[:finished], **settings) == whole[finished:]
+
+
+def test_both_classifiers_are_given_the_same_images(data: ImageData) -> None:
+    by_field, by_cnn = run(data), run(data, classifier="cnn", mc_dropout=True)
+    assert [r.acquired_train_index for r in by_field] == [r.acquired_train_index for r in by_cnn]
+    assert [r.test_error for r in by_field] != [r.test_error for r in by_cnn]
+    assert {r.weight_decay_tuned for r in run(data, weight_decay="tune")} == {False}
+    assert run(data, classifier="cnn", mc_dropout=True, weight_decay="tune")[0].weight_decay_tuned
+
+
+def test_the_length_scale_is_chosen_on_the_validation_set(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = (300.0, 600.0, 1200.0)
+    monkeypatch.setattr(run_field, "SIGMA_GRID", grid)
+    splits = splits_of(data, config())
+    nodes = np.sort([*splits.initial, *splits.pool])
+    chosen, _ = choose_sigma(
+        data.train_images[nodes],
+        np.searchsorted(nodes, splits.initial),
+        data.train_labels[splits.initial],
+        data.train_images[splits.validation],
+        data.train_labels[splits.validation],
+        grid,
+        neighbours=7,
+    )
+    tuned = run(data, mbr_sigma="tune")
+    assert tuned == run(data, mbr_sigma=chosen)
+    assert tuned != run(data, mbr_sigma=next(sigma for sigma in grid if sigma != chosen))
+
+
+def test_a_signal_is_heard_between_two_questions(data: ImageData) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(active_learning_rounds(config(), data, check=stop))
