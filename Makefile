@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench faults experiment_1 precision readme
+.PHONY: run test lint bench faults fields notebook precision readme experiment_1 experiment_2 experiment_3 experiment_4
 
 # The main job on the embedded digits: about three minutes on two cores.
 run: $(VENV)/run
@@ -26,8 +26,16 @@ bench: $(VENV)/bench
 faults: $(VENV)/dev
 	$(PYTHON) -m benchmarks.faults
 
-experiment_1: $(VENV)/run
-	$(PYTHON) main.py $(DATA_DIR) --experiments 1 --result_dir result_npy/experiment_1
+# The paper's experiments on MNIST: hours, and the same command goes on where it was stopped.
+experiment_1 experiment_2 experiment_3 experiment_4: $(VENV)/run
+	$(PYTHON) main.py --config active_learning/presets/$@.yaml $(DATA_DIR)
+
+# What the notebook of experiment 3 says of graphs, batches and seconds.
+fields: $(VENV)/run
+	$(PYTHON) -m benchmarks.fields $(DATA_DIR)
+
+notebook: $(VENV)/dev
+	$(VENV)/bin/jupyter execute --inplace comparison_to_MBR.ipynb
 
 # The same runs trained in each precision, which the benchmarks and a test compare.
 precision: $(VENV)/run

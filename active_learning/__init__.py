@@ -4,9 +4,9 @@ Reading order:
     config        what a user may set, and what decides the numbers of one run; flags: the command line made from it
     streams       the random streams, by (seed, repetition, round, purpose)
     loop          one run: fit, test, score, select, label; metrics: error, likelihood, calibration
-    mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
+    mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3; run_field: in a run
     store         everything on disk
-    experiments   which runs an experiment asks for
+    experiments   which runs an experiment asks for; presets/: the four experiments as files of flags
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers
     interruption  SIGINT and SIGTERM; status: what a result folder holds
     report        curves to statistics, tables, figures and one page
