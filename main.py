@@ -32,25 +32,41 @@ def _run(config: ExperimentConfig) -> int:
 
     try:
         outcome = run_experiment(config)
-        if len(outcome.failures) < len(outcome.runs):
-            _print_results(config, outcome)
     except Interrupted as stop:
         return fail(128 + stop.signal_number, "stopped; finished rounds are saved, and the same command goes on.")
     except (DataError, StoreError) as error:
         return fail(1, str(error))
     except OSError as error:
         return fail(1, f"{error}; finished rounds are saved, and the same command goes on once that is mended.")
+    whole = len(outcome.failures) == len(outcome.runs) or _report(config, outcome)
     for run, reason in outcome.failures.items():
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}; the same command tries it again.")
-    return 1 if outcome.failures else 0
+    return 1 if outcome.failures or not whole else 0
 
 
-def _print_results(config: ExperimentConfig, outcome: "Outcome") -> None:
-    from active_learning.report import figure, table
+def _report(config: ExperimentConfig, outcome: "Outcome") -> bool:
+    """Write the report and print the results; return whether the report could be written."""
+    from active_learning.report import REPORT_FOLDER, NoResultsError, figure, numbers, table, write_report
 
-    print(table(config.result_dir, outcome.runs))
-    picture, _ = figure(config.result_dir, outcome.runs, f"Test error on {config.dataset}")
-    print(f"Curves: {config.result_dir}/*.npy\nFigure: {picture}")
+    reason = ""
+    try:
+        figure(config.result_dir, outcome.runs, f"Test error on {config.dataset}")
+        write_report(config.result_dir, data_dir=config.data_dir)
+    except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
+        reason = f"the report could not be written ({str(error) or type(error).__name__})"
+    page = None if reason else config.result_dir / REPORT_FOLDER / "index.html"
+    try:
+        if config.json:
+            print(numbers(config.result_dir, outcome.runs, page))
+        elif not config.quiet:
+            print(table(config.result_dir, outcome.runs))
+            print(f"Curves: {config.result_dir}/*.npy")
+            print(f"Figures and tables: {page.parent}\nPage: {page}" if page else "There is no page.")
+    except NoResultsError as error:
+        reason = str(error).rstrip(".")
+    if reason:
+        fail(1, f"{reason}; python -m active_learning.report {config.result_dir} tries again.")
+    return not reason
 
 
 def _print_status(config: ExperimentConfig) -> int:

@@ -140,6 +140,8 @@ class ExperimentConfig:
         None, "spread the runs over the Dask cluster with this address, such as tcp://HOST:8786 (tls:// as Dask is set)"
     )
     status: bool = _flag(False, "run nothing: print which runs of these settings are done, going, failed or to do")
+    quiet: bool = _flag(False, "print nothing but errors, and what --json asks for")
+    json: bool = _flag(False, "print every number of the results as one JSON document instead of the table")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -154,6 +156,8 @@ class ExperimentConfig:
             parse_acquisition(self.acq_func)
         except ValueError as error:
             raise ConfigError(f"--acq_func: {error}.") from error
+        if self.status and (self.quiet or self.json):
+            raise ConfigError("--status prints a table and nothing else: leave out --quiet and --json.")
         self._check_scheduler()
         self._check_classes(DATASETS[self.dataset])
         self._check_mbr(DATASETS[self.dataset])

@@ -113,9 +113,10 @@ def _execute_here(
 
 
 class _Progress:
-    """One bar over the rounds of all runs, on stderr; without a terminal, one line a finished run."""
+    """One bar over the rounds of all runs, on stderr; without a terminal, one line a finished run; or nothing."""
 
     def __init__(self, config: ExperimentConfig, runs: Sequence[RunConfig]) -> None:
+        self.quiet = config.quiet
         self.done = {run: len(RunFolder(config.result_dir, run).load()) for run in runs}
         total = len(runs) * (config.rounds + 1)
         self.bar = tqdm(
@@ -123,7 +124,7 @@ class _Progress:
             initial=sum(self.done.values()),
             unit="round",
             file=sys.stderr,
-            disable=None,
+            disable=config.quiet or None,  # None: only without a terminal
             dynamic_ncols=True,
         )
 
@@ -141,5 +142,7 @@ class _Progress:
 
     def run_done(self, run: RunConfig, reason: str | None) -> None:
         """Print what became of a run."""
+        if self.quiet:  # failures are told once all runs have ended
+            return
         word = "finished" if reason is None else f"failed: {reason}"
         self.bar.write(f"{run.name}, repetition {run.repetition}: {word}", file=sys.stderr)

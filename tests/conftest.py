@@ -29,9 +29,10 @@ Tiny = Callable[..., int]
 
 @pytest.fixture
 def tiny_main(monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """main.py with the flags of `TINY` before the given ones; no figure is drawn."""
+    """main.py with the flags of `TINY` before the given ones; no report is written."""
     monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
     monkeypatch.setattr("active_learning.report.figure", lambda *_: (Path("not drawn"), None))
+    monkeypatch.setattr("active_learning.report.write_report", lambda *_, **__: None)
     return lambda *flags: main([*TINY, *map(str, flags)])
 
 

@@ -43,8 +43,8 @@ BAD_INPUTS = {
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
-    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status "
-    "stand alone, without a value.",
+    "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
+    "--quiet, --json stand alone, without a value.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
     "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
@@ -78,6 +78,7 @@ BAD_INPUTS = {
     "give at most 11708, or 0 for all.",
     "--val_size 11805 --classes 2 8": "--val_size 11805 is too large: mnist has 11809 training images, 4 of them "
     "labelled at the start; at most 11804 can validate.",
+    "--status --json": "--status prints a table and nothing else: leave out --quiet and --json.",
     "--result_dir unknown_key.yaml/results": "--result_dir unknown_key.yaml/results cannot be written to (Not a "
     "directory): name another.",
     "--result_dir /proc/results": None,
@@ -204,7 +205,10 @@ def test_embedded_data_end_to_end(embedded_run: tuple[Path, "subprocess.Complete
     folder, ended = embedded_run
     assert ended.returncode == 0, ended.stderr
     assert "BALD" in ended.stdout
-    assert str(folder) in ended.stdout
+    assert f"Page: {folder}/report/index.html\n" in ended.stdout
+    page = (folder / "report" / "index.html").read_text()
+    assert page.count("<img src=") == 2 * 2 * 10 + page.count("<picture>")  # arms, rounds, images
+    assert "\x1b" not in ended.stdout + ended.stderr  # no terminal, no colours
     assert "Traceback" not in ended.stderr
     assert {path.name for path in folder.glob("*.npy")} == {
         f"{name}{what}.npy"
@@ -217,6 +221,52 @@ def test_embedded_data_end_to_end(embedded_run: tuple[Path, "subprocess.Complete
         assert repetitions.shape == (2, 3)
         assert ((repetitions >= 0) & (repetitions <= 1)).all()
         np.testing.assert_array_equal(mean, repetitions.mean(axis=0))
+
+
+def test_json_is_one_document_with_numbers_and_paths(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {entry["arm"] for entry in document["statistics"]} == {"Random", "BALD"}
+    assert document["paths"]["report"] == str(tmp_path / "report" / "index.html")
+    assert sorted(document["paths"]["curves"]) == [str(path) for path in sorted(tmp_path.glob("*-repetitions.npy"))]
+
+
+def test_quiet_prints_nothing_but_errors(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)  # or the progress bar would be off anyway
+    assert tiny_main("--result_dir", tmp_path, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert tiny_main("--result_dir", tmp_path / "failing", "--quiet", "--lr", "1e30") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert [line.partition(":")[0] for line in printed.err.splitlines()] == ["main.py"] * 4
+
+
+@pytest.mark.parametrize("form", ["--json", "--quiet", None])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("what nobody thought of")])
+def test_a_report_that_fails_hides_no_result(
+    tiny_main: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    form: str | None,
+    error: Exception,
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("active_learning.report.write_report", failing)
+    assert tiny_main("--result_dir", tmp_path, "--experiments=1", *([form] if form else [])) == 1
+    printed = capsys.readouterr()
+    sentence = f"main.py: error: the report could not be written ({error}); python -m active_learning.report"
+    assert printed.err.splitlines()[-1] == f"{sentence} {tmp_path} tries again."
+    if form == "--json":
+        assert json.loads(printed.out)["paths"]["report"] is None
+    else:
+        assert ("BALD" in printed.out) == (form is None)
 
 
 def test_one_job_gives_the_bytes_of_two(

@@ -7,6 +7,7 @@ What it writes beside the page: tables.md, numbers.csv, numbers.json, and figure
 numbers. Result folders are only read.
 """
 
+import json
 import os
 import sys
 import textwrap
@@ -52,8 +53,8 @@ def table(result_dir: Path, runs: Sequence[RunConfig]) -> str:
     return terminal_text(headline(summarise(results))) if results.arms else "None of these runs has finished a round."
 
 
-def numbers(result_dir: Path, runs: Sequence[RunConfig]) -> str:
-    """Return every number of these runs as JSON, for scripts.
+def numbers(result_dir: Path, runs: Sequence[RunConfig], page: Path | None = None) -> str:
+    """Return every number of these runs as JSON, for scripts, with the paths of their curves and of the page.
 
     Raises:
         NoResultsError: if none of them has finished a round.
@@ -62,7 +63,9 @@ def numbers(result_dir: Path, runs: Sequence[RunConfig]) -> str:
     results = results.select({(run.name, run.repetition) for run in runs}, max(run.rounds for run in runs))
     if not results.arms:
         raise NoResultsError("None of these runs has finished a round.")
-    return to_json(summarise(results))
+    curves = [result_dir / f"{name}-repetitions.npy" for name in dict.fromkeys(arm.name for arm in results.arms)]
+    paths = {"curves": [str(path) for path in curves], "report": None if page is None else str(page)}
+    return json.dumps({**json.loads(to_json(summarise(results))), "paths": paths}, ensure_ascii=False, indent=1)
 
 
 def figure(result_dir: Path, runs: Sequence[RunConfig], title: str) -> tuple[Path, Path]:
