@@ -46,7 +46,8 @@ def _run(config: ExperimentConfig) -> int:
 
 def _report(config: ExperimentConfig, outcome: "Outcome") -> bool:
     """Write the report and print the results; return whether the report could be written."""
-    from active_learning.report import REPORT_FOLDER, NoResultsError, figure, numbers, table, write_report
+    from active_learning.report import REPORT_FOLDER, figure, numbers, table, write_report
+    from active_learning.report.results import NoResultsError
 
     reason = ""
     try:
