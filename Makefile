@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench faults fields notebook precision readme experiment_1 experiment_2 experiment_3 experiment_4
+.PHONY: run test lint bench faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4
 
 # The main job on the embedded digits: about three minutes on two cores.
 run: $(VENV)/run
@@ -43,6 +43,11 @@ precision: $(VENV)/run
 		$(PYTHON) main.py --dataset mnist_5k --acq_func var_ratios --rounds 30 --weight_decay 3.5 \
 			--precision $$precision --result_dir result_npy/precision/$$precision || exit; \
 	done
+
+# A page of any result folder: make report DIR=result_npy/experiment_3
+DIR := result_npy/experiment_1
+report: $(VENV)/run
+	$(PYTHON) -m active_learning.report $(DIR) $(DATA_DIR)
 
 # The README's table and figure, from the committed results.
 readme: $(VENV)/run

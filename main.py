@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Deep Bayesian active learning on images, from the command line: `python3 main.py --help`."""
 
 import signal

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from active_learning.config import ConfigError, ExperimentConfig
 
 FLAGS: dict[str, "Field[Any]"] = {entry.name: entry for entry in fields(ExperimentConfig)}
-OTHER_FLAGS = ("config", "print_config", "help")
+OTHER_FLAGS = ("config", "print_config", "print_completion", "help")
 
 _KINDS = {
     int: "a whole number",
@@ -50,6 +50,7 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
 
 def make_parser() -> Parser:
     """Return the parser."""
+    set_parsing_settings(add_print_completion_argument=True)
     # read_flags' file is YAML of plain values: no environment variables, no links to other files, no classes.
     parser = Parser(prog="main.py", description="Deep Bayesian active learning on images.", allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of flags without their dashes")
@@ -83,6 +84,8 @@ def _one_sentence(message: str) -> str:
     if match := re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL):
         switches = ", ".join(f"--{name}" for name, entry in FLAGS.items() if entry.type is bool)
         return f"{match[1]!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value."
+    if match := re.search(r"argument --(\w+): invalid choice: (.*) \(choose from (.*)\)", message):
+        return f"--{match[1]} {match[2]} is not allowed: choose one of {match[3]}."
     if match := re.search(r"argument --(\w+): ignored explicit argument (.*)", message):
         return f"--{match[1]}={match[2]} is not allowed: --{match[1]} is a switch and stands alone, without a value."
     words = " ".join(message.replace('Parser key "config": ', "").split()).rstrip(".:")

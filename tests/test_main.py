@@ -1,6 +1,7 @@
 """The command line: what it refuses, what it prints, what it leaves."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,8 @@ BAD_INPUTS = {
     "--scheduler here": "--scheduler 'here' is not an address: write tcp://HOST:PORT.",
     "--scheduler tcp://h:1 --jobs 2": "--jobs 2 is for runs on this machine, and the workers of --scheduler tcp://h:1 "
     "are as many as that cluster has: leave one of the two out.",
+    "--print_completion bash": "--print_completion 'bash' is not allowed: choose one of 'jsonschema', 'shtab-bash', "
+    "'shtab-zsh', 'shtab-tcsh', 'shtab-fish', 'shtab-powershell'.",
     "--classes 2": "--classes 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 2": "--classes 2 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 10": "--classes 2 10 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
@@ -182,6 +185,24 @@ def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.Capt
     assert ended.value.code in (0, None)
     (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
     assert read_flags(["--config", str(tmp_path / "config.yaml")]) == read_flags(flags)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("words", "expected"), [("--dro", "--dropout_iter"), ("--precision fl", "float32"), ("--mbr_s", "--mbr_sigma")]
+)
+def test_the_shell_completes_flags_and_their_choices(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--print_completion", "shtab-bash"])
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out)
+    typed = ["main.py", *words.split()]
+    ask = f"COMP_WORDS=({' '.join(typed)}) COMP_CWORD={len(typed) - 1}; _shtab_main_py main.py {typed[-1]} {typed[-2]}"
+    command = f'source {script}; {ask}; echo "${{COMPREPLY[@]}}"'
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == (f"{expected}\n", "")
 
 
 def test_a_flag_after_the_file_wins(tmp_path: Path) -> None:

@@ -96,6 +96,23 @@ def test_nothing_is_wider_than_the_window(browser: Any, page: str, width: int) -
     assert wider == []
 
 
+def test_nothing_is_cut_off_in_print(browser: Any, page: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        show(browser, page, 700)  # an A4 page between its margins
+        wider = browser.execute_script(
+            "return [...document.querySelectorAll('main *')]"
+            ".filter((part) => part.getBoundingClientRect().right > 701).map((part) => part.outerHTML)"
+        )
+        closed = browser.execute_script(
+            "return [...document.querySelectorAll('details .strip')].filter((part) => !part.offsetHeight).length"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert wider == []
+    assert closed == 0
+
+
 def column(browser: Any, key: str, number: int) -> list[str]:
     texts: list[str] = browser.execute_script(
         "return [...document.querySelectorAll(`#table-${arguments[0]} tbody tr`)]"

@@ -23,6 +23,7 @@ from active_learning.report import (
     END,
     committed_folders,
     figure,
+    figures,
     main,
     numbers,
     readme_block,
@@ -33,9 +34,9 @@ from active_learning.report import (
 )
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.drawing import colour, log_axis
-from active_learning.report.figures import all_figures, error_figure
+from active_learning.report.figures import _mosaic, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
-from active_learning.report.gallery import make_gallery
+from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, command, findings
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import summarise
@@ -420,6 +421,27 @@ def test_the_gallery_shows_acquired_images_in_order_with_scores(small: Path) -> 
     assert [image.score for image in shown] == [f"{score:.3g}" for score in record[2]["acquired_scores"]]
     assert bald.rounds[1].labelled == 30
     assert all(image.score is None for round_ in random.rounds for image in round_.images)
+
+
+def test_the_gallery_figure_shows_the_same_images(small: Path) -> None:
+    gallery = make_gallery(read_results(small), None, tiny_data([n % 10 for n in range(4000)]))
+    drawn = gallery_figure(gallery, "")
+    assert drawn is not None
+    assert set(drawn.files) == {"gallery.png", "gallery.svg", "gallery-narrow.svg"}
+    shown = gallery.arms[1].rounds[1]
+    mosaic = _mosaic(shown, 5)
+    for number, image in enumerate(shown.images):
+        top, left = 3 * (number // 5), 3 * (number % 5)
+        np.testing.assert_array_equal(mosaic[top : top + 2, left : left + 2], image.pixels)
+    assert gallery_figure(Gallery(), "") is None
+
+
+def test_labels_of_a_reduced_data_set_are_shown_as_the_whole_one_has_them(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(classes=(2, 8)), BALD[0], np.arange(4000, dtype=np.int64) % 2)
+    summary = summarise(read_results(tmp_path))
+    assert set(summary.keys("class_share")) == {"2", "8"}
+    labels = [label for row in summary.results.runs[0].rows for label in row["acquired_labels"]]
+    assert summary.get("BALD", "class_share", "8").mean == np.mean(labels)
 
 
 def test_a_gallery_without_its_data_says_why(small: Path) -> None:

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 
 from active_learning.config import RunConfig
 from active_learning.report.drawing import write_figures
-from active_learning.report.figures import all_figures, error_figure
+from active_learning.report.figures import all_figures, error_figure, gallery_figure
 from active_learning.report.formats import Table, markdown_safe, plain, to_csv, to_json
 from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, findings, render_page
@@ -92,7 +92,8 @@ def write_report(
     summary = summarise(results)
     tables, figures = all_tables(summary), all_figures(summary)
     gallery = make_gallery(results, data_dir) if with_gallery else Gallery(reason="The pictures were not asked for.")
-    files = write_figures(figures, output_dir / "figures")
+    glance = gallery_figure(gallery, results.digest)
+    files = write_figures([*figures, *([glance] if glance else [])], output_dir / "figures")
     contents = {
         "index.html": render_page(summary, tables, figures, gallery),
         "tables.md": _markdown(summary, tables),

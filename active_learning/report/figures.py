@@ -1,6 +1,7 @@
 """Which figures a summary has, and what each shows."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from active_learning.report.drawing import (
     log_axis,
     wrapped,
 )
+from active_learning.report.gallery import Gallery, GalleryRound
 from active_learning.report.results import Arm
 from active_learning.report.summary import REACH, SHARE, Summary
 
@@ -138,7 +140,9 @@ def calibration_figure(summary: Summary) -> Figure | None:
 def class_figure(summary: Summary) -> Figure | None:
     """Draw each class's share of the acquired images as a heat map."""
     classes = [str(key) for key in summary.keys(SHARE)]
-    arms = [arm for arm in summary.results.arms if summary.get(arm.label, SHARE, "0").values]
+    arms = [
+        arm for arm in summary.results.arms if any(summary.get(arm.label, SHARE, class_).values for class_ in classes)
+    ]
     if not arms:
         return None
     shares_ac = np.array([[100 * (summary.get(a.label, SHARE, c).mean or 0.0) for c in classes] for a in arms])
@@ -198,6 +202,53 @@ def penalty_figure(summary: Summary) -> Figure | None:
         (min(WIDE, 2 + 1.4 * size), size),
         (NARROW, size),
     )
+
+
+def gallery_figure(gallery: Gallery, digest: str) -> Figure | None:
+    """Draw what each function acquired: a row a function, a field a round, its images in reading order."""
+    if not gallery.arms:
+        return None
+    rounds = max((arm.rounds for arm in gallery.arms), key=len)
+    side = max(len(round_.images) for round_ in rounds)
+    columns = -(-side // 2)
+
+    def draw(canvas: Canvas) -> None:
+        panels = canvas.subplots(len(gallery.arms), len(rounds), squeeze=False)
+        for row, arm in zip(panels, gallery.arms, strict=True):
+            for axes in row:
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            for axes, round_ in zip(row, arm.rounds, strict=False):
+                axes.imshow(_mosaic(round_, columns), cmap="gray", interpolation="nearest")
+                axes.set_xlabel(_score_range(round_), fontsize="x-small", labelpad=2)
+            row[0].set_ylabel(arm.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
+        for axes, round_ in zip(panels[0], rounds, strict=True):
+            axes.set_title(f"round {round_.number}", fontsize="small")
+
+    alt = (
+        f"The images that {', '.join(arm.label for arm in gallery.arms)} acquired in rounds "
+        f"{', '.join(str(round_.number) for round_ in rounds)}, the highest-scored first; the gallery has each of them."
+    )
+    wide = (1.2 + 0.3 * columns * len(rounds), 0.6 + 0.85 * len(gallery.arms))
+    narrow = (NARROW, 0.5 + 0.62 * len(gallery.arms))
+    return draw_figure("gallery", "What was acquired, at a glance", alt, draw, digest, wide, narrow)
+
+
+def _mosaic(round_: GalleryRound, columns: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a round's images in rows of `columns`, on white."""
+    height, width, *colours = round_.images[0].pixels.shape
+    tiled = np.full((2 * (height + 1), columns * (width + 1), *colours), 255, dtype=np.uint8)
+    for number, image in enumerate(round_.images):
+        top, left = number // columns * (height + 1), number % columns * (width + 1)
+        tiled[top : top + height, left : left + width] = image.pixels
+    return tiled
+
+
+def _score_range(round_: GalleryRound) -> str:
+    scores = [image.score for image in round_.images]
+    if None in scores:
+        return ""
+    return f"{scores[0]} to {scores[-1]}" if scores[0] != scores[-1] else f"{scores[0]}"
 
 
 def dropout_figures(summary: Summary) -> Iterator[Figure]:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,26 @@ Loader = Callable[[str, Path | None], ImageData]
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An acquired image: a data URI, its place in the training set, its label, and its score in words (or None)."""
+    """An acquired image.
 
-    uri: str
+    Attributes:
+        pixels: uint8 (height, width), or (height, width, 3) of a colour image.
+        train_index: its place in the training set.
+        label: its class, as the whole data set calls it.
+        score: its score in words, or None for a function that gives all images the same.
+    """
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
     train_index: int
-    label: int
+    label: str
     score: str | None
+
+    @property
+    def uri(self) -> str:
+        """The image as an address that carries it."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels).save(buffer, format="PNG", optimize=True)
+        return data_uri(buffer.getvalue(), "image/png")
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,8 @@ class Gallery:
     reason: str = ""
     explanation: str = (
         "The images that each function asked for, highest score first, each with its label and its score. They are "
-        "the highest-scored of all images that the round scored; the scores of the others are not recorded."
+        "the highest-scored of all images that the round scored (a random part of the pool, pool_subset of them, or "
+        "all of it); the scores of the others are not recorded."
     )
 
 
@@ -101,7 +116,7 @@ def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
 def _round(run: Run, round_: int, train_images: npt.NDArray[np.uint8], scored: bool) -> GalleryRound:
     row = run.rows[round_]
     images = tuple(
-        GalleryImage(_data_uri(train_images[index]), index, label, f"{score:.3g}" if scored else None)
+        GalleryImage(_pixels(train_images[index]), index, run.class_name(label), f"{score:.3g}" if scored else None)
         for index, label, score in zip(
             row["acquired_train_index"], row["acquired_labels"], row["acquired_scores"], strict=True
         )
@@ -109,11 +124,8 @@ def _round(run: Run, round_: int, train_images: npt.NDArray[np.uint8], scored: b
     return GalleryRound(round_, run.rows[round_ - 1]["labelled"], images)
 
 
-def _data_uri(image_chw: npt.NDArray[np.uint8]) -> str:
-    picture = image_chw[0] if len(image_chw) == 1 else np.moveaxis(image_chw, 0, -1)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return data_uri(buffer.getvalue(), "image/png")
+def _pixels(image_chw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return image_chw[0] if len(image_chw) == 1 else np.moveaxis(image_chw, 0, -1)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -68,8 +68,13 @@ class Run:
 
     @property
     def labels(self) -> list[int]:
-        """The labels of all acquired images, in order."""
+        """The labels of all acquired images, in order; of a reduced data set, 0 is its first class."""
         return [label for row in self.rows for label in row["acquired_labels"]]
+
+    def class_name(self, label: int) -> str:
+        """Return what the whole data set calls the class that this run calls `label`."""
+        classes = self.configuration.get("classes")
+        return str(classes[label] if classes else label)
 
 
 @dataclass(frozen=True)

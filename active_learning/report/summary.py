@@ -180,7 +180,7 @@ def summarise(results: Results) -> Summary:
         for estimate in (
             *_reach_estimates(arm, levels),
             *_curve_estimates(arm, points, ends[arm.variant]),
-            *_class_estimates(arm, classes),
+            *_class_estimates(arm, len(arm.runs[0].configuration.get("classes", range(classes)))),
             *_seconds_estimates(arm),
         )
     ]
@@ -212,7 +212,7 @@ def _class_estimates(arm: Arm, classes: int) -> Iterator[Estimate]:
     shares_ec = np.array([statistics.class_shares(run.labels, classes) for run in runs])
     for class_ in range(classes if runs else 0):
         values = {run.repetition: float(share) for run, share in zip(runs, shares_ec[:, class_], strict=True)}
-        yield Estimate(arm.label, SHARE, str(class_), values)
+        yield Estimate(arm.label, SHARE, runs[0].class_name(class_), values)
     if runs:
         values = {run.repetition: statistics.balance(row) for run, row in zip(runs, shares_ec, strict=True)}
         yield Estimate(arm.label, BALANCE, None, values)
