@@ -35,7 +35,7 @@ RUN_SOURCES = (
     *("load_data.py", "cnn_model.py", "acquisition_functions.py"),
     *(
         f"active_learning/{name}.py"
-        for name in ("config", "streams", "loop", "metrics", "store", "execution", "cluster")
+        for name in ("config", "streams", "loop", "metrics", "mbr", "run_field", "store", "execution", "cluster")
     ),
 )
 
@@ -248,6 +248,10 @@ def _is_shared(job: Job) -> bool:
 
 def _execute_in_memory(job: Job, advance: Advance, check: Callable[[], None]) -> Returned:
     results: list[RoundResult] = []
+    events: list[Row] = []
+
+    def note(event: str) -> None:
+        events.append({"round": len(job.finished) + len(results), "event": event})
 
     def save(result: RoundResult) -> None:
         results.append(result)
@@ -255,10 +259,11 @@ def _execute_in_memory(job: Job, advance: Advance, check: Callable[[], None]) ->
 
     failure, details = None, ""
     try:
-        execute(job.run, job.finished, job.weights, job.data_dir, save, check)
+        execute(job.run, job.finished, job.weights, job.data_dir, save, check, note)
     except Exception as error:
         failure, details = describe(error), traceback.format_exc()
-    return Returned(failure, details, results, session(job.run))
+    here = session(job.run)
+    return Returned(failure, details, results, {**here, "events": events} if events else here)
 
 
 @lru_cache(maxsize=1)

@@ -49,6 +49,12 @@ def run_experiment(config: ExperimentConfig) -> Outcome:
     return Outcome(tuple(runs), failures)
 
 
+def job_count(config: ExperimentConfig, runs: int) -> int:
+    """Return how many of so many runs go on side by side on this machine."""
+    cores = joblib.cpu_count(only_physical_cores=True)
+    return min(config.jobs or max(1, cores // config.threads), runs)
+
+
 def _is_finished(config: ExperimentConfig, run: RunConfig, check: Check) -> bool:
     """Return whether the run is whole; its files are mended if it is."""
     folder = RunFolder(config.result_dir, run)
@@ -82,8 +88,7 @@ def _outcomes(
     config: ExperimentConfig, runs: Sequence[RunConfig], holder: str, advance: Advance, check: Check
 ) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
-    cores = joblib.cpu_count(only_physical_cores=True)
-    jobs = min(config.jobs or max(1, cores // config.threads), len(runs))
+    jobs = job_count(config, len(runs))
     if config.scheduler is None:
         _load_data(config)
         check()

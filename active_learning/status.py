@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from active_learning.config import ExperimentConfig
 from active_learning.experiments import planned_runs
+from active_learning.runner import job_count
 from active_learning.store import RunFolder, is_held
 
 STATES = ("done", "going", "failed", "to do")
@@ -33,11 +34,14 @@ def status(config: ExperimentConfig) -> str:
         for folder, word in zip(folders, states, strict=True)
     ]
     counts = Counter(states)
+    unfinished = counts["going"] + counts["failed"] + counts["to do"]
+    # how many workers a cluster has, only the cluster knows
+    side_by_side = counts["going"] or (job_count(config, unfinished) if config.scheduler is None else 1)
     held = "a program works on it" if is_held(config.result_dir / ".lock") else "no program works on it"
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
     return (
         tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
-        + f"\n{config.result_dir}: {summary}; {held}.\n{_time_left(folders, max(1, counts['going']))}"
+        + f"\n{config.result_dir}: {summary}; {held}.\n{_time_left(folders, max(1, side_by_side))}"
     )
 
 

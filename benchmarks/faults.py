@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags = parser.parse_args(argv)
     active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
+    active_learning.report.write_report = lambda *_, **__: None  # type: ignore[assignment]
     active_learning.store._git_commit = lambda: None  # a process of its own each time
     _warm_up()
     rows, broken = [], []

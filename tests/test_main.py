@@ -338,5 +338,7 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     assert tiny_main("--result_dir", results, "--status") == 0
     printed = capsys.readouterr().out
     assert "2 done, 0 going, 0 failed, 2 to do" in printed
-    assert "Time left: about 0:00:01" in printed
+    assert "Time left: about 0:00:01, with 1 run(s) side by side" in printed
+    assert tiny_main("--result_dir", results, "--status", "--jobs", "3") == 0
+    assert "with 2 run(s) side by side" in capsys.readouterr().out  # as the same command would do, and 2 are left
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before

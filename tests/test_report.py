@@ -23,7 +23,6 @@ from active_learning.report import (
     END,
     committed_folders,
     figure,
-    figures,
     main,
     numbers,
     readme_block,
