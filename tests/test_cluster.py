@@ -136,7 +136,7 @@ def test_a_driver_that_ends_is_started_again(
     tiny_main: Tiny, tmp_path: Path, address: str, number: signal.Signals, code: int
 ) -> None:
     """The cluster lives on, and takes up the runs from their last rounds."""
-    longer = ("--epochs", "60", "--rounds", "4")
+    longer = ("--epochs", "40", "--rounds", "3", "--experiments", "1", "--acq_func", "bald")
     flags = ("--result_dir", str(tmp_path / "there"), "--jobs", "0", "--scheduler", address, *longer)
     command = [sys.executable, "-m", "benchmarks.tiny", *TINY, *flags]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as driver:
@@ -191,7 +191,7 @@ def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(tmp_path: Path)
 def test_what_happened_on_a_worker_is_recorded(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, shared: bool
 ) -> None:
-    execute = active_learning.execution.execute
+    execute: Any = active_learning.execution.execute
 
     def short_of_memory(*arguments: Any) -> None:
         *others, save, check, note = arguments
