@@ -70,12 +70,12 @@ class RunFolder:
         Raises:
             StoreError: when the record is that of another configuration.
         """
-        header, self.rounds, _ = _read_chain(self.path / "metrics.jsonl")
+        header, self.rounds, _ = read_chain(self.path / "metrics.jsonl")
         if header is not None and not any_configuration and header["configuration"] != self.config.identity():
             raise StoreError(f"{self.path} holds a run of another configuration: move it away to run this one.")
         if self.config.warm_start and self.rounds and not self.finished and self.weights() is None:
             self.rounds = []  # each round's weights follow from the one before: begin again
-        _, self.seconds, _ = _read_chain(self.path / "seconds.jsonl")
+        _, self.seconds, _ = read_chain(self.path / "seconds.jsonl")
         self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
         return self.rounds
 
@@ -85,7 +85,7 @@ class RunFolder:
         A damaged file of lines is kept beside as `NAME.damaged`; what a killed process left half-done is removed.
         """
         for path in (self.path / "metrics.jsonl", self.path / "seconds.jsonl"):
-            if not _read_chain(path)[2]:
+            if not read_chain(path)[2]:
                 write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
                 if not self.rounds:
                     path.unlink()
@@ -177,7 +177,7 @@ class RunFolder:
         path = self.path / "failure.json"
         if not path.exists():
             return None
-        failure = _read_sealed(path, {"round", "reason"})
+        failure = read_sealed(path, {"round", "reason"})
         return "for a reason that can no longer be read" if failure is None else str(failure["reason"])
 
     @property
@@ -189,7 +189,7 @@ class RunFolder:
         path = self.path / "provenance.json"
         if not path.exists():
             return []
-        content = _read_sealed(path, {"sessions"})
+        content = read_sealed(path, {"sessions"})
         return None if content is None else list(content["sessions"])
 
     def _write_sessions(self, sessions: Sequence[Row]) -> None:
@@ -214,7 +214,7 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig]) -> None:
     """
     shared = {key: value for key, value in configs[0].identity().items() if key not in ARM_FIELDS}
     for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
-        header, _, _ = _read_chain(path)
+        header, _, _ = read_chain(path)
         if header is None:
             continue
         held = {key: value for key, value in header["configuration"].items() if key not in ARM_FIELDS}
@@ -245,7 +245,7 @@ def finished_curves(result_dir: Path, name: str, rounds: int) -> dict[int, npt.N
     """Return the test errors (rounds + 1,) of each repetition that has at least `rounds` rounds, by its number."""
     curves = {}
     for folder in sorted((result_dir / "runs" / name).glob("repetition_*"), key=_repetition):
-        _, rows, _ = _read_chain(folder / "metrics.jsonl")
+        _, rows, _ = read_chain(folder / "metrics.jsonl")
         if len(rows) > rounds:
             curves[_repetition(folder)] = np.array([row["test_error"] for row in rows])
     # Repetitions may have been extended one after the other: their common length is what can be averaged.
@@ -388,7 +388,7 @@ def _chain(rows: Sequence[Row]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def _read_chain(path: Path) -> tuple[Row | None, list[Row], bool]:
+def read_chain(path: Path) -> tuple[Row | None, list[Row], bool]:
     """Return the first row, the rows after it up to the first damage, and whether the file is whole (or missing)."""
     try:
         content = path.read_bytes()
@@ -416,7 +416,7 @@ def _sealed(value: Row) -> bytes:
     return json.dumps({**value, "sha256": hashlib.sha256(_json(value)).hexdigest()}, allow_nan=False, indent=2).encode()
 
 
-def _read_sealed(path: Path, keys: set[str]) -> Row | None:
+def read_sealed(path: Path, keys: set[str]) -> Row | None:
     """Return a sealed object, or one from before there were seals, which has just these keys; None if damaged."""
     try:
         value = json.loads(path.read_bytes())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ARM_FIELDS
-from active_learning.store import _read_chain, _read_sealed
+from active_learning.store import read_chain, read_sealed
 
 Row = dict[str, Any]
 Curves = npt.NDArray[np.float64]
@@ -195,7 +195,7 @@ def _read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str]]:
     """Read one run; return it, if a whole round is there, and what is wrong with its files."""
     folder = path.parent
     try:
-        header, rows, whole = _read_chain(path)
+        header, rows, whole = read_chain(path)
         _check_rows(header, rows)
     except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
         return None, [f"{path.relative_to(result_dir)} cannot be read ({type(error).__name__}: {error})."]
@@ -208,7 +208,7 @@ def _read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str]]:
     provenance = _read_object(folder / "provenance.json", "sessions", complaints, result_dir)
     failure = _read_object(folder / "failure.json", "reason", complaints, result_dir)
     try:
-        _, seconds, whole = _read_chain(folder / "seconds.jsonl")
+        _, seconds, whole = read_chain(folder / "seconds.jsonl")
     except OSError:
         seconds, whole = [], False
     if not whole:
@@ -240,7 +240,7 @@ def _read_object(path: Path, key: str, complaints: list[str], result_dir: Path) 
     """Return a sealed object, or an empty one if there is no file; a damaged one is complained about."""
     if not path.exists():
         return {}
-    value = _read_sealed(path, {"round", "reason"} if key == "reason" else {key})
+    value = read_sealed(path, {"round", "reason"} if key == "reason" else {key})
     if value is None or key not in value:
         complaints.append(f"{path.relative_to(result_dir)} is damaged.")
         return {}
