@@ -1,16 +1,16 @@
 """The Bayesian CNN of the paper, its skorch classifier and MC-dropout inference.
 
 The only file that knows torch and skorch internals. Its secret: everything before the first dropout is deterministic,
-so MC dropout computes it once an image; and one pass draws one mask for all images, so that the first dense layer of
-many passes is a single matrix product over the hidden units that the masks keep. Both are exact: each pass is one
-posterior sample, applied to every image (consistent MC dropout).
+so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
+all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
+keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout).
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,8 @@ POOLING = 2
 IMAGES_PER_BLOCK = 250
 """Images of one inference block: small enough that a block's activations stay in the processor's caches."""
 
-PASSES_PER_PRODUCT = 10
-"""Passes whose kept hidden units are stacked into one matrix product (about 640 of its columns)."""
-
-ROWS_ROUNDED_TO = 32
-"""The rows of such a product are filled up with zeros to a multiple of this."""
+KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
+"""In bfloat16, a pass's kept hidden units and dropped features are filled up with zeros to multiples of these."""
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -136,10 +133,25 @@ class BayesianCNN(nn.Module):
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the activations (N, F) before the first dropout: the deterministic part of the network."""
-        x = (images_nchw.float() * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        x = self.conv2(functional.relu(self.conv1(x)))
+        x = self._first_convolution(images_nchw.float() * self.scale + self.shift).relu_()
+        x = self.conv2(x)
         # relu and max commute; after the pooling it has a quarter of the elements to do.
         return functional.relu(functional.max_pool2d(x, POOLING)).flatten(1)
+
+    def _first_convolution(self, x: Tensor) -> Tensor:
+        """Return conv1's output (N, 32, h, w), channels last.
+
+        In float32 on a CPU it is a matrix product over the input's patches, which few input channels make small:
+        oneDNN's own kernels take three times as long, forward and backward (`make bench`, conv1_seconds_*).
+        """
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+            y: Tensor = self.conv1(x.contiguous(memory_format=torch.channels_last))
+            return y
+        images, _, height, width = x.shape
+        patches = x.unfold(2, KERNEL, 1).unfold(3, KERNEL, 1).permute(1, 4, 5, 0, 2, 3)
+        filters, bias = self.conv1.weight.flatten(1), self.conv1.bias
+        y = torch.addmm(bias, patches.reshape(filters.shape[1], -1).T, filters.T)
+        return y.view(images, height - KERNEL + 1, width - KERNEL + 1, FILTERS).permute(0, 3, 1, 2)
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits (N, C) of uint8 images (N, channels, height, width)."""
@@ -353,53 +365,68 @@ class _StochasticHead:
     """The two dense layers under T fixed pairs of masks.
 
     For pass t with feature mask a and hidden mask b the hidden layer is relu(W (a * x) / 0.75 + c) on the rows that b
-    keeps; the dropped rows are zero and are not computed. The kept rows of several passes, with the feature mask
-    multiplied into their weights, stand in one matrix; the output layers of the same passes stand in one block-diagonal
-    matrix, so that each group of passes costs two matrix products.
+    keeps; the dropped rows are zero and are not computed. Since a drops a quarter of the features,
+
+        W (a * x) = W x - W ((1 - a) * x)
+
+    costs a quarter of the products: W x is the same in every pass and is computed once, and each pass subtracts the
+    features that it drops. The images' axis is the last one throughout, so that picking features or hidden units out
+    of a block copies whole rows.
     """
 
     def __init__(
         self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, dtype: torch.dtype
     ) -> None:
-        self.class_count = module.output.out_features
         device = module.hidden.weight.device
+        # oneDNN, which computes bfloat16, makes and keeps a kernel for each shape it meets: megabytes of them.
+        rounded_to = (1, 1) if dtype == torch.float32 else (KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO)
         with torch.inference_mode():
-            hidden_weight_hf = (module.hidden.weight / (1 - FEATURE_DROPOUT)).to(dtype)
-            output_weight_ch = module.output.weight / (1 - HIDDEN_DROPOUT)
-            self.groups = [
-                _group_weights(
-                    module, hidden_weight_hf, output_weight_ch, features.to(device, dtype), hidden.to(device)
-                )
-                for features, hidden in zip(
-                    feature_masks_tf.split(PASSES_PER_PRODUCT), hidden_masks_th.split(PASSES_PER_PRODUCT), strict=True
-                )
+            self.hidden_weight_hf = (module.hidden.weight / (1 - FEATURE_DROPOUT)).to(dtype)
+            self.hidden_bias_h1 = module.hidden.bias[:, None].to(dtype)
+            output_weight_ch = (module.output.weight / (1 - HIDDEN_DROPOUT)).to(dtype)
+            self.output_bias_c1 = module.output.bias[:, None].to(dtype)
+            self.passes = [
+                _pass_weights(self.hidden_weight_hf, output_weight_ch, ~features, hidden, rounded_to)
+                for features, hidden in zip(feature_masks_tf.to(device), hidden_masks_th.to(device), strict=True)
             ]
+            self.most_dropped = max(len(one.dropped) for one in self.passes)
 
     def class_probabilities(self, features_bf: Tensor) -> Tensor:
-        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes first in memory)."""
-        logits = [
-            torch.addmm(output_bias, torch.addmm(hidden_bias, features_bf, hidden_weight).relu_(), output_weight)
-            for hidden_weight, hidden_bias, output_weight, output_bias in self.groups
-        ]
-        logits_btc = torch.cat(logits, dim=1).view(len(features_bf), -1, self.class_count)
-        return functional.softmax(logits_btc, dim=-1, dtype=torch.float32).transpose(0, 1)
+        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
+        features_fb = features_bf.T.contiguous()
+        images = features_fb.shape[1]
+        undropped_hb = torch.addmm(self.hidden_bias_h1, self.hidden_weight_hf, features_fb)
+        dropped_db = features_fb.new_empty(self.most_dropped, images)
+        logits_tcb = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
+        for one, logits_cb in zip(self.passes, logits_tcb, strict=True):
+            dropped = torch.index_select(features_fb, 0, one.dropped, out=dropped_db[: len(one.dropped)])
+            hidden = undropped_hb.index_select(0, one.kept).addmm_(one.hidden_weight, dropped, alpha=-1).relu_()
+            torch.addmm(self.output_bias_c1, one.output_weight, hidden, out=logits_cb)
+        return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
 
 
-def _group_weights(
-    module: BayesianCNN, hidden_weight_hf: Tensor, output_weight_ch: Tensor, feature_masks_tf: Tensor, masks_th: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (hidden weight, hidden bias, output weight, output bias) of one group of passes, transposed for addmm."""
-    kept_rows = [mask.nonzero().squeeze(1) for mask in masks_th]
-    rows = torch.cat(kept_rows)
-    # Zero rows up to a round number: oneDNN makes and keeps a kernel for each shape it meets, megabytes of them.
-    padding = -len(rows) % ROWS_ROUNDED_TO
-    hidden_weight = functional.pad(hidden_weight_hf[rows], (0, 0, 0, padding))
-    for weight, mask in zip(
-        hidden_weight[: len(rows)].split([len(kept) for kept in kept_rows]), feature_masks_tf, strict=True
-    ):
-        weight.mul_(mask)
-    hidden_bias = functional.pad(module.hidden.bias[rows], (0, padding))
-    output_weight = functional.pad(torch.block_diag(*[output_weight_ch[:, kept] for kept in kept_rows]), (0, padding))
-    output_bias = module.output.bias.repeat(len(kept_rows))
-    dtype = hidden_weight_hf.dtype
-    return hidden_weight.T, hidden_bias.to(dtype), output_weight.T.to(dtype), output_bias.to(dtype)
+class _PassWeights(NamedTuple):
+    """What one pass needs of the two dense layers, for K kept hidden units and D dropped features."""
+
+    kept: Tensor  # (K,)
+    dropped: Tensor  # (D,)
+    hidden_weight: Tensor  # (K, D)
+    output_weight: Tensor  # (C, K)
+
+
+def _pass_weights(
+    hidden_weight_hf: Tensor,
+    output_weight_ch: Tensor,
+    dropped_f: Tensor,
+    kept_h: Tensor,
+    rounded_to: tuple[int, int],
+) -> _PassWeights:
+    """Pick one pass's weights, both axes filled up with zeros to round numbers."""
+    kept, dropped = kept_h.nonzero().squeeze(1), dropped_f.nonzero().squeeze(1)
+    more_kept, more_dropped = -len(kept) % rounded_to[0], -len(dropped) % rounded_to[1]
+    return _PassWeights(
+        kept=functional.pad(kept, (0, more_kept)),  # the filling is index 0, under weights of zero
+        dropped=functional.pad(dropped, (0, more_dropped)),
+        hidden_weight=functional.pad(hidden_weight_hf[kept][:, dropped], (0, more_dropped, 0, more_kept)),
+        output_weight=functional.pad(output_weight_ch[:, kept], (0, more_kept)),
+    )
