@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 from datetime import timedelta
+from statistics import median
 
-import numpy as np
 from tabulate import tabulate
 
 from active_learning.config import ExperimentConfig
@@ -62,19 +62,29 @@ def _remark(folder: RunFolder) -> str:
 
 
 def _time_left(folders: list[RunFolder], side_by_side: int) -> str:
-    """Estimate from the seconds so far, as a straight line over the rounds: a fit takes longer the more is labelled."""
+    """Estimate from the seconds so far: a round takes what the same round took in other runs (see `_expected`)."""
+    left = [(folder, round_) for folder in folders for round_ in range(len(folder.rounds), folder.config.rounds + 1)]
+    if not left:
+        return "Nothing is left to do."
     measured = [
-        (row["round"], sum(row.values()) - row["round"])
+        (folder.config.name, row["round"], sum(row.values()) - row["round"])
         for folder in folders
         for row in folder.seconds
         if "round" in row
     ]
-    left = [round_ for folder in folders for round_ in range(len(folder.rounds), folder.config.rounds + 1)]
-    if not left:
-        return "Nothing is left to do."
-    if len({round_ for round_, _ in measured}) < 2:
+    if len({round_ for _, round_, _ in measured}) < 2:
         return "Time left: not known before two rounds are finished."
-    rounds, seconds = np.array(measured).T
-    slope, start = np.polyfit(rounds, seconds, deg=1)
-    total = sum(max(0.0, start + slope * round_) for round_ in left) / side_by_side
+    total = sum(_expected(measured, folder.config.name, round_) for folder, round_ in left) / side_by_side
     return f"Time left: about {timedelta(seconds=math.ceil(total))}, with {side_by_side} run(s) side by side."
+
+
+def _expected(measured: list[tuple[str, int, float]], name: str, round_: int) -> float:
+    """Return the median seconds of the measured rounds nearest to this one, of the same curve where there are some.
+
+    Rounds that tune the weight decay take several times as long as their neighbours, so no line goes through them.
+    """
+    alike = [(abs(at - round_), seconds) for curve, at, seconds in measured if curve == name] or [
+        (abs(at - round_), seconds) for _, at, seconds in measured
+    ]
+    nearest = min(distance for distance, _ in alike)
+    return median(seconds for distance, seconds in alike if distance == nearest)

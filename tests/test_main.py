@@ -1,6 +1,7 @@
 """The command line: what it refuses, what it prints, what it leaves."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from active_learning.config import ExperimentConfig
 from active_learning.flags import read_flags
+from active_learning.status import _expected
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
 
@@ -326,6 +328,14 @@ def test_full_disk_is_told(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_the_time_left_is_that_of_the_same_rounds_in_other_runs() -> None:
+    measured = [("bald", 0, 9.0), ("bald", 1, 1.0), ("bald", 2, 4.0), ("uniform", 0, 2.0), ("bald", 1, 2.0)]
+    assert _expected(measured, "bald", 1) == 1.5  # the median of its own
+    assert _expected(measured, "bald", 7) == 4  # none has come so far: the nearest round
+    assert _expected(measured, "uniform", 5) == 2
+    assert _expected(measured, "mean_std", 0) == 5.5  # nothing is known of it: all curves
+
+
 def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     assert tiny_main("--result_dir", results, "--status") == 0
@@ -338,7 +348,7 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     assert tiny_main("--result_dir", results, "--status") == 0
     printed = capsys.readouterr().out
     assert "2 done, 0 going, 0 failed, 2 to do" in printed
-    assert "Time left: about 0:00:01, with 1 run(s) side by side" in printed
+    assert re.search(r"Time left: about 0:0\d:\d\d, with 1 run\(s\) side by side", printed)
     assert tiny_main("--result_dir", results, "--status", "--jobs", "3") == 0
     assert "with 2 run(s) side by side" in capsys.readouterr().out  # as the same command would do, and 2 are left
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -526,11 +525,3 @@ def test_the_readme_and_its_figures_are_up_to_date() -> None:
     for folder in folders:
         with Image.open(folder / "report" / "figures" / "test_error.png") as picture:
             assert picture.info["Source"] == read_results(folder).digest, rewrite
-
-
-@pytest.mark.slow
-def test_a_report_of_30_runs_of_100_rounds_takes_less_than_20_seconds(tmp_path: Path) -> None:
-    write_experiment(tmp_path, repetitions=6, rounds=100, determ=False)
-    start = time.process_time()
-    write_report(tmp_path)
-    assert time.process_time() - start < 20
