@@ -142,7 +142,7 @@ class BayesianCNN(nn.Module):
         """Return conv1's output (N, 32, h, w), channels last.
 
         In float32 on a CPU it is a matrix product over the input's patches, which few input channels make small:
-        oneDNN's own kernels take three times as long, forward and backward (`make bench`, conv1_seconds_*).
+        oneDNN's own kernels take several times as long, forward and backward (`make bench`, conv1_vs_onednn).
         """
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             y: Tensor = self.conv1(x.contiguous(memory_format=torch.channels_last))

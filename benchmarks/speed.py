@@ -2,12 +2,17 @@
 
 Every ratio compares two ways of doing the same work, measured minutes apart on the same threads; where a way is too
 slow to be measured in full, a part is measured and multiplied, and the table says so. The other sides are in
-`reference.py`. Prints a table and writes `benchmarks/latest.json`.
+`reference.py` and run in a process of their own, since ours keeps freed memory (`execution.keep_freed_memory`) and
+theirs should be as their users have them. Prints a table and writes `benchmarks/latest.json`.
+
+A `*_bound_*` figure says what a ratio would be if ours did the same operations at the measured peak of this machine:
+no code that computes these products can be further ahead of the other side here.
 
 Dimensions: T passes, N images.
 """
 
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -16,18 +21,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from jsonargparse import auto_cli
-from skorch import NeuralNetClassifier
 from skorch.dataset import Dataset
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction
 from active_learning.config import RunConfig
+from active_learning.execution import keep_freed_memory
 from active_learning.loop import active_learning_rounds
 from active_learning.store import provenance
 from benchmarks.reference import (
@@ -38,9 +44,12 @@ from benchmarks.reference import (
     textbook_network,
 )
 from cnn_model import (
+    FEATURE_DROPOUT,
     FILTERS,
     HIDDEN_DROPOUT,
+    HIDDEN_UNITS,
     KERNEL,
+    POOLING,
     BayesianCNNClassifier,
     Precision,
     TensorBatches,
@@ -65,6 +74,8 @@ class Bench:
     data: ImageData
     threads: int
     precision: Precision
+    peak: float = math.nan  # FLOP/s of the largest matrix products in this precision
+    reference_pass_seconds: float = math.nan  # of one image in one pass, the reference's way
     figures: dict[str, float] = field(default_factory=dict)
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -73,6 +84,11 @@ class Bench:
         self.figures[key] = value
         self.rows.append((key, f"{value:.4g}", text))
         print(f"{key:40} {value:10.4g}  {text}", flush=True)
+
+    def elsewhere(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what a function returns in a process of its own, with as many threads."""
+        with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=self.threads):
+            return joblib.Parallel()([joblib.delayed(_with_threads)(self.threads, function, *arguments)])[0]
 
     def images(self, count: int) -> npt.NDArray[np.uint8]:
         """Return `count` images, the test images repeated as often as it takes: their content costs no time."""
@@ -103,6 +119,11 @@ class Bench:
         )
 
 
+def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    torch.set_num_threads(threads)
+    return function(*arguments)
+
+
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
     """Return the least wall-clock seconds of some repeats: what the machine can do when nothing disturbs it."""
     times = []
@@ -122,14 +143,28 @@ def peak_gemm(precision: Precision) -> float:
     return best
 
 
-def inference_flops(bench: Bench, images: int, passes: int) -> float:
-    """Return the multiplications and additions that exact MC dropout needs in expectation: prefix once, kept rows."""
+def layer_flops(bench: Bench) -> tuple[float, float, float]:
+    """Return the multiplications and additions of an image in conv1, conv2 and the first dense layer, forward."""
     channels, height, width = bench.data.train_images.shape[1:]
     first = (height - KERNEL + 1) * (width - KERNEL + 1) * FILTERS * channels * KERNEL**2
     second = (height - 2 * KERNEL + 2) * (width - 2 * KERNEL + 2) * FILTERS * FILTERS * KERNEL**2
-    features = FILTERS * ((height - 2 * KERNEL + 2) // 2) * ((width - 2 * KERNEL + 2) // 2)
-    head = passes * features * 128 * (1 - HIDDEN_DROPOUT)
-    return float(2 * images * (first + second + head))
+    features = FILTERS * ((height - 2 * KERNEL + 2) // POOLING) * ((width - 2 * KERNEL + 2) // POOLING)
+    return 2.0 * first, 2.0 * second, 2.0 * features * HIDDEN_UNITS
+
+
+def inference_flops(bench: Bench, images: int, passes: int) -> float:
+    """Return the operations of MC dropout as it is computed here, in expectation.
+
+    All layers up to the first dense one once an image, and in each pass the dropped features times the kept units.
+    """
+    first, second, dense = layer_flops(bench)
+    return images * (first + second + dense * (1 + passes * FEATURE_DROPOUT * (1 - HIDDEN_DROPOUT)))
+
+
+def fit_flops(bench: Bench, images: int, epochs: int) -> float:
+    """Return the operations of a fit: forward, and the gradients of weights and of all inputs but the images."""
+    first, second, dense = layer_flops(bench)
+    return epochs * images * (2 * first + 3 * second + 3 * dense)
 
 
 def infer(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], passes: int) -> torch.Tensor:
@@ -150,17 +185,9 @@ def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) 
 
     few = bench.normalised(bench.images(1000))
     scale = TEST_IMAGES * PASSES / len(few)  # of one pass over the few
-    tensor = torch.from_numpy(few)
-    network = textbook_network(full.weights())
-    plain = scale * min(seconds(partial(plain_passes, network, tensor, 1, size)) for size in (32, BATCH_SIZE, 1000))
+    theirs = bench.elsewhere(_reference_inference, full.weights(), bench.data.class_count, few)
+    plain, reference, baal = scale * theirs["plain"], scale * theirs["skorch"], theirs["baal"]
     same = scale * seconds(lambda: plain_passes(full.module_, torch.from_numpy(bench.images(1000)), 1, BATCH_SIZE))
-    skorch = plain_classifier(full.weights(), bench.data.class_count, batch_size=BATCH_SIZE).initialize()
-    reference = scale * seconds(lambda: skorch_passes(skorch, few, 1))
-    part = few[:64]
-    baal = min(
-        TEST_IMAGES / len(part) * seconds(partial(baal_passes, network, part, PASSES, b, r), 1)
-        for r, b in ((True, 1), (True, 8), (True, 32), (False, 32), (False, 64))
-    )
     part_said = "extrapolated from 1,000 images x 1 pass"
     bench.note("mc_plain_seconds", plain, f"plain passes at their best batch size, s ({part_said})")
     bench.note("mc_baal_best_seconds", baal, "baal at its best setting, s (extrapolated from 64 images x 100 passes)")
@@ -174,9 +201,26 @@ def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) 
     flops = inference_flops(bench, TEST_IMAGES, PASSES)
     for precision, peak in peaks.items():
         key = "mc_fraction_of_peak" if precision == bench.precision else f"mc_fraction_of_peak_{precision}"
-        bench.note(key, flops / ours[precision] / peak, f"of the measured {precision} peak")
-    bench.figures["_reference_pass_seconds"] = reference / TEST_IMAGES / PASSES
+        bench.note(key, flops / ours[precision] / peak, f"of the measured {precision} peak, in operations carried out")
+        bench.note(f"mc_bound_{precision}_vs_plain", plain * peak / flops, "x faster than plain passes, at most")
+    bench.peak = peaks[bench.precision]
+    bench.reference_pass_seconds = reference / TEST_IMAGES / PASSES
     bench_agreement(bench, auto, full)
+
+
+def _reference_inference(weights: Weights, class_count: int, few: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Return seconds of one plain and one skorch pass over the few images, and of baal's 10,000 images x 100 passes."""
+    network, tensor = textbook_network(weights), torch.from_numpy(few)
+    skorch = plain_classifier(weights, class_count, batch_size=BATCH_SIZE).initialize()
+    part = few[:64]
+    return {
+        "plain": min(seconds(partial(plain_passes, network, tensor, 1, size)) for size in (32, BATCH_SIZE, 1000)),
+        "skorch": seconds(lambda: skorch_passes(skorch, few, 1)),
+        "baal": min(
+            TEST_IMAGES / len(part) * seconds(partial(baal_passes, network, part, PASSES, b, r), 1)
+            for r, b in ((True, 1), (True, 8), (True, 32), (False, 32), (False, 64))
+        ),
+    }
 
 
 def bench_agreement(bench: Bench, auto: BayesianCNNClassifier, full: BayesianCNNClassifier) -> None:
@@ -223,22 +267,42 @@ def bench_fit(bench: Bench) -> None:
     ours = seconds(lambda: bench.classifier(bench.precision).fit(images, labels), 2)
     full = seconds(lambda: bench.classifier("float32", 10).fit(images, labels), 1) * EPOCHS / 10
     weights = bench.classifier(bench.precision, 0).fit(images, labels).weights()
-    normalised = bench.normalised(images)
-    plain = _plain(bench, weights)
-    usual = seconds(lambda: plain.fit(normalised, labels), 2) * EPOCHS / 5
+    usual = bench.elsewhere(_reference_fit, weights, bench.data.class_count, bench.normalised(images), labels)
     overheads = []
     for _ in range(3):  # in turns, since the overhead is smaller than a machine's drift
         bare = seconds(lambda: bare_fit(bench, images, labels, 10), 1)
         overheads.append(seconds(lambda: bench.classifier(bench.precision, 10).fit(images, labels), 1) / bare - 1)
+    bound = fit_flops(bench, len(images), EPOCHS) / bench.peak
     bench.note("fit_seconds", ours, "1,020 images x 50 epochs, s")
+    bench.note("fit_fraction_of_peak", bound / ours, f"of the measured {bench.precision} peak")
+    bench.note("fit_bound_vs_plain_skorch", usual / bound, "x faster than plain skorch, at most")
     bench.note("fit_vs_plain_skorch", usual / ours, "x faster than plain skorch in float32 (5 of its 50 epochs)")
     bench.note("fit_float32_vs_plain_skorch", usual / full, "x, ours in float32 (10 of 50 epochs)")
     bench.note("skorch_overhead", float(np.median(overheads)), "of skorch over a bare loop, fraction")
 
 
-def _plain(bench: Bench, weights: Weights) -> NeuralNetClassifier:
+def _reference_fit(
+    weights: Weights, class_count: int, images: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> float:
+    """Return the seconds of skorch's fit of the textbook network, from 5 of its 50 epochs."""
     settings = {"batch_size": BATCH_SIZE, "max_epochs": 5, "lr": 1e-3, "iterator_train__shuffle": True}
-    return plain_classifier(weights, bench.data.class_count, **settings)
+    plain = plain_classifier(weights, class_count, **settings)
+    return seconds(lambda: plain.fit(images, labels), 2) * EPOCHS / 5
+
+
+def bench_first_convolution(bench: Bench, net: BayesianCNNClassifier) -> None:
+    """What computing conv1 as a matrix product of patches saves of a float32 training step of 128 images."""
+    module = net.module_.train()
+    images = torch.from_numpy(bench.normalised(bench.images(BATCH_SIZE)))
+
+    def step(convolution: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+        y = convolution(x)
+        y.backward(torch.ones_like(y))
+
+    ours = seconds(partial(step, module._first_convolution, images), 5)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    usual = min(seconds(partial(step, module.conv1, x), 5) for x in (images, channels_last))
+    bench.note("conv1_vs_onednn", usual / ours, "x faster in float32, forward and backward")
 
 
 def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
@@ -266,18 +330,20 @@ def bench_round(bench: Bench) -> None:
     test = seconds(lambda: infer(net, bench.images(TEST_IMAGES), PASSES), 2)
     subset = seconds(lambda: score(net, bench.images(SUBSET)), 2)
     pool = seconds(lambda: score(net, bench.images(POOL)), 1)
-    plain = _plain(bench, net.weights())
-    normalised = bench.normalised(images)
-    reference_fit = seconds(lambda: plain.fit(normalised, labels), 1) * EPOCHS / 5
-    one_pass = bench.figures.pop("_reference_pass_seconds")
-    reference_subset = one_pass * PASSES * SUBSET
-    reference = reference_fit + one_pass * PASSES * (TEST_IMAGES + SUBSET)
+    arguments = (net.weights(), bench.data.class_count, bench.normalised(images), labels)
+    reference_fit = bench.elsewhere(_reference_fit, *arguments)
+    reference_subset = bench.reference_pass_seconds * PASSES * SUBSET
+    reference = reference_fit + bench.reference_pass_seconds * PASSES * (TEST_IMAGES + SUBSET)
+    flops = fit_flops(bench, len(images), EPOCHS) + inference_flops(bench, TEST_IMAGES + SUBSET, PASSES)
     said = "extrapolated from 5 epochs and one pass over 1,000 images"
     bench.note("round_seconds", fit + test + subset, "fit at 520, MC test, 2,000 scored, s")
     bench.note("reference_round_seconds", reference, f"the same the reference's way, s ({said})")
     bench.note("round_subset_vs_reference", reference / (fit + test + subset), "x faster")
+    bench.note("round_bound_vs_reference", reference * bench.peak / flops, "x faster, at most")
     bench.note("whole_pool_seconds", pool, "59,880 images x 100 passes scored by BALD, s")
     bench.note("whole_pool_vs_reference_subset", reference_subset / pool, "x less than the reference needs for 2,000")
+    flops = inference_flops(bench, POOL, PASSES)
+    bench.note("whole_pool_bound_vs_reference_subset", reference_subset * bench.peak / flops, "x less, at most")
     bench.note("whole_pool_peak_mb", whole_pool_peak(bench), "peak resident memory of a run that scores the whole pool")
 
 
@@ -296,6 +362,7 @@ def whole_pool_peak(bench: Bench) -> float:
 
 def print_peak_memory(threads: int) -> None:
     """Run one round with 59,880 images in the pool and print the process's peak resident MB."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     small = load_data("mnist_5k")
     size = POOL + 20 + 100
@@ -365,6 +432,7 @@ def _side_by_side(jobs: int, threads: int) -> float:
 
 
 def _piece_of_work(threads: int) -> float:
+    keep_freed_memory()
     torch.set_num_threads(threads)
     bench = Bench(load_data("mnist_5k"), threads, choose_precision("auto", "cpu"))
     net = bench.classifier(bench.precision, 1).fit(*bench.labelled(520))
@@ -401,12 +469,14 @@ def main(
     if measure_memory:
         print_peak_memory(threads)
         return
+    keep_freed_memory()
     torch.set_num_threads(threads)
     bench = Bench(_load(data_dir), threads, choose_precision("auto", "cpu"))
     precisions: list[Precision] = list(dict.fromkeys([bench.precision, "float32"]))
     nets = {precision: bench.classifier(precision, 10).fit(*bench.labelled(1020)) for precision in precisions}
     bench_inference(bench, nets)
     bench_precision_pairs(bench)
+    bench_first_convolution(bench, nets["float32"])
     bench_fit(bench)
     bench_round(bench)
     bench_growth(bench, nets[bench.precision])
