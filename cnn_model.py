@@ -132,11 +132,11 @@ class BayesianCNN(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def features(self, images_nchw: Tensor) -> Tensor:
-        """Return the activations (N, F) before the first dropout: the deterministic part of the network."""
+        """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
         x = self._first_convolution(images_nchw.float() * self.scale + self.shift).relu_()
         x = self.conv2(x)
         # relu and max commute; after the pooling it has a quarter of the elements to do.
-        return functional.relu(functional.max_pool2d(x, POOLING)).flatten(1)
+        return functional.relu(functional.max_pool2d(x, POOLING))
 
     def _first_convolution(self, x: Tensor) -> Tensor:
         """Return conv1's output (N, 32, h, w), channels last.
@@ -155,7 +155,7 @@ class BayesianCNN(nn.Module):
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits (N, C) of uint8 images (N, channels, height, width)."""
-        features_nf = self._dropout(self.features(images_nchw), FEATURE_DROPOUT)
+        features_nf = self._dropout(self.features(images_nchw).flatten(1), FEATURE_DROPOUT)
         hidden_nh = self._dropout(functional.relu(self.hidden(features_nf)), HIDDEN_DROPOUT)
         logits_nc: Tensor = self.output(hidden_nh)
         return logits_nc
@@ -391,10 +391,10 @@ class _StochasticHead:
             ]
             self.most_dropped = max(len(one.dropped) for one in self.passes)
 
-    def class_probabilities(self, features_bf: Tensor) -> Tensor:
+    def class_probabilities(self, features_bchw: Tensor) -> Tensor:
         """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-        features_fb = features_bf.T.contiguous()
-        images = features_fb.shape[1]
+        images = len(features_bchw)
+        features_fb = features_bchw.permute(1, 2, 3, 0).reshape(-1, images)
         undropped_hb = torch.addmm(self.hidden_bias_h1, self.hidden_weight_hf, features_fb)
         dropped_db = features_fb.new_empty(self.most_dropped, images)
         logits_tcb = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
