@@ -19,8 +19,11 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
-ARM_FIELDS = ("acquisition", "mc_dropout", "classifier", "repetition")
-"""The fields of `RunConfig` that tell the runs of one experiment apart; all others they share."""
+MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
+"""The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
+
+ARM_FIELDS = ("acquisition", "mc_dropout", "classifier", "repetition", *MBR_FIELDS)
+"""The fields of `RunConfig` in which the runs of one experiment may differ; all others they share."""
 
 
 class ConfigError(ValueError):
@@ -186,6 +189,10 @@ class ExperimentConfig:
         if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
             raise ConfigError(f"--mbr_sigma {self.mbr_sigma} is not allowed: it takes a number above 0, or tune.")
         if not self.mbr:
+            defaults = {entry.name: entry.default for entry in fields(self)}
+            for name in MBR_FIELDS:
+                if getattr(self, name) != defaults[name]:
+                    raise ConfigError(f"--{name} {getattr(self, name)} changes no run without --mbr: add it.")
             return
         sizes = self._class_sizes(spec)
         if len(sizes) != 2:

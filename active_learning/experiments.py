@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any, Literal
 
-from active_learning.config import ExperimentConfig, RunConfig
+from active_learning.config import MBR_FIELDS, ExperimentConfig, RunConfig
 
 
 def planned_runs(
@@ -17,7 +17,7 @@ def planned_runs(
         device: what `config.device` comes to.
     """
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
-    shared: dict[str, Any] = {name: getattr(config, name) for name in names}
+    shared: dict[str, Any] = {name: getattr(config, name) for name in names - set(MBR_FIELDS)}
     shared |= {"precision": precision, "device": device}
     return [
         RunConfig(**shared, **arm, repetition=repetition)
@@ -38,6 +38,6 @@ def _arms(config: ExperimentConfig) -> list[dict[str, Any]]:
             if acquisition != "uniform"
         ]
     if config.mbr:
-        arms.append({"acquisition": "mbr", "mc_dropout": True})
-        arms.append({"acquisition": "mbr", "mc_dropout": False, "classifier": "field"})
+        field: dict[str, Any] = {"acquisition": "mbr", **{name: getattr(config, name) for name in MBR_FIELDS}}
+        arms += [{**field, "mc_dropout": True}, {**field, "mc_dropout": False, "classifier": "field"}]
     return arms

@@ -34,8 +34,9 @@ Index = npt.NDArray[np.int64]
 class RoundResult:
     """What one round acquired and how good the model fitted after it is.
 
-    `acquired_*` are in the order of the scores, highest first (for Minimum Bayes Risk in the order of its greedy
-    choices, a score being minus the expected risk in images), and empty in round 0, which fits the initial images.
+    `acquired_*` are in the order of the scores, highest first, and empty in round 0, which fits the initial images. For
+    Minimum Bayes Risk they are in the order of its greedy choices, and a score is minus the expected risk, in images,
+    that the image was chosen for.
     Errors and calibration are fractions, likelihoods nats an image; all with MC dropout (or without it, in a
     deterministic run), `test_*` on the whole test set, `validation_error` on the validation set (None if empty).
     """

@@ -40,6 +40,7 @@ from sklearn.neighbors import NearestNeighbors
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 Batch = Literal["greedy", "lowest"]
+Check = Callable[[], None]
 
 ZHU_SIGMA = 380.0  # for pixels of 0 to 255; Zhu's digits were of 16 x 16 pixels
 ZHU_NEIGHBOURS = 10
@@ -48,6 +49,10 @@ _PANEL = 128  # columns factorised at once: wide enough for matrix products, sma
 _BLOCK = 50_000  # entries of G scored at once: two float64 arrays of it stay in the second-level cache
 _ROWS = 512  # rows of distances computed at once
 _LOST_DIGITS = 1e8  # a variance shrunk by more than this since the last factorisation has under 8 digits left
+
+
+def _never() -> None:
+    """Be the check of work that nobody wants to end early."""
 
 
 class GaussianRandomField:
@@ -78,8 +83,10 @@ class GaussianRandomField:
         labels: ArrayLike,
         extend: Callable[[FloatArray, FloatArray], FloatArray] | None = None,
         threads: int | None = None,
+        check: Check = _never,
     ) -> None:
         self._threads = threads or os.cpu_count() or 1
+        self._check = check
         self._make_weights = make_weights
         self._extend = extend
         weights_nn = make_weights()
@@ -100,6 +107,7 @@ class GaussianRandomField:
         sigma: float = ZHU_SIGMA,
         neighbours: int | None = None,
         threads: int | None = None,
+        check: Check = _never,
     ) -> Self:
         """The field on the graph of `rbf_weights`; the only kind that can classify images outside its graph.
 
@@ -111,6 +119,7 @@ class GaussianRandomField:
             neighbours: k of the k-nearest-neighbour graph; None for the dense graph.
             threads: threads that score candidates, which changes no byte; None for one a core. (Those of the matrix
                 products are the BLAS library's: threadpoolctl sets them.)
+            check: called some times a second while the graph is factorised; what it raises ends the work.
 
         Raises:
             ValueError: a sigma, number of neighbours, index or label out of range.
@@ -123,7 +132,7 @@ class GaussianRandomField:
         def extend(test_md: FloatArray, probs_n: FloatArray) -> FloatArray:
             return harmonic_extension(images_nd, probs_n, test_md, sigma=sigma, neighbours=neighbours)
 
-        return cls(make_weights, labelled, labels, extend, threads)
+        return cls(make_weights, labelled, labels, extend, threads, check)
 
     @classmethod
     def from_weights(cls, weights: ArrayLike, labelled: ArrayLike, labels: ArrayLike) -> Self:
@@ -185,7 +194,8 @@ class GaussianRandomField:
     def query_with_risks(self, count: int, batch: Batch = "greedy") -> tuple[IndexArray, FloatArray]:
         """The same images, and the expected risk (K,) that each was chosen for.
 
-        In a greedy batch that is the risk given the images before it.
+        In a greedy batch the images before it have their expectation for a label, and no risk of their own. That is a
+        criterion, not the risk that is to be expected after them all: it does not fall with each image.
 
         Raises:
             ValueError: as `query`.
@@ -262,7 +272,7 @@ class GaussianRandomField:
         """G and f from scratch; `weights_nn` is overwritten by G."""
         labelled_l = np.flatnonzero(self._is_labelled_n)
         pull_n = _pull(weights_nn, labelled_l, self._probs_n)
-        self._free_n = _cholesky(weights_nn, labelled_l)
+        self._free_n = _cholesky(weights_nn, labelled_l, self._check)
         _invert(weights_nn)
         grounded_n = self._is_labelled_n | (self._free_n == np.arange(len(weights_nn)))
         weights_nn[grounded_n, grounded_n] = 0
@@ -286,7 +296,7 @@ class GaussianRandomField:
             self._factorise(self._make_weights())
 
     def _expected_risk(self, downdate: _Downdate) -> FloatArray:
-        """Expected risk of every image, given the images already in `downdate`, in blocks of candidates."""
+        """Expected risk of every image in blocks of candidates; those in `downdate` are taken and have no risk left."""
         terms_nr = downdate.left_nr * downdate.right_nr
         variance_n = self._covariance_nn.diagonal() - terms_nr.sum(axis=1)
         digits_n = np.maximum(self._digits_n, np.abs(terms_nr).sum(axis=1))
@@ -305,6 +315,7 @@ class GaussianRandomField:
             risk_n[candidates] = _mean_risk(self._probs_n, self._probs_n[candidates], steps_kn)
 
         _in_threads(score, list(_slices(len(risk_n), max(1, _BLOCK // len(risk_n)))), self._threads)
+        risk_n -= np.minimum(self._probs_n, 1 - self._probs_n)[downdate.is_taken_n].sum()
         risk_n[is_fixed_n] = np.inf
         return risk_n
 
@@ -400,11 +411,13 @@ def choose_sigma(
     sigmas: Sequence[float],
     *,
     neighbours: int | None = None,
+    check: Check = _never,
 ) -> tuple[float, FloatArray]:
     """The sigma of the grid with the lowest validation error of the harmonic extension.
 
     Equal errors are decided by the Brier score, the mean of (f(x) - y)^2, which unlike the likelihood stays finite at
     f = 0 and 1; and equal Brier scores by the order of the grid. The validation images are no nodes of the graph.
+    `check` is called as by `GaussianRandomField.from_images`.
 
     Returns:
         The sigma, and (S, 2) validation error (fraction) and Brier score of each sigma.
@@ -417,7 +430,7 @@ def choose_sigma(
     images_nd, val_md, labels_m = _flat(images), _flat(val_images), np.asarray(val_labels)
     scores_s2 = np.empty((len(sigmas), 2))
     for position, sigma in enumerate(sigmas):
-        probs_n = _solve_in_place(rbf_weights(images_nd, sigma=sigma, neighbours=neighbours), labelled, labels)
+        probs_n = _solve_in_place(rbf_weights(images_nd, sigma=sigma, neighbours=neighbours), labelled, labels, check)
         probs_m = harmonic_extension(images_nd, probs_n, val_md, sigma=sigma, neighbours=neighbours)
         scores_s2[position] = np.mean((probs_m > 0.5) != labels_m), np.mean((probs_m - labels_m) ** 2)
     best = min(range(len(sigmas)), key=lambda position: tuple(scores_s2[position]))
@@ -484,13 +497,15 @@ def _mean_risk(probs_n: FloatArray, probs_k: FloatArray, steps_kn: FloatArray) -
     return np.asarray(len(probs_n) / 2 - (1 - probs_k) * certainty_0_k - probs_k * certainty_1_k)
 
 
-def _solve_in_place(weights_nn: FloatArray, labelled: ArrayLike, labels: ArrayLike) -> FloatArray:
+def _solve_in_place(
+    weights_nn: FloatArray, labelled: ArrayLike, labels: ArrayLike, check: Check = _never
+) -> FloatArray:
     """Harmonic function by one factorisation and two triangular solves; `weights_nn` is overwritten."""
     labelled_l = np.asarray(labelled, dtype=np.int64)
     labels_n = np.zeros(len(weights_nn))
     labels_n[labelled_l] = labels
     pull_n = _pull(weights_nn, labelled_l, labels_n)
-    free_n = _cholesky(weights_nn, labelled_l)
+    free_n = _cholesky(weights_nn, labelled_l, check)
     solved_n, info = lapack.dpotrs(weights_nn.T, pull_n, lower=0)
     assert info == 0
     return _with_labels(solved_n, free_n, labelled_l, labels_n)
@@ -510,7 +525,7 @@ def _with_labels(solved_n: FloatArray, free_n: IndexArray, labelled_l: IndexArra
     return probs_n
 
 
-def _cholesky(weights_nn: FloatArray, labelled_l: IndexArray) -> IndexArray:
+def _cholesky(weights_nn: FloatArray, labelled_l: IndexArray, check: Check = _never) -> IndexArray:
     """Overwrite the weights by the lower Cholesky factor of Delta_uu, with rows of the identity for labelled nodes.
 
     The diagonal is never formed. `excess_n` holds the weights to the labelled nodes; a pivot is the excess and all the
@@ -530,6 +545,7 @@ def _cholesky(weights_nn: FloatArray, labelled_l: IndexArray) -> IndexArray:
     parent_n = np.arange(n)
     is_reference_n = np.zeros(n, dtype=np.bool_)
     for columns in _slices(n, _PANEL):
+        check()
         start = columns.start
         panel = np.asfortranarray(factor_nn[start:, columns])
         panel -= factor_nn[start:, :start] @ factor_nn[columns, :start].T

@@ -48,13 +48,11 @@ class RunField:
         if sigma == "tune":
             val_images, val_labels = data.train_images[splits.validation], data.train_labels[splits.validation]
             sigma, _ = choose_sigma(
-                images, initial, initial_labels, val_images, val_labels, SIGMA_GRID, neighbours=neighbours
+                images, initial, initial_labels, val_images, val_labels, SIGMA_GRID, neighbours=neighbours, check=check
             )
-            check()
         self._field = GaussianRandomField.from_images(
-            images, initial, initial_labels, sigma=sigma, neighbours=neighbours, threads=config.threads
+            images, initial, initial_labels, sigma=sigma, neighbours=neighbours, threads=config.threads, check=check
         )
-        check()
         self.label(acquired)
 
     def query(self, count: int) -> tuple[Index, FloatArray]:

@@ -13,12 +13,21 @@ DATA_FILE = Path(__file__).with_name("cited_figures.yaml")
 
 @dataclass(frozen=True)
 class Source:
-    """Where figures come from: a column's heading, a reference, and what to know before comparing."""
+    """Where figures come from: a column's heading, a reference, and what to know before comparing.
+
+    `second_hand` figures were taken from a text that quotes the source.
+    """
 
     label: str
     citation: str
     note: str
+    url: str = ""
     second_hand: bool = False
+
+    def __str__(self) -> str:
+        """Return all of it in sentences."""
+        quoted = "Quoted second-hand." if self.second_hand else ""
+        return " ".join(filter(None, (f"{self.label}:", self.citation, self.url, quoted, self.note)))
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class CitedFigures:
         acquired_to_reach: images acquired, by source, acquisition function and error level (a fraction).
         acquired_to_reach_std: their standard deviations, where given.
         error_acquired: acquired images at which the test errors stand.
-        error_validation_images: validation images that they were computed with.
+        error_labels: labelled images trained on, by source.
+        error_validation_images: validation images that they were computed with, in words, by source.
         test_errors: fractions, by source, then acquisition function or technique.
     """
 
@@ -40,7 +50,8 @@ class CitedFigures:
     acquired_to_reach: dict[str, dict[str, dict[float, float]]]
     acquired_to_reach_std: dict[str, dict[str, dict[float, float]]]
     error_acquired: int
-    error_validation_images: int
+    error_labels: dict[str, int]
+    error_validation_images: dict[str, str]
     test_errors: dict[str, dict[str, float]]
 
     def comparable(self, arm: Arm) -> bool:
@@ -60,6 +71,7 @@ def cited_figures() -> CitedFigures:
         acquired_to_reach=content["acquired_to_reach"],
         acquired_to_reach_std=content["acquired_to_reach_std"],
         error_acquired=errors.pop("acquired"),
+        error_labels=errors.pop("labels"),
         error_validation_images=errors.pop("validation_images"),
         test_errors={key: {name: value / 100 for name, value in row.items()} for key, row in errors.items()},
     )

@@ -1,6 +1,7 @@
 """The tables of a report. Every number comes from the summary."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from active_learning.report.cited_figures import Source, cited_figures
@@ -18,7 +19,6 @@ from active_learning.report.formats import (
     signed_cell,
     text_cell,
 )
-from active_learning.report.results import Arm
 from active_learning.report.statistics import (
     BOOTSTRAP_RESAMPLES,
     SIGNIFICANCE,
@@ -134,40 +134,56 @@ def cited_reach_table(summary: Summary) -> Table | None:
 
 
 def cited_error_table(summary: Summary) -> Table | None:
-    """Return the test errors at 1,000 acquired images, ours and cited, lowest first; None without ours."""
+    """Return the test errors at 1,000 acquired images, ours and cited, lowest first; None without ours.
+
+    A difference is given only between figures of equally many validation images.
+    """
     cited = cited_figures()
-    entries: list[tuple[float, str, str, int | None, float | None]] = []
-    ours: dict[str, float] = {}
+    rows: list[tuple[float, tuple[Cell, ...]]] = []
+    ours: dict[tuple[str, str], float] = {}
     for arm in summary.results.arms:
         mean = summary.get(arm.label, "test_error", cited.error_acquired).mean
         if cited.comparable(arm) and mean is not None:
-            ours.setdefault(arm.acquisition, mean)
-            entries.append((mean, arm.label, f"ours ({len(arm.runs)} runs)", _validation(arm), None))
-    if not entries:
+            validation, labels = str(arm.runs[0].configuration.get("val_size")), arm.runs[0].rows[0]["labelled"]
+            ours.setdefault((arm.acquisition, validation), mean)
+            source = f"ours ({len(arm.runs)} run{'s' * (len(arm.runs) > 1)})"
+            place = labels + cited.error_acquired, validation
+            rows.append((mean, _cited_error_row(arm.label, source, place, mean, None)))
+    if not rows:
         return None
-    labels = {arm.acquisition: arm.label for arm in summary.results.arms if not arm.deterministic}
+    arm_labels = {arm.acquisition: arm.label for arm in summary.results.arms if not arm.deterministic}
     for source, figures in cited.test_errors.items():
-        validation = cited.error_validation_images if source != "techniques" else None
+        place = cited.error_labels[source], cited.error_validation_images[source]
         for name, value in figures.items():
-            difference = ours[name] - value if name in ours else None
-            entries.append((value, labels.get(name, name), cited.sources[source].label, validation, difference))
-    rows = tuple(
-        (
-            text_cell(name),
-            text_cell(source),
-            number_cell(validation, 0) if validation is not None else Cell(NOTHING, math.inf),
-            number_cell(100 * value, 2),
-            signed_cell(None if difference is None else 100 * difference, 2),
-        )
-        for value, name, source, validation, difference in sorted(entries)
-    )
-    headers = ("method", "source", "validation images", f"% at {cited.error_acquired:,} labels", "ours minus theirs")
+            mean = ours.get((name, place[1]))
+            difference = None if mean is None else mean - value
+            label = arm_labels.get(name, name)
+            rows.append((value, _cited_error_row(label, cited.sources[source].label, place, value, difference)))
+    headers = ("method", "source", "labelled images", "validation images", "test error, %", "ours minus theirs")
     return Table(
         "cited_error",
         f"Test error at {cited.error_acquired:,} acquired images, with semi-supervised techniques",
         headers,
-        rows,
-        _source_notes([cited.sources[source] for source in cited.test_errors]),
+        tuple(row for _, row in sorted(rows, key=lambda entry: entry[0])),
+        (
+            "Labelled images: those trained on, the initial ones included. Validation images are labelled too, and not "
+            "counted there; a difference is given where theirs are as many as ours.",
+            *_source_notes([cited.sources[source] for source in cited.test_errors]),
+        ),
+    )
+
+
+def _cited_error_row(
+    name: str, source: str, place: tuple[int, str], error: float, difference: float | None
+) -> tuple[Cell, ...]:
+    labels, validation = place
+    return (
+        text_cell(name),
+        text_cell(source),
+        number_cell(labels, 0),
+        Cell(re.sub(r"\d+", lambda found: f"{int(found[0]):,}", validation), float(validation.split()[0])),
+        number_cell(100 * error, 2),
+        signed_cell(None if difference is None else 100 * difference, 2),
     )
 
 
@@ -292,10 +308,5 @@ def _median(estimate: Estimate) -> float | None:
     return estimate.quartiles[1] if estimate.quartiles else None
 
 
-def _validation(arm: Arm) -> int | None:
-    value = arm.runs[0].configuration.get("val_size")
-    return int(value) if value is not None else None
-
-
 def _source_notes(sources: Sequence[Source]) -> tuple[str, ...]:
-    return tuple(f"{source.label}: {source.citation} {source.note}" for source in sources)
+    return tuple(map(str, sources))
