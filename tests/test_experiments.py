@@ -51,6 +51,15 @@ def test_a_preset_runs(tiny_main: Tiny, tmp_path: Path, name: str) -> None:
         assert np.load(whole / f"{curve}.npy").shape == (3,)
 
 
+def test_the_graph_of_minimum_bayes_risk_is_no_part_of_other_runs() -> None:
+    preset = ["--config", str(PRESETS["experiment_3"])]
+    zhu, dense = (
+        planned_runs(read_flags([*preset, *flags]), "float32", "cpu") for flags in ([], ["--mbr_neighbours", "0"])
+    )
+    for one, other in zip(zhu, dense, strict=True):
+        assert (one == other) == (one.acquisition != "mbr")
+
+
 def test_what_came_later_is_not_in_older_records() -> None:
     """Published records have none of these fields, and must stay valid."""
     identity = planned_runs(ExperimentConfig(), "float32", "cpu")[0].identity()

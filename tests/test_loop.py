@@ -273,13 +273,14 @@ def test_the_check_can_end_a_run(data: ImageData) -> None:
         next(active_learning_rounds(make_config(), data, check=check))
 
 
-def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData) -> None:
-    first = run(data, rounds=1)[1].acquired_train_index
+@pytest.mark.parametrize("acquisition", ACQUISITION_FUNCTIONS)
+def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData, acquisition: str) -> None:
+    first = run(data, rounds=1, acquisition=acquisition)[1].acquired_train_index
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
     hidden = data.train_labels.copy()
     hidden[splits.pool] = (hidden[splits.pool] + 1) % CLASSES
     changed = dataclasses.replace(data, train_labels=hidden)
-    state = make_run(data, make_config())
+    state = make_run(data, make_config(acquisition=acquisition))
     state.begin(0)
     state.data = changed
     state.acquire(1)

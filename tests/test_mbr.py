@@ -226,12 +226,14 @@ def test_greedy_batch_equals_brute_force(graph: tuple[FloatArray, dict[int, floa
     weights_nn, labels = graph
     probs_n = refit(weights_nn, labels)
     n_unlabelled = len(probs_n) - len(labels)
-    batch = field_of(weights_nn, labels).query(n_unlabelled, "greedy").tolist()
+    nodes, risks = field_of(weights_nn, labels).query_with_risks(n_unlabelled, "greedy")
+    batch = nodes.tolist()
     assert sorted(batch) == sorted(set(range(len(probs_n))) - set(labels))
     for position, k in enumerate(batch):
         before = batch[:position]
         risk_n = refit_expected_risk(weights_nn, labels | {i: probs_n[i] for i in before}, tuple(before))
         assert risk_n[k] <= risk_n.min() + 1e-9
+        assert abs(risks[position] - risk_n[k]) < 1e-9
 
 
 def test_several_panels_equal_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
