@@ -285,3 +285,10 @@ def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData, acq
     state.data = changed
     state.acquire(1)
     assert tuple(state.acquired_train_index.tolist()) == first
+
+
+def test_deterministic_bald_and_mean_std_acquire_the_images_of_random_acquisition(data: ImageData) -> None:
+    random_images = [result.acquired_train_index for result in run(data, acquisition="uniform")]
+    for acquisition in ("bald", "mean_std"):
+        results = run(data, acquisition=acquisition, mc_dropout=False)
+        assert [result.acquired_train_index for result in results] == random_images
