@@ -171,10 +171,23 @@ class RunFolder:
         self._write_sessions([*(sessions or []), {"first_round": len(self.rounds), **session}])
         (self.path / "failure.json").unlink(missing_ok=True)
 
-    def note(self, event: str) -> None:
-        """Record something that happened to the session at work, such as a halved inference block."""
+    def continue_session(self, session: Row) -> None:
+        """Begin a session, unless it is the one that was begun last."""
+        sessions = self._sessions()
+        if not sessions or any(sessions[-1].get(key) != value for key, value in session.items()):
+            self.begin_session(session)
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def note(self, event: str, round_: int | None = None) -> None:
+        """Record something that happened to the session at work, such as a halved inference block.
+
+        Args:
+            event: what happened.
+            round_: before which round; by default the next.
+        """
         sessions = self._sessions() or [{}]
-        events = [*sessions[-1].get("events", []), {"round": len(self.rounds), "event": event}]
+        entry = {"round": len(self.rounds) if round_ is None else round_, "event": event}
+        events = [*sessions[-1].get("events", []), entry]
         self._write_sessions([*sessions[:-1], {**sessions[-1], "events": events}])
 
     def fail(self, reason: str, details: str = "") -> None:
@@ -265,9 +278,10 @@ _REPETITION = re.compile(r"repetition_([0-9]+)")
 
 def recorded_run(configuration: Row, rounds: int) -> RunConfig | None:
     """Return the run that a record's configuration describes, or None if this version does not know its fields."""
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in configuration.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in configuration.items()}
+    values["rounds"] = rounds
     try:
-        return RunConfig(**{**values, "rounds": rounds})
+        return RunConfig(**values)
     except TypeError:
         return None
 
