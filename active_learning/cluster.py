@@ -2,29 +2,36 @@
 
 A run is one task. A worker that sees the result folder writes each round there itself, so that a run whose worker
 dies is taken up again from its last round. How it knows: the driver passes on what it wrote in the folder's
-`.lock_holder`, which names machine, process and time. A worker that does not find it there keeps its rounds in memory
-and returns them, and the driver writes them.
+`.lock_holder`, which names machine, process and time. A worker that does not find it there sends each round to the
+driver, which writes it when it comes in, and all of them once more at the end, in case one was lost on the way.
 """
 
 import hashlib
+import json
 import logging
+import platform
+import shutil
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from multiprocessing import resource_tracker
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import dask
+import safetensors.numpy
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
 from active_learning.config import RunConfig
 from active_learning.execution import Advance, append, describe, execute, execute_in_folder, session
 from active_learning.interruption import Interrupted
 from active_learning.loop import RoundResult
-from active_learning.store import Row, RunFolder, Weights
+from active_learning.store import VERSIONED, Row, RunFolder, Weights
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
@@ -55,17 +62,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Returned:
-    """What a worker sends back; `results` and `session` only where it does not see the result folder."""
+    """What a worker sends back; all but `failure` only where it does not see the result folder."""
 
     failure: str | None
     details: str = ""
-    results: list[RoundResult] = field(default_factory=list)
+    packets: list[Row] = field(default_factory=list)
     session: Row | None = None
+    events: list[Row] = field(default_factory=list)
 
 
 @contextmanager
-def embedded_cluster(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine that listen on 127.0.0.1 only and end with this process."""
+def embedded_cluster(workers: int, scratch: Path) -> Iterator[Client]:
+    """Start worker processes on this machine that listen on 127.0.0.1 only and end with this process.
+
+    Args:
+        workers: how many.
+        scratch: a folder for what Dask itself has to write; it is removed at the end.
+    """
     # A worker takes one run at a time, in the order of the list; an idle one must not be given a second in advance.
     settings = {
         "distributed.scheduler.worker-saturation": 1.0,
@@ -76,7 +89,7 @@ def embedded_cluster(workers: int) -> Iterator[Client]:
         # of its time on page faults. A run sets its threads itself.
         "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1},
     }
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _silence_dask()
     with dask.config.set(settings):
         with _children_without_sigint():
             cluster = LocalCluster(
@@ -86,9 +99,13 @@ def embedded_cluster(workers: int) -> Iterator[Client]:
                 scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
+                local_directory=str(scratch.resolve()),
             )
-        with cluster, Client(cluster) as client:
-            yield client
+        try:
+            with cluster, Client(cluster) as client:
+                yield client
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -98,7 +115,7 @@ def existing_cluster(address: str) -> Iterator[Client]:
     Raises:
         ConnectionError: when no scheduler answers there.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _silence_dask()
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -127,20 +144,20 @@ def execute_on_cluster(
         result_dir: the result folder, held by this process.
         holder: what `.lock_holder` says there.
         data_dir: where the data set is on the workers' machines.
-        advance: told of each finished round.
+        advance: told of each finished round, once it is on disk.
         check: called twice a second; when it raises, the workers stop at their next batch.
 
     Raises:
         ConnectionError: when the scheduler is lost.
     """
+    inbox: SimpleQueue[Row] = SimpleQueue()
+    client.subscribe_topic(PROGRESS_TOPIC, lambda event: inbox.put(event[1]))
     by_name = {(run.name, run.repetition): run for run in runs}
 
-    def on_event(event: tuple[float, tuple[str, int, int, float]]) -> None:
-        name, repetition, round_, test_error = event[1]
-        if (name, repetition) in by_name:  # a stopped experiment's last rounds may still come in
-            advance(by_name[name, repetition], round_, test_error)
+    def look() -> None:
+        _receive(inbox, by_name, result_dir, holder, advance)
+        check()
 
-    client.subscribe_topic(PROGRESS_TOPIC, on_event)
     futures = {
         client.submit(
             execute_job,
@@ -152,11 +169,14 @@ def execute_on_cluster(
         for position, run in enumerate(runs)
     }
     try:
-        for future in _as_completed(list(futures), check):
+        for future in _as_completed(list(futures), look):
             run = futures[future]
             yield run, _settle(RunFolder(result_dir, run), future, check)
+    except CancelledError as error:  # nobody here cancels them before the end
+        raise ConnectionError("the Dask scheduler was lost") from error
     finally:
-        client.cancel(list(futures))
+        with suppress(Exception):  # a lost scheduler has none left
+            client.cancel(list(futures))
 
 
 def _job(run: RunConfig, result_dir: Path, holder: str, data_dir: Path | None) -> Job:
@@ -173,15 +193,70 @@ def _job(run: RunConfig, result_dir: Path, holder: str, data_dir: Path | None) -
     )
 
 
-def _as_completed(futures: Sequence[Future[Returned]], check: Callable[[], None]) -> Iterator[Future[Returned]]:
+def _as_completed(futures: Sequence[Future[Returned]], look: Callable[[], None]) -> Iterator[Future[Returned]]:
     waiting = set(futures)
     while waiting:
-        check()
+        look()
         try:
             done, waiting = wait(waiting, timeout=0.5, return_when="FIRST_COMPLETED")
         except TimeoutError:
             continue
+        look()
         yield from done
+
+
+def _receive(
+    inbox: "SimpleQueue[Row]",
+    runs: Mapping[tuple[str, int], RunConfig],
+    result_dir: Path,
+    holder: str,
+    advance: Advance,
+) -> None:
+    """Write the rounds that came in and tell of them; those that an experiment before this one asked for are not."""
+    with suppress(Empty):
+        while True:
+            message = inbox.get_nowait()
+            run = runs.get((message["name"], message["repetition"]))
+            if run is None or message["holder"] != holder:
+                continue
+            if message["packet"] is not None:
+                _write_early(RunFolder(result_dir, run), message)
+            advance(run, message["round"], message["test_error"])
+
+
+def _write_early(folder: RunFolder, message: Row) -> None:
+    if folder.going:  # by another worker, which sees the folder: what it lacks comes once more at the end
+        return
+    with folder.locked():
+        folder.load()
+        folder.mend()
+        folder.continue_session(message["session"])
+        _append_next(folder, message["packet"])
+
+
+def _append_next(folder: RunFolder, packet: Row) -> None:
+    """Put a round on disk if it is the next one, and if its worker came to it by the rounds that are there.
+
+    A run whose worker was lost is begun anew elsewhere, from what was known at its submission: its first rounds may be
+    on disk already, and another processor may even have come to others.
+    """
+    values = dict(packet["result"])
+    if values["round"] != len(folder.rounds) or packet["history"] != _history(folder.rounds):
+        return
+    weights = values.pop("weights")
+    append(folder, RoundResult(**values, weights=None if weights is None else safetensors.numpy.load(weights)))
+
+
+def _packet(result: RoundResult, history: str) -> Row:
+    """Return a round as plain data, with the history that led to it."""
+    weights = None if result.weights is None else safetensors.numpy.save(result.weights)
+    return {"result": {**asdict(replace(result, weights=None)), "weights": weights}, "history": history}
+
+
+def _history(rounds: Sequence[Row]) -> str:
+    """Return the sha256 of the images acquired so far."""
+    acquired = [list(row["acquired_train_index"]) for row in rounds]
+    return hashlib.sha256(json.dumps(acquired).encode()).hexdigest()
 
 
 def _settle(folder: RunFolder, future: Future[Returned], check: Callable[[], None]) -> str | None:
@@ -199,12 +274,17 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Callable[[], Non
         folder.load()
         folder.mend()
         if returned.session is not None:
-            folder.begin_session(returned.session)
-        for result in returned.results:
-            append(folder, result)
-        if returned.failure is not None:
-            folder.fail(returned.failure, returned.details)
-    return returned.failure
+            folder.continue_session(returned.session)
+        for packet in returned.packets:
+            _append_next(folder, packet)
+        for row in returned.events:
+            folder.note(row["event"], row["round"])
+        failure = returned.failure
+        if failure is None and not folder.finished:
+            failure = f"a second worker came to other images than the first, whose {len(folder.rounds)} rounds are kept"
+        if failure is not None:
+            folder.fail(failure, returned.details)
+    return failure
 
 
 def _reason(error: BaseException) -> str:
@@ -212,6 +292,8 @@ def _reason(error: BaseException) -> str:
         return f"its worker process died, {error.allowed_failures + 1} times in a row"
     if isinstance(error, ModuleNotFoundError):
         return f"a worker cannot import it ({error}): start the workers with PYTHONPATH={PROGRAM_DIR}"
+    if "deserialization of the task graph" in str(error):
+        return f"the scheduler cannot import it: start scheduler and workers with PYTHONPATH={PROGRAM_DIR}"
     return describe(error)
 
 
@@ -226,17 +308,31 @@ def execute_job(job: Job) -> Returned:
         if task is None or task.state == "cancelled":
             raise Interrupted
 
-    def advance(run: RunConfig, round_: int, test_error: float) -> None:
-        worker.log_event(PROGRESS_TOPIC, (run.name, run.repetition, round_, test_error))
+    def tell(round_: int, test_error: float, packet: Row | None = None, session: Row | None = None) -> None:
+        message = {"holder": job.holder, "name": job.run.name, "repetition": job.run.repetition, "round": round_}
+        worker.log_event(PROGRESS_TOPIC, {**message, "test_error": test_error, "packet": packet, "session": session})
 
-    if job.code != code_digest():
-        return Returned("its worker has another version of this program", session={})
+    if refusal := _refusal(job, worker.state.nthreads):
+        return Returned(refusal, session={})
     try:
         if _is_shared(job):
-            return Returned(execute_in_folder(job.run, job.result_dir, job.data_dir, advance, check))
-        return _execute_in_memory(job, advance, check)
+            return Returned(
+                execute_in_folder(
+                    job.run, job.result_dir, job.data_dir, lambda _, round_, error: tell(round_, error), check
+                )
+            )
+        return _execute_in_memory(job, tell, check)
     except Interrupted:
         return Returned("it is no longer wanted")
+
+
+def _refusal(job: Job, threads: int) -> str | None:
+    """Say why this worker's numbers could be others than the driver's, if they could."""
+    if job.code != code_digest():
+        return "its worker has another version of this program, of Python or of a package that it computes with"
+    if threads != 1:  # the limit on a run's threads is one of the whole process
+        return f"its worker takes {threads} tasks at once, and runs must be alone in it: start it with --nthreads 1"
+    return None
 
 
 def _is_shared(job: Job) -> bool:
@@ -246,30 +342,40 @@ def _is_shared(job: Job) -> bool:
         return False
 
 
-def _execute_in_memory(job: Job, advance: Advance, check: Callable[[], None]) -> Returned:
-    results: list[RoundResult] = []
+def _execute_in_memory(job: Job, tell: Callable[..., None], check: Callable[[], None]) -> Returned:
+    here = session(job.run)
+    rounds: list[Row] = list(job.finished)
+    packets: list[Row] = []
     events: list[Row] = []
 
     def note(event: str) -> None:
-        events.append({"round": len(job.finished) + len(results), "event": event})
+        events.append({"round": len(rounds), "event": event})
 
     def save(result: RoundResult) -> None:
-        results.append(result)
-        advance(job.run, result.round, result.test_error)
+        packets.append(_packet(result, _history(rounds)))
+        rounds.append({"acquired_train_index": result.acquired_train_index})
+        tell(result.round, result.test_error, packets[-1], here)
 
     failure, details = None, ""
     try:
         execute(job.run, job.finished, job.weights, job.data_dir, save, check, note)
     except Exception as error:
         failure, details = describe(error), traceback.format_exc()
-    here = session(job.run)
-    return Returned(failure, details, results, {**here, "events": events} if events else here)
+    return Returned(failure, details, packets, here, events)
+
+
+def _silence_dask() -> None:
+    """Keep Dask's own log, with its tracebacks, off stderr: what a user has to know is told in this program's words."""
+    for name in ("distributed", "distributed.client"):  # the second has a level of its own
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Return the sha256 of the source files that take part in a run: only the same code gives the same bytes."""
-    return hashlib.sha256(b"".join((PROGRAM_DIR / name).read_bytes() for name in RUN_SOURCES)).hexdigest()
+    """Return the sha256 of all that decides a run's bytes: its source files, Python, the packages it computes with."""
+    versions = [platform.python_version(), *(f"{name} {version(name)}" for name in VERSIONED)]
+    sources = b"".join((PROGRAM_DIR / name).read_bytes() for name in RUN_SOURCES)
+    return hashlib.sha256(sources + json.dumps(versions).encode()).hexdigest()
 
 
 @contextmanager

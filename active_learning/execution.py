@@ -93,7 +93,7 @@ def execute(
         Exception: whatever makes the run fail.
     """
     keep_freed_memory()
-    data = load_cached(run.dataset, data_dir)
+    data = load_cached(run.dataset, data_dir, check)
     if run.classes:
         data = select_classes(data, run.classes)
     # the field of Minimum Bayes Risk is computed by numpy, whose sums depend on the threads too
@@ -126,10 +126,15 @@ def _round_result(row: Row) -> RoundResult:
     return RoundResult(**values, seconds={})
 
 
-@lru_cache(maxsize=1)
-def load_cached(dataset: str, data_dir: Path | None) -> ImageData:
-    """Load a data set once in this process, however many runs use it."""
-    return load_data(dataset, data_dir)
+_loaded: dict[tuple[str, Path | None], ImageData] = {}
+
+
+def load_cached(dataset: str, data_dir: Path | None, check: Check | None = None) -> ImageData:
+    """Load a data set once in this process, however many runs use it; `check` as for `load_data`."""
+    if (dataset, data_dir) not in _loaded:
+        _loaded.clear()  # one is enough, and two may not fit
+        _loaded[dataset, data_dir] = load_data(dataset, data_dir, check)
+    return _loaded[dataset, data_dir]
 
 
 @lru_cache(maxsize=1)

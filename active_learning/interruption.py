@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,23 +23,49 @@ class Interrupted(BaseException):
 def stoppable() -> Iterator[Callable[[], None]]:
     """Turn the first SIGINT or SIGTERM into an `Interrupted` at the next call of the yielded check.
 
-    skorch swallows KeyboardInterrupt, so the signal must not raise it. The second signal ends the process at once.
+    skorch swallows KeyboardInterrupt, so the signal must not raise it. The second signal ends the process at once, also
+    in the middle of a long call into C, which no handler written in Python interrupts.
     """
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(128 + number)
         received.append(number)
 
     def check() -> None:
         if received:
             raise Interrupted(received[0])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _second_ends():
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        try:
+            yield check
+            check()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def _second_ends() -> Iterator[None]:
+    """End the process when a second signal comes: Python writes each to a pipe as it comes, and a thread counts."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def count() -> None:
+        received = 0
+        while number := os.read(reading, 1):
+            received += number[0] in SIGNALS
+            if received == 2:
+                os._exit(128 + number[0])
+        os.close(reading)
+
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=count, daemon=True).start()
     try:
-        yield check
-        check()
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the thread

@@ -1,5 +1,6 @@
 """Runs an experiment: skips finished runs, resumes started ones, spreads the rest over processes or a cluster."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,10 @@ from tqdm import tqdm
 
 from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.experiments import planned_runs
-from active_learning.interruption import stoppable
 from active_learning.store import RunFolder, check_result_dir, locked, write_curves
+
+SCRATCH = ".workers"
+"""Folder in the result folder for what Dask's workers write of their own accord, while they work."""
 
 Check = Callable[[], None]
 Advance = Callable[[RunConfig, int, float], None]
@@ -25,21 +28,25 @@ class Outcome:
     failures: dict[RunConfig, str]
 
 
-def run_experiment(config: ExperimentConfig) -> Outcome:
+def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
     """Run what is not finished of an experiment; every finished round is on disk when this returns or raises.
+
+    Args:
+        config: the experiment.
+        check: called at each batch; what it raises, such as `Interrupted`, ends the experiment.
 
     Raises:
         ConfigError: for settings that this machine or the result folder refuses.
         DataError: when the data set cannot be had.
         StoreError: when another process holds the result folder.
         OSError: when the disk is full or no longer writable, or the cluster cannot be reached.
-        Interrupted: after SIGINT or SIGTERM.
     """
-    with stoppable() as check, locked(config.result_dir) as holder:
+    with locked(config.result_dir) as holder:
         # torch takes seconds to import: only once the folder is known to be ours
         from active_learning.execution import choose_hardware
 
         check()
+        shutil.rmtree(config.result_dir / SCRATCH, ignore_errors=True)  # a driver that was killed left it
         runs = planned_runs(config, *choose_hardware(config))
         check_result_dir(config.result_dir, runs)
         unfinished = [run for run in runs if not _is_finished(config, run, check)]
@@ -56,9 +63,11 @@ def job_count(config: ExperimentConfig, runs: int) -> int:
 
 
 def _is_finished(config: ExperimentConfig, run: RunConfig, check: Check) -> bool:
-    """Return whether the run is whole; its files are mended if it is."""
+    """Return whether the run is whole; its files are mended if it is. What is damaged of its record is told."""
     folder = RunFolder(config.result_dir, run)
     folder.load()
+    if folder.complaint:
+        print(f"{folder.path}: {folder.complaint}; the damaged file is kept as *.damaged.", file=sys.stderr)
     if folder.finished:
         with folder.locked(check):
             folder.mend()
@@ -89,23 +98,23 @@ def _outcomes(
 ) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
     jobs = job_count(config, len(runs))
-    if config.scheduler is None:
-        _load_data(config)
-        check()
-        if jobs == 1:
-            yield _execute_here(config, runs, advance, check)
-            return
+    _load_data(config, check)
+    check()
+    if config.scheduler is None and jobs == 1:
+        yield _execute_here(config, runs, advance, check)
+        return
     from active_learning.cluster import embedded_cluster, execute_on_cluster, existing_cluster
 
-    with embedded_cluster(jobs) if config.scheduler is None else existing_cluster(config.scheduler) as client:
+    scratch = config.result_dir / SCRATCH
+    with embedded_cluster(jobs, scratch) if config.scheduler is None else existing_cluster(config.scheduler) as client:
         yield execute_on_cluster(client, runs, config.result_dir, holder, config.data_dir, advance, check)
 
 
-def _load_data(config: ExperimentConfig) -> None:
+def _load_data(config: ExperimentConfig, check: Check) -> None:
     """Load the data once and here, so that its download and its errors come before any run."""
     from active_learning.execution import load_cached
 
-    load_cached(config.dataset, config.data_dir)
+    load_cached(config.dataset, config.data_dir, check)
 
 
 def _execute_here(

@@ -2,47 +2,90 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from statistics import median
 
 from tabulate import tabulate
 
-from active_learning.config import ExperimentConfig
+from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.experiments import planned_runs
 from active_learning.runner import job_count
-from active_learning.store import RunFolder, is_held
+from active_learning.store import (
+    RunFolder,
+    StoreError,
+    check_result_dir,
+    is_held,
+    read_record,
+    recorded_run,
+    run_folders,
+)
 
 STATES = ("done", "going", "failed", "to do")
+OTHER = "not asked for"
 
 
 def status(config: ExperimentConfig) -> str:
-    """Return a table of the runs that a configuration asks for, and about how long the unfinished ones will take."""
-    folders = []
-    for run in planned_runs(config, "float32", "cpu"):  # neither is part of a run's name
-        folder = RunFolder(config.result_dir, run)
-        folder.load(any_configuration=True)
-        folders.append(folder)
-    states = [state(folder) for folder in folders]
-    rows = [
-        [
-            folder.config.name,
-            folder.config.repetition,
-            word,
-            f"{len(folder.rounds)} of {config.rounds + 1}",
-            _remark(folder),
-        ]
-        for folder, word in zip(folders, states, strict=True)
-    ]
-    counts = Counter(states)
-    unfinished = counts["going"] + counts["failed"] + counts["to do"]
-    # how many workers a cluster has, only the cluster knows
-    side_by_side = counts["going"] or (job_count(config, unfinished) if config.scheduler is None else 1)
+    """Return a table of the runs that a configuration asks for and of all others that the folder holds.
+
+    Beside it, about how long the unfinished ones of those asked for will take, or what keeps them from being run here.
+
+    Raises:
+        ConfigError: when the result folder is a file.
+        OSError: when something in it cannot be read.
+    """
+    if config.result_dir.exists() and not config.result_dir.is_dir():
+        raise ConfigError(f"--result_dir {config.result_dir} is not a folder: name another.")
+    planned = planned_runs(config, "float32", "cpu")  # neither is part of a run's name
+    refusal = _refusal(config, planned)
+    asked_for = [] if refusal else [_loaded(config, run) for run in planned]
+    names = {folder.path for folder in asked_for}
+    others = [folder for folder in _held(config) if folder.path not in names]
+    rows = [_row(folder, state(folder), f"{len(folder.rounds)} of {config.rounds + 1}") for folder in asked_for]
+    rows += [_row(folder, "going" if folder.going else OTHER, str(len(folder.rounds))) for folder in others]
     held = "a program works on it" if is_held(config.result_dir / ".lock") else "no program works on it"
+    counts = Counter(map(state, asked_for))
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
     return (
         tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
-        + f"\n{config.result_dir}: {summary}; {held}.\n{_time_left(folders, max(1, side_by_side))}"
+        + f"\n{config.result_dir}: {summary}; {held}.\n"
+        + (refusal or _time_left(asked_for, _side_by_side(config, counts)))
     )
+
+
+def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> str | None:
+    """Return why these settings cannot be run in this folder, if they cannot."""
+    # what `auto` comes to is only known where a run is executed
+    but = [name for name in ("precision", "device") if getattr(config, name) == "auto"]
+    planned = [replace(run, **{name: getattr(config, name) for name in ("precision", "device")}) for run in planned]
+    try:
+        check_result_dir(config.result_dir, planned, but)
+    except (ConfigError, StoreError) as error:
+        return str(error)
+    return None
+
+
+def _loaded(config: ExperimentConfig, run: RunConfig) -> RunFolder:
+    folder = RunFolder(config.result_dir, run)
+    folder.load(any_configuration=True)
+    return folder
+
+
+def _held(config: ExperimentConfig) -> list[RunFolder]:
+    """Return all runs that have a record in the folder."""
+    records = [read_record(path)[0] for path in run_folders(config.result_dir)]
+    runs = [recorded_run(record, config.rounds) for record in records if record is not None]
+    return [_loaded(config, run) for run in dict.fromkeys(runs) if run is not None]
+
+
+def _row(folder: RunFolder, word: str, rounds: str) -> list[object]:
+    return [folder.config.name, folder.config.repetition, word, rounds, _remark(folder)]
+
+
+def _side_by_side(config: ExperimentConfig, counts: "Counter[str]") -> int:
+    unfinished = counts["going"] + counts["failed"] + counts["to do"]
+    # how many workers a cluster has, only the cluster knows
+    return max(1, counts["going"] or (job_count(config, unfinished) if config.scheduler is None else 1))
 
 
 def state(folder: RunFolder) -> str:
@@ -56,9 +99,8 @@ def state(folder: RunFolder) -> str:
 
 def _remark(folder: RunFolder) -> str:
     failure = None if folder.finished else folder.failure()
-    if failure is not None:
-        return failure
-    return f"test error {folder.rounds[-1]['test_error']:.2%}" if folder.rounds else ""
+    error = f"test error {folder.rounds[-1]['test_error']:.2%}" if folder.rounds else None
+    return "; ".join(filter(None, [folder.complaint, failure or error]))
 
 
 def _time_left(folders: list[RunFolder], side_by_side: int) -> str:

@@ -25,6 +25,7 @@ import io
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ class RunFolder:
         self.path = result_dir / "runs" / config.name / f"repetition_{config.repetition}"
         self.rounds: list[Row] = []
         self.seconds: list[Row] = []
+        self.damaged: list[Path] = []
 
     def load(self, *, any_configuration: bool = False) -> list[Row]:
         """Read the whole rounds on disk and return their metrics; nothing is written.
@@ -70,13 +72,15 @@ class RunFolder:
         Raises:
             StoreError: when the record is that of another configuration.
         """
-        header, self.rounds, _ = read_chain(self.path / "metrics.jsonl")
-        if header is not None and not any_configuration and header["configuration"] != self.config.identity():
+        configuration, self.rounds, whole = read_record(self.path)
+        if configuration is not None and not any_configuration and configuration != self.config.identity():
             raise StoreError(f"{self.path} holds a run of another configuration: move it away to run this one.")
         if self.config.warm_start and self.rounds and not self.finished and self.weights() is None:
             self.rounds = []  # each round's weights follow from the one before: begin again
-        _, self.seconds, _ = read_chain(self.path / "seconds.jsonl")
+        self.seconds, seconds_whole = _read_seconds(self.path)
         self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
+        names = {"metrics.jsonl": whole, "seconds.jsonl": seconds_whole}
+        self.damaged = [self.path / name for name, is_whole in names.items() if not is_whole]
         return self.rounds
 
     def mend(self) -> None:
@@ -84,11 +88,11 @@ class RunFolder:
 
         A damaged file of lines is kept beside as `NAME.damaged`; what a killed process left half-done is removed.
         """
-        for path in (self.path / "metrics.jsonl", self.path / "seconds.jsonl"):
-            if not read_chain(path)[2]:
-                write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
-                if not self.rounds:
-                    path.unlink()
+        for path in self.damaged:
+            write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
+            if not self.rounds:
+                path.unlink()
+        self.damaged = []
         for path in self.path.glob("*.tmp"):
             path.unlink()
         for path in self.path.glob("weights-*.safetensors"):
@@ -130,8 +134,14 @@ class RunFolder:
         return len(self.rounds) > self.config.rounds
 
     def append(self, row: Row, seconds: Mapping[str, float], weights: Weights | None = None) -> None:
-        """Put a round on disk; when this returns it is there to stay."""
+        """Put the next round on disk; when this returns it is there to stay.
+
+        Raises:
+            StoreError: for any other round than the next.
+        """
         last = len(self.rounds)
+        if row["round"] != last:
+            raise StoreError(f"{self.path} has {last} rounds, and round {row['round']} cannot follow them.")
         if weights is not None:
             content = safetensors.numpy.save(weights)
             row = {**row, "weights_sha256": hashlib.sha256(content).hexdigest()}
@@ -161,10 +171,23 @@ class RunFolder:
         self._write_sessions([*(sessions or []), {"first_round": len(self.rounds), **session}])
         (self.path / "failure.json").unlink(missing_ok=True)
 
-    def note(self, event: str) -> None:
-        """Record something that happened to the session at work, such as a halved inference block."""
+    def continue_session(self, session: Row) -> None:
+        """Begin a session, unless it is the one that was begun last."""
+        sessions = self._sessions()
+        if not sessions or any(sessions[-1].get(key) != value for key, value in session.items()):
+            self.begin_session(session)
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def note(self, event: str, round_: int | None = None) -> None:
+        """Record something that happened to the session at work, such as a halved inference block.
+
+        Args:
+            event: what happened.
+            round_: before which round; by default the next.
+        """
         sessions = self._sessions() or [{}]
-        events = [*sessions[-1].get("events", []), {"round": len(self.rounds), "event": event}]
+        entry = {"round": len(self.rounds) if round_ is None else round_, "event": event}
+        events = [*sessions[-1].get("events", []), entry]
         self._write_sessions([*sessions[:-1], {**sessions[-1], "events": events}])
 
     def fail(self, reason: str, details: str = "") -> None:
@@ -179,6 +202,15 @@ class RunFolder:
             return None
         failure = read_sealed(path, {"round", "reason"})
         return "for a reason that can no longer be read" if failure is None else str(failure["reason"])
+
+    @property
+    def complaint(self) -> str | None:
+        """Say what is damaged of the record that was loaded, and what is left of it."""
+        if not self.damaged:
+            return None
+        names = " and ".join(path.name for path in self.damaged)
+        kept = f"{len(self.rounds)} whole rounds are kept" if self.rounds else "no whole round is left"
+        return f"{names} damaged, {kept}"
 
     @property
     def _weights_path(self) -> Path:
@@ -206,24 +238,57 @@ class RunFolder:
         _write_if_changed(self.path / "test_error.npy", _npy(np.array([row["test_error"] for row in self.rounds])))
 
 
-def check_result_dir(result_dir: Path, configs: Sequence[RunConfig]) -> None:
+def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequence[str] = ()) -> None:
     """Refuse a folder that holds runs whose numbers were decided otherwise.
+
+    Args:
+        result_dir: the result folder.
+        configs: the runs that are wanted there.
+        but: fields that are not compared.
 
     Raises:
         ConfigError: naming the folder, and the fields that differ with both values.
+        StoreError: naming a run's folder that holds the record of another run.
     """
-    shared = {key: value for key, value in configs[0].identity().items() if key not in ARM_FIELDS}
-    for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
-        header, _, _ = read_chain(path)
-        if header is None:
+    ignored = {*ARM_FIELDS, *but}
+    shared = {key: value for key, value in configs[0].identity().items() if key not in ignored}
+    for path in run_folders(result_dir):
+        configuration, _, _ = read_record(path)
+        if configuration is None:
             continue
-        held = {key: value for key, value in header["configuration"].items() if key not in ARM_FIELDS}
+        held = {key: value for key, value in configuration.items() if key not in ignored}
         if differing := [key for key in {**held, **shared} if held.get(key) != shared.get(key)]:
             words = ", ".join(f"{key} is {held.get(key)!r} there and {shared.get(key)!r} here" for key in differing)
             raise ConfigError(
                 f"--result_dir {result_dir} holds runs of another configuration ({words}): "
                 "set the same values, or name another folder."
             )
+        if not _in_its_place(path, configuration):
+            raise StoreError(f"{path} holds the record of another run, such as a copy would: move it away.")
+
+
+def run_folders(result_dir: Path, name: str = "*") -> list[Path]:
+    """Return the folders of runs, of one curve or of all, by curve and repetition; others that lie there are not."""
+    found = [path for path in (result_dir / "runs").glob(f"{name}/repetition_*") if _REPETITION.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.parent.name, _repetition(path)))
+
+
+_REPETITION = re.compile(r"repetition_([0-9]+)")
+
+
+def recorded_run(configuration: Row, rounds: int) -> RunConfig | None:
+    """Return the run that a record's configuration describes, or None if this version does not know its fields."""
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in configuration.items()}
+    values["rounds"] = rounds
+    try:
+        return RunConfig(**values)
+    except TypeError:
+        return None
+
+
+def _in_its_place(path: Path, configuration: Row) -> bool:
+    run = recorded_run(configuration, 0)
+    return run is None or (path.parent.name, path.name) == (run.name, f"repetition_{run.repetition}")
 
 
 def write_curves(result_dir: Path, name: str, rounds: int) -> npt.NDArray[np.float64] | None:
@@ -244,9 +309,9 @@ def write_curves(result_dir: Path, name: str, rounds: int) -> npt.NDArray[np.flo
 def finished_curves(result_dir: Path, name: str, rounds: int) -> dict[int, npt.NDArray[np.float64]]:
     """Return the test errors (rounds + 1,) of each repetition that has at least `rounds` rounds, by its number."""
     curves = {}
-    for folder in sorted((result_dir / "runs" / name).glob("repetition_*"), key=_repetition):
-        _, rows, _ = read_chain(folder / "metrics.jsonl")
-        if len(rows) > rounds:
+    for folder in run_folders(result_dir, name):
+        configuration, rows, _ = read_record(folder)
+        if configuration is not None and len(rows) > rounds and _in_its_place(folder, configuration):
             curves[_repetition(folder)] = np.array([row["test_error"] for row in rows])
     # Repetitions may have been extended one after the other: their common length is what can be averaged.
     length = min((len(curve) for curve in curves.values()), default=0)
@@ -261,8 +326,8 @@ def locked(result_dir: Path) -> Iterator[str]:
         What is written in `.lock_holder`: another machine that reads the same text there shares the folder.
 
     Raises:
-        ConfigError: when the folder cannot be written to.
-        StoreError: when another process holds it, saying which.
+        ConfigError: when there can be no such folder.
+        StoreError: when another process holds it, saying which, or when it is there and must not be written to.
         OSError: when the disk is full.
     """
     holder_file = result_dir / ".lock_holder"
@@ -271,13 +336,16 @@ def locked(result_dir: Path) -> Iterator[str]:
         _make_folder(result_dir)
         lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
     except Timeout:
-        who = holder_file.read_text() if holder_file.exists() else "another process"
         raise StoreError(
-            f"{result_dir} is in use by {who}: wait for it to end, or name another --result_dir."
+            f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end, or name another --result_dir."
         ) from None
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise
+        if error.errno in _NO_RIGHT and result_dir.is_dir():
+            raise StoreError(
+                f"{result_dir} is read-only ({error.strerror}): make it writable, and the same command goes on."
+            ) from error
         raise ConfigError(
             f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
         ) from error
@@ -292,6 +360,14 @@ def locked(result_dir: Path) -> Iterator[str]:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _holder(holder_file: Path) -> str:
+    try:
+        return holder_file.read_text()
+    except OSError:  # the holder is about to end, or has not written it yet
+        return "another process"
 
 
 def is_held(lock_path: Path) -> bool:
@@ -401,14 +477,32 @@ def read_chain(path: Path) -> tuple[Row | None, list[Row], bool]:
         try:
             row = json.loads(line)
             del row["sha256"]
-        except (ValueError, KeyError, TypeError):
+            digest = hashlib.sha256(digest.encode() + _json(row)).hexdigest()
+        except (ValueError, KeyError, TypeError, RecursionError):
             break
-        digest = hashlib.sha256(digest.encode() + _json(row)).hexdigest()
         if _json({**row, "sha256": digest}) != line:
             break
         rows.append(row)
     whole = len(rows) == len(lines) - 1 and len(rows) > 0 and lines[-1] == b""
     return (rows[0] if rows else None), rows[1:], whole
+
+
+def read_record(run_folder: Path) -> tuple[Row | None, list[Row], bool]:
+    """Return a record's configuration, its rounds up to the first damage, and whether it is whole (or missing).
+
+    A file of other lines, or of rounds that do not follow each other, is damage as well.
+    """
+    header, rows, whole = read_chain(run_folder / "metrics.jsonl")
+    if header is None or not isinstance(header.get("configuration"), dict):
+        return None, [], header is None and whole
+    count = next((position for position, row in enumerate(rows) if row.get("round") != position), len(rows))
+    return header["configuration"], rows[:count], whole and count == len(rows)
+
+
+def _read_seconds(run_folder: Path) -> tuple[list[Row], bool]:
+    """Return the seconds of the rounds, and whether their file is whole (or missing); its first line is empty."""
+    header, rows, whole = read_chain(run_folder / "seconds.jsonl")
+    return ([], False) if header else (rows, whole)
 
 
 def _sealed(value: Row) -> bytes:
@@ -417,13 +511,19 @@ def _sealed(value: Row) -> bytes:
 
 
 def read_sealed(path: Path, keys: set[str]) -> Row | None:
-    """Return a sealed object, or one from before there were seals, which has just these keys; None if damaged."""
+    """Return a sealed object that has these keys, or one from before there were seals, which has just these.
+
+    It is None if the file is damaged or holds something else.
+    """
     try:
         value = json.loads(path.read_bytes())
         seal = value.pop("sha256", None)
-    except (OSError, ValueError, AttributeError):
+        if seal is None:
+            whole = set(value) == keys
+        else:
+            whole = keys <= set(value) and seal == hashlib.sha256(_json(value)).hexdigest()
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
-    whole = set(value) == keys if seal is None else seal == hashlib.sha256(_json(value)).hexdigest()
     return value if whole else None
 
 

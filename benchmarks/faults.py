@@ -14,6 +14,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -35,6 +36,7 @@ from tabulate import tabulate
 import active_learning.cluster
 import active_learning.execution
 import active_learning.report
+import active_learning.report.results
 import active_learning.store
 import load_data
 import main as main_module
@@ -278,39 +280,90 @@ class Steps:
 
 
 SHORT = ("--rounds", "2", *WARM)
+TWO = ("--acq_func", "bald", "--experiments", "2", "--jobs", "1")
+TWICE = (*TWO, "--rounds", "2")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run to be killed at each of its steps: its flags, what is in the folder before, what is broken in it."""
+
+    flags: tuple[str, ...]
+    before: Callable[[Path], None] = lambda _: None
+    broken: Callable[[], None] = lambda: None
+
+    def play(self, folder: Path, steps: Steps) -> Program:
+        """Start the run."""
+
+        def prepare() -> None:
+            self.broken()
+            sys.setprofile(steps)
+
+        self.before(folder)
+        return Program(folder, *self.flags, prepare=prepare)
+
+
+def half_and_damaged(folder: Path) -> None:
+    """Make two runs of a round less, the record and the provenance of the first damaged."""
+    expect(Program(folder, *TWO, "--rounds", "1").wait() == 0, "no runs")
+    run = folder / "results/runs/bald-MC_dropout=True/repetition_0"
+    for name in ("metrics.jsonl", "seconds.jsonl", "provenance.json"):
+        os.truncate(run / name, (run / name).stat().st_size - 3)
+
+
+SCENES = (
+    Scene(SHORT),
+    # The first run is mended and ends, the second fails: `*.damaged`, an event, failure.json and a mean of one and two.
+    Scene(TWICE, half_and_damaged, lambda: break_training(after=2)),
+)
 
 
 @lru_cache
+def step_counts() -> tuple[int, ...]:
+    """Return in how many moments each scene can be killed."""
+    counts = []
+    for scene in SCENES:
+        with _folder() as folder:
+            log = Path(folder) / "steps"
+            log.touch()
+            program = scene.play(Path(folder), Steps(log=log))
+            expect(program.wait() in (0, 1), f"no steps: {program.text()}")
+            counts.append(log.stat().st_size)
+    return tuple(counts)
+
+
 def step_count() -> int:
-    """Return in how many moments a short warm-started run can be killed."""
-    with _folder() as folder:
-        log = Path(folder) / "steps"
-        log.touch()
-        expect(Program(Path(folder), *SHORT, prepare=lambda: sys.setprofile(Steps(log=log))).wait() == 0, "no steps")
-        return log.stat().st_size
+    """Return the number of those moments."""
+    return sum(step_counts())
 
 
 def kill_at_step(folder: Path, number: int) -> None:
     """Kill a run exactly before or after one call that changes a file."""
-    killed = Program(folder, *SHORT, prepare=lambda: sys.setprofile(Steps(fatal=number)))
-    expect(killed.wait() == 128 + signal.SIGKILL, f"not killed at step {number}: {killed.text()}")
-    status = Program(folder, *SHORT, "--status")
+    scene = SCENES[number >= step_counts()[0]]
+    step = number - (step_counts()[0] if scene is SCENES[1] else 0)
+    killed = scene.play(folder, Steps(fatal=step))
+    expect(killed.wait() == 128 + signal.SIGKILL, f"not killed at step {step}: {killed.text()}")
+    status = Program(folder, *scene.flags, "--status")
     expect(status.wait() == 0, f"unreadable folder: {status.text()}")
-    expect_same(folder, *SHORT)
+    expect_same(folder, *scene.flags, but="*.damaged")
 
 
 def stop_politely(signal_number: int) -> Callable[[Path, int], None]:
     """Return the attempt that sends a signal at a random moment."""
 
     def attempt(folder: Path, number: int) -> None:
-        program = Program(folder, *ONE)
-        time.sleep(random.uniform(0, undisturbed(*ONE)[1]))
-        program.kill(signal_number)
-        code = program.wait()
-        ended = code == 0 and "finished" in program.text()
-        expect(ended or code == 128 + signal_number, f"exit code {code}: {program.text()}")
+        flags = (*FOUR, "--jobs", "2") if number % 4 == 3 else ONE  # few: the workers take seconds to start
+        code = 0
+        while code == 0:  # it ended before the signal came, and nothing was tried
+            shutil.rmtree(folder / "results", ignore_errors=True)
+            program = Program(folder, *flags)
+            time.sleep(random.uniform(0.05, undisturbed(*flags)[1]))
+            program.kill(signal_number)
+            code = program.wait()
+        expect(code == 128 + signal_number, f"exit code {code}: {program.text()}")
+        expect("stopped; finished rounds are saved" in program.text(), program.text())
         expect("Traceback" not in program.text(), program.text())
-        expect_same(folder, *ONE)
+        expect_same(folder, *flags)
 
     return attempt
 
@@ -340,15 +393,16 @@ def prepare_damage(folder: Path) -> None:
     expect(failing.wait() == 1, f"exit code {failing.code} for a run that fails: {failing.text()}")
 
 
-def break_training() -> None:
-    """Make the second fit of this process fail."""
-    left = iter((1.0,))
+def break_training(after: int = 1) -> None:
+    """Make the fits of this process fail after so many, each with a word on its way."""
+    left = iter(range(after))
     module: Any = active_learning.execution
     whole = module.active_learning_rounds
 
     def broken(*arguments: Any) -> Iterator[Any]:
         for result in whole(*arguments):
             if next(left, None) is None:
+                arguments[-1]("out of memory: inference goes on with blocks of 10 images")
                 raise ArithmeticError("the training loss became nan")
             yield result
 
@@ -408,18 +462,28 @@ def _rounds(folder: Path) -> int:
 
 
 def kill_the_driver(folder: Path, number: int) -> None:
-    """Kill a program with four runs at a random moment and start it again: finished runs must not be executed."""
-    program = Program(folder, *FOUR, "--jobs", "1")
-    time.sleep(random.uniform(0.2, 1) * undisturbed(*FOUR, "--jobs", "1")[1])
+    """Kill a program with four runs at a random moment and start it again: finished runs must not be executed.
+
+    Every second one has its runs on the workers of an embedded cluster, which must end with it.
+    """
+    program = Program(folder, *FOUR, "--jobs", str(1 + number % 2))
+    enough = random.randint(1, 4 * ROUNDS)
+    while program.runs() and _rounds(folder) < enough:
+        time.sleep(0.001)
+    children = psutil.Process(program.pid).children(recursive=True) if program.runs() else []
     program.kill(signal.SIGKILL)
     program.wait()
+    left = psutil.wait_procs(children, timeout=60)[1]
+    expect(not left, f"{len(left)} workers outlive the program")
     before = {path.parent: path.read_bytes() for path in (folder / "results").rglob("provenance.json")}
-    done = [run for run in before if len(Path(run / "metrics.jsonl").read_bytes().splitlines()) == ROUNDS + 2]
+    records = {run: run / "metrics.jsonl" for run in before}
+    done = [run for run, path in records.items() if path.exists() and path.read_bytes().count(b"\n") == ROUNDS + 2]
     again = Program(folder, *FOUR, "--jobs", "1")
     expect(again.wait() == 0, again.text())
     executed = again.text().count(": finished")
     expect(executed == 4 - len(done), f"{executed} runs executed, {len(done)} of 4 were finished: {again.text()}")
     expect(all((run / "provenance.json").read_bytes() == before[run] for run in done), "a finished run was touched")
+    expect(not (folder / "results" / ".workers").exists(), "the workers' folder is left")
     expect_same(folder, *FOUR, "--jobs", "1")
 
 
@@ -442,11 +506,20 @@ def full_disk(folder: Path, number: int) -> None:
 
 
 def read_only(folder: Path, number: int) -> None:
-    """Take away the right to write after a random time."""
+    """Take away the right to write, at the start and after a random time."""
+
+    def become_nobody() -> None:
+        if os.geteuid() == 0:
+            os.setuid(NOBODY)
+
     (folder / "results").mkdir()
-    for path in (folder, folder / "results"):
-        path.chmod(0o777)
-    program = Program(folder, *ONE, prepare=lambda: os.setuid(NOBODY) if os.geteuid() == 0 else None)
+    folder.chmod(0o777)
+    (folder / "results").chmod(0o555)
+    refused = Program(folder, *ONE, prepare=become_nobody)
+    expect(refused.wait() == 1, f"exit code {refused.code} at the start: {refused.text()}")
+    expect("is read-only" in refused.text(), refused.text())
+    (folder / "results").chmod(0o777)
+    program = Program(folder, *ONE, prepare=become_nobody)
     run = folder / "results/runs/bald-MC_dropout=True/repetition_0"
     while program.runs() and not (run / "metrics.jsonl").exists():
         time.sleep(0.001)
@@ -515,8 +588,7 @@ def corrupt_data(folder: Path, number: int) -> None:
 
     program = Program(folder, *ONE, "--dataset", "mnist", "--data_dir", str(folder / "data"), prepare=prepare)
     expect(program.wait() == 1, f"{name} {corruption}: exit code {program.code}: {program.text()}")
-    expected = name if corruption == "missing" else sums[name]
-    expect(name in program.text() and expected in program.text(), f"{name} {corruption}: {program.text()}")
+    expect(name in program.text() and sums[name] in program.text(), f"{name} {corruption}: {program.text()}")
     expect(not list((folder / "results").rglob("metrics.jsonl")), f"{name} {corruption}: trained")
 
 
@@ -533,6 +605,7 @@ class Trap:
 
 HOSTILE = (
     "pickle for a curve",
+    "pickle for repetitions",
     "pickle for a run",
     "pickle for weights",
     "YAML tag",
@@ -547,21 +620,22 @@ def hostile(folder: Path, number: int) -> None:
     sprung = folder / "sprung"
     bomb = pickle.dumps(Trap(sprung))
     run = folder / "results/runs/bald-MC_dropout=True/repetition_0"
-    if number < 3:
+    if number < 4:
         expect(Program(folder, *WARM, "--rounds", "2").wait() == 0, "no run")
-        target = (folder / "results/bald-MC_dropout=True.npy", run / "test_error.npy", next(run.glob("weights-*")))[
-            number
-        ]
+        curves = [folder / f"results/bald-MC_dropout=True{what}.npy" for what in ("", "-repetitions")]
+        target = (*curves, run / "test_error.npy", next(run.glob("weights-*")))[number]
         target.write_bytes(bomb)
+        complaints = active_learning.report.results.read_results(folder / "results").unreadable
+        expect(number != 1 or any(target.name in sentence for sentence in complaints), f"no complaint: {complaints}")
         expect_same(folder, *WARM)
     else:
         config = folder / "config.yaml"
-        config.write_text(f"lr: !!python/object/apply:os.mkdir ['{sprung}']" if number == 3 else "../seed: 3")
+        config.write_text(f"lr: !!python/object/apply:os.mkdir ['{sprung}']" if number == 4 else "../seed: 3")
         flags = {
-            3: ("--config", str(config)),
-            4: ("--acq_func", "../bald"),
-            5: ("--dataset", "../tiny"),
-            6: ("--config", str(config)),
+            4: ("--config", str(config)),
+            5: ("--acq_func", "../bald"),
+            6: ("--dataset", "../tiny"),
+            7: ("--config", str(config)),
         }
         program = Program(folder, *ONE, *flags[number])
         expect(program.wait() == 2, f"exit code {program.code}: {program.text()}")
@@ -572,7 +646,9 @@ def hostile(folder: Path, number: int) -> None:
 
 FAULTS = (
     Fault("kill -9 at a random moment", "final files byte-identical", lambda: 200, kill_anywhere),
-    Fault("kill before and after each write", "no unreadable folder", step_count, kill_at_step, cases=True),
+    Fault(
+        "kill before and after each write", "no unreadable folder", lambda: sum(step_counts()), kill_at_step, cases=True
+    ),
     Fault("SIGINT", "130, resumed identical", lambda: 20, stop_politely(signal.SIGINT)),
     Fault("SIGTERM", "143, resumed identical", lambda: 20, stop_politely(signal.SIGTERM)),
     Fault("truncation and bit flips", "repaired, never another curve", damage_count, damage, cases=True),

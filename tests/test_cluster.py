@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import dask
@@ -17,6 +22,9 @@ from distributed import KilledWorker, LocalCluster, Security
 
 import active_learning.execution
 from active_learning import cluster
+from active_learning.config import RunConfig
+from active_learning.interruption import Interrupted
+from active_learning.store import VERSIONED, RunFolder, _chain
 from tests.conftest import ROOT, TINY, Tiny
 from tests.test_imports import NAMES, ours
 from tests.test_runner import contents
@@ -26,11 +34,10 @@ def start(**options: object) -> LocalCluster:
     """A scheduler and a worker that listens on TCP, in threads of this process."""
     return LocalCluster(
         n_workers=1,
-        threads_per_worker=1,
         processes=False,
         host="127.0.0.1",
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-        **{"protocol": "tcp", **options},
+        **{"protocol": "tcp", "threads_per_worker": 1, **options},
     )
 
 
@@ -240,3 +247,199 @@ def test_what_a_killed_worker_and_a_missing_program_are_called() -> None:
     assert missing.startswith("a worker cannot import it (No module named 'active_learning'): start the workers with ")
     killed = cluster._reason(KilledWorker("run", None, 3))  # type: ignore[arg-type]
     assert killed == "its worker process died, 4 times in a row"
+    unknown = cluster._reason(RuntimeError("Error during deserialization of the task graph. This frequently occurs if"))
+    assert unknown.startswith("the scheduler cannot import it: start scheduler and workers with PYTHONPATH=")
+
+
+ONE = ("--experiments", 1, "--acq_func", "bald")
+
+
+def lost_after(count: int) -> Any:
+    """In place of `_is_shared`: a worker that sees the folder writes so many rounds and is lost, then another does not.
+
+    It is the same process here; what matters is that the second knows only what was known at the submission.
+    """
+
+    def is_shared(job: cluster.Job) -> bool:
+        def advance(_run: RunConfig, round_: int, _error: float) -> None:
+            if round_ == count - 1:
+                raise Interrupted
+
+        with suppress(Interrupted):
+            active_learning.execution.execute_in_folder(job.run, job.result_dir, job.data_dir, advance)
+        return False
+
+    return is_shared
+
+
+@pytest.mark.parametrize("also", [(), ("--warm_start",)])
+@pytest.mark.parametrize(("submitted", "count"), [(0, 1), (0, 2), (1, 2)])
+def test_a_run_that_goes_on_without_the_shared_folder(
+    tiny_main: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    submitted: int,
+    count: int,
+    also: tuple[str, ...],
+) -> None:
+    flags = (*ONE, *also)
+    if submitted:
+        assert tiny_main("--result_dir", tmp_path / "there", *flags, "--rounds", submitted - 1) == 0
+    monkeypatch.setattr(cluster, "_is_shared", lost_after(count))
+    assert tiny_main("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *flags) == 0
+    assert tiny_main("--result_dir", tmp_path / "here", *flags) == 0
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_two_workers_that_come_to_other_images_are_not_mixed(
+    tiny_main: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    left = []
+
+    def another_processor(job: cluster.Job) -> bool:
+        lost_after(2)(job)
+        folder = RunFolder(job.result_dir, job.run)
+        folder.load()
+        folder.rounds[1]["acquired_train_index"].reverse()
+        header = {"configuration": job.run.identity()}
+        (folder.path / "metrics.jsonl").write_bytes(_chain([header, *folder.rounds]))
+        left.append((folder.path / "metrics.jsonl").read_bytes())
+        return False
+
+    monkeypatch.setattr(cluster, "_is_shared", another_processor)
+    assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address, *ONE) == 1
+    assert "a second worker came to other images than the first, whose 2 rounds are kept" in capsys.readouterr().err
+    assert [path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")] == left
+
+
+def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    execute: Any = active_learning.execution.execute
+    record = tmp_path / "there/runs/bald-MC_dropout=True/repetition_0/metrics.jsonl"
+
+    def stop_after_round_1(*arguments: Any) -> None:
+        *others, save, check, note = arguments
+
+        def saving(result: Any) -> None:
+            save(result)
+            if result.round == 1:
+                deadline = time.monotonic() + 10
+                while not (record.exists() and record.read_bytes().count(b"\n") == 3) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        execute(*others, saving, check, note)
+
+    flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *ONE, "--warm_start")
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_is_shared", lambda _: False)
+        patch.setattr(cluster, "execute", stop_after_round_1)
+        assert tiny_main(*flags, "--epochs", 40) == 143
+    assert record.read_bytes().count(b"\n") == 3  # the configuration and two rounds
+    assert tiny_main(*flags, "--epochs", 40) == 0
+    assert tiny_main("--result_dir", tmp_path / "here", *ONE, "--warm_start", "--epochs", 40) == 0
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_rounds_of_an_experiment_before_this_one_are_not_written(tmp_path: Path) -> None:
+    inbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    inbox.put({"holder": "process 1", "name": "bald", "repetition": 0, "packet": {}, "round": 0, "test_error": 0.5})
+    told: list[object] = []
+    run: Any = None
+    cluster._receive(inbox, {("bald", 0): run}, tmp_path, "process 2", lambda *what: told.append(what))
+    assert inbox.empty()
+    assert not told
+
+
+def test_a_worker_of_two_threads_is_refused(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start(threads_per_worker=2) as there:
+        flags = ("--result_dir", tmp_path, "--jobs", 0, "--scheduler", there.scheduler_address)
+        assert tiny_main(*flags, *ONE) == 1
+    assert "its worker takes 2 tasks at once, and runs must be alone in it: start it with" in capsys.readouterr().err
+
+
+def test_bad_data_is_refused_before_any_run(
+    tiny_main: Tiny, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("load_data.MNIST_MIRRORS", ("http://127.0.0.1:1/",))
+    flags = ("--result_dir", tmp_path / "results", "--data_dir", tmp_path, "--jobs", 0, "--scheduler", address)
+    assert tiny_main(*flags, "--dataset=mnist") == 1
+    assert "MNIST is not complete" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("failure.json"))
+
+
+def test_other_versions_of_python_or_a_package_are_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = {cluster.code_digest.__wrapped__()}
+    with monkeypatch.context() as patch:
+        patch.setattr("platform.python_version", lambda: "3.0.0")
+        digests.add(cluster.code_digest.__wrapped__())
+    for name in VERSIONED:
+        monkeypatch.setattr(cluster, "version", lambda asked, name=name: "0" if asked == name else "1")
+        digests.add(cluster.code_digest.__wrapped__())
+    assert len(digests) == 2 + len(VERSIONED)
+
+
+def readme_commands(port: int) -> list[list[str]]:
+    """The README's local cluster, at another port: scheduler, workers, program."""
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"```sh\n(.*dask scheduler.*\n.*dask worker.*\n.*main\.py.*)\n```", text)
+    assert block is not None
+    return [shlex.split(line.removesuffix("&").replace("8786", str(port))) for line in block[1].splitlines()]
+
+
+def start_command(words: list[str], *also: str, **options: Any) -> "subprocess.Popen[str]":
+    """Start a line of the README as a shell would, with this Python first in the path."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.Popen(["env", *words, *also], env=environment, cwd=ROOT, text=True, **options)
+
+
+def test_the_local_cluster_of_the_readme(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    scheduler_words, worker_words, program = readme_commands(port)
+    small = ["--dataset=mnist_5k", "--epochs=1", "--dropout_iter=2", "--pool_subset=20", "--weight_decay=0"]
+    with (tmp_path / "log").open("w") as log:
+        quiet = {"stdout": log, "stderr": log}
+        scheduler = start_command([*scheduler_words, "--port", str(port)], **quiet)
+        worker = start_command([*worker_words, "--local-directory", str(tmp_path)], **quiet)
+        try:
+            flags = [
+                *small,
+                "--experiments=1",
+                "--acq_func",
+                "bald",
+                "uniform",
+                "--result_dir",
+                str(tmp_path / "results"),
+            ]
+            with start_command(program, *flags, "--rounds", "1", stderr=subprocess.PIPE, stdout=log) as driver:
+                _, errors = driver.communicate(timeout=300)
+            assert driver.returncode == 0, errors
+            with start_command(program, *flags, "--rounds", "90", stderr=subprocess.PIPE, stdout=log) as driver:
+                records = list((tmp_path / "results").rglob("metrics.jsonl"))
+                while driver.poll() is None and all(path.read_bytes().count(b"\n") < 4 for path in records):
+                    time.sleep(0.01)
+                scheduler.kill()
+                _, errors = driver.communicate(timeout=300)
+            assert driver.returncode == 1, errors
+            assert "the Dask scheduler was lost; finished rounds are saved" in errors
+            assert "Traceback" not in errors
+        finally:
+            for process in (worker, scheduler):
+                process.terminate()
+                process.wait(60)
+
+
+def test_an_embedded_cluster_leaves_nothing_of_its_own(embedded_run: tuple[Path, Any]) -> None:
+    folder, ended = embedded_run
+    assert ended.returncode == 0
+    assert not (folder / ".workers").exists()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -245,7 +246,9 @@ def test_a_missing_file_without_a_network_is_refused(
     before = snapshot(tmp_path)
     with pytest.raises(DataError) as raised:
         load_data("mnist", tmp_path)
-    assert f"not complete in {raw_dir} (missing: {name})" in str(raised.value)
+    assert f"not complete in {raw_dir} and cannot be downloaded, missing: {name} (sha256 {SMALL_SHA256[name]} " in str(
+        raised.value
+    )
     assert snapshot(tmp_path) == before
 
 
@@ -296,13 +299,13 @@ def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(ld, "MNIST_MIRRORS", (f"{CLOSED_PORT}a/", f"{CLOSED_PORT}b/"))
     with pytest.raises(DataError) as raised:
         load_data("mnist", tmp_path / "data")
-    raw_dir, files = tmp_path / "data" / "MNIST" / "raw", ", ".join(NAMES)
+    raw_dir = tmp_path / "data" / "MNIST" / "raw"
+    files = ", ".join(f"{name} (sha256 {sha256} when unpacked)" for name, sha256 in ld.MNIST_SHA256.items())
     refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
     assert str(raised.value) == (
-        f"MNIST is not complete in {raw_dir} (missing: {files}) and cannot be downloaded, tried "
-        f"{CLOSED_PORT}a/ ({refused}); {CLOSED_PORT}b/ ({refused}): "
-        f"put the four files {files}, plain or as .gz, into {raw_dir}, or choose --dataset mnist_5k, which needs no "
-        f"network."
+        f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {files}; tried {CLOSED_PORT}a/ "
+        f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, plain or as .gz, into {raw_dir}, or choose "
+        f"--dataset mnist_5k, which needs no network."
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -383,6 +386,39 @@ assert len(load_data.load_data("mnist", load_data.Path({str(tmp_path / "shared")
     assert [process.returncode for process in processes] == [0, 0], errors
     assert {key: count for key, count in server.requests.items() if key[0] == "GET"} == alone
     assert sorted("Downloading" in error for error in errors) == [False, True]
+
+
+def test_the_wait_for_another_download_can_be_ended(tmp_path: Path, server: CountingServer) -> None:
+    class EndedError(Exception):
+        pass
+
+    waited = iter([False, False, True])
+
+    def check() -> None:
+        if next(waited):
+            raise EndedError
+
+    (tmp_path / "data").mkdir(exist_ok=True)
+    with FileLock(tmp_path / "data" / "download.lock"), pytest.raises(EndedError):
+        load_data("mnist", tmp_path / "data", check)
+    assert {method for method, _ in server.requests} == {"HEAD"}
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("which file a descriptor belongs to is asked of Linux")
+    monkeypatch.setattr(os, "fsync", recorded)
+    load_data("mnist", tmp_path / "data")
+    assert synced == [name for file in NAMES for name in (f"{file}.gz", "raw")]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("connection lost")])

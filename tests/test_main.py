@@ -1,8 +1,10 @@
 """The command line: what it refuses, what it prints, what it leaves."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -353,3 +355,100 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     assert tiny_main("--result_dir", results, "--status", "--jobs", "3") == 0
     assert "with 2 run(s) side by side" in capsys.readouterr().out  # as the same command would do, and 2 are left
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
+
+
+def test_status_of_a_folder_of_other_settings(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--determ") == 0
+    capsys.readouterr()
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--status", "--precision", "auto") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"bald-MC_dropout=False +0 +not asked for +3 ", printed)
+    assert "2 done, 0 going, 0 failed, 0 to do" in printed
+    assert tiny_main("--result_dir", tmp_path, "--status", "--epochs", "3") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("not asked for") == 3
+    assert "(epochs is 2 there and 3 here): set the same values, or name another folder." in printed
+    assert "Time left" not in printed
+
+
+def test_damage_is_told_by_the_status_and_when_it_is_mended(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "bald")
+    assert tiny_main(*flags) == 0
+    record = next(tmp_path.rglob("metrics.jsonl"))
+    record.write_bytes(record.read_bytes()[:-5])
+    capsys.readouterr()
+    assert tiny_main(*flags, "--status") == 0
+    assert "2 of 3    metrics.jsonl damaged, 2 whole rounds are kept; test error" in capsys.readouterr().out
+    assert tiny_main(*flags) == 0
+    sentence = "metrics.jsonl damaged, 2 whole rounds are kept; the damaged file is kept as *.damaged."
+    assert f"{record.parent}: {sentence}\n" in capsys.readouterr().err
+    assert tiny_main(*flags) == 0
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_status_of_what_cannot_be_read(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert tiny_main("--result_dir", tmp_path / "file", "--status") == 2
+    assert capsys.readouterr().err == f"main.py: error: --result_dir {tmp_path}/file is not a folder: name another.\n"
+    record = tmp_path / "results/runs/bald-MC_dropout=True/repetition_0/metrics.jsonl"
+    record.mkdir(parents=True)
+    assert tiny_main("--result_dir", tmp_path / "results", "--status") == 1
+    assert "Is a directory" in capsys.readouterr().err
+
+
+STOPPED = "main.py: error: stopped; finished rounds are saved, and the same command goes on.\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process has loaded is asked of Linux")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_the_imports(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [sys.executable, str(ROOT / "main.py"), "--dataset=mnist_5k", "--result_dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+        while "numpy" not in Path(f"/proc/{program.pid}/maps").read_text() and program.poll() is None:
+            pass
+        program.send_signal(number)
+        _, errors = program.communicate(timeout=120)
+    assert (program.returncode, errors) == (code, STOPPED)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_report(
+    tiny_main: Tiny,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    monkeypatch.setattr("active_learning.report.figure", lambda *_: os.kill(os.getpid(), number))
+    assert tiny_main("--result_dir", tmp_path, "--quiet") == 128 + number
+    assert capsys.readouterr().err == STOPPED
+
+
+LONG_CALL = """
+import hashlib
+from active_learning.interruption import stoppable
+
+with stoppable() as check:
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes within one call into C
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_the_second_signal_ends_a_long_call(first: signal.Signals, second: signal.Signals) -> None:
+    command = [sys.executable, "-c", LONG_CALL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.send_signal(first)
+        with pytest.raises(subprocess.TimeoutExpired):  # the first waits for the end of the call
+            program.wait(0.5)
+        program.send_signal(second)
+        try:
+            assert program.wait(60) == 128 + second
+        finally:
+            program.kill()

@@ -1,23 +1,28 @@
 """What is on disk: whole after a crash, mended after damage, refused when it belongs to something else."""
 
+import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from active_learning.config import ConfigError, RunConfig
 from active_learning.store import (
     RunFolder,
     StoreError,
+    _chain,
     check_result_dir,
     finished_curves,
     is_held,
     locked,
+    read_sealed,
     write_atomically,
     write_curves,
 )
@@ -278,4 +283,90 @@ def test_what_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
         pytest.raises(ConfigError, match=r"file/results cannot be written to \(Not a directory\)"),
         locked(tmp_path / "file" / "results"),
     ):
+        pass
+
+
+def test_only_the_next_round_is_appended(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 2)
+    before = (folder.path / "metrics.jsonl").read_bytes()
+    for round_ in (1, 3):
+        with pytest.raises(StoreError, match=f"has 2 rounds, and round {round_} cannot follow them"):
+            folder.append({**folder.rounds[1], "round": round_}, {})
+    assert (folder.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_record_is_cut_where_its_rounds_do_not_follow_each_other(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 3)
+    rows = [{"configuration": CONFIG.identity()}, *folder.rounds[:2], *folder.rounds[:2]]
+    (folder.path / "metrics.jsonl").write_bytes(_chain(rows))  # as if what came back had been appended unseen
+    loaded = reread(tmp_path)
+    assert [row["round"] for row in loaded.rounds] == [0, 1]
+    assert loaded.complaint == "metrics.jsonl damaged, 2 whole rounds are kept"
+    loaded.mend()
+    assert [row["round"] for row in reread(tmp_path).rounds] == [0, 1]
+    assert reread(tmp_path).complaint is None
+
+
+@pytest.mark.parametrize(("source", "target"), [("seconds", "metrics"), ("metrics", "seconds")])
+def test_a_file_in_place_of_another_is_damage(tmp_path: Path, source: str, target: str) -> None:
+    path = write_rounds(tmp_path, CONFIG, 3).path
+    (path / f"{target}.jsonl").write_bytes((path / f"{source}.jsonl").read_bytes())
+    check_result_dir(tmp_path, [CONFIG])
+    folder = reread(tmp_path)
+    assert folder.damaged == [path / f"{target}.jsonl"]
+    assert folder.rounds == [] if target == "metrics" else folder.seconds == [{}, {}, {}]
+    folder.mend()
+    assert (path / f"{target}.jsonl.damaged").exists()
+    assert reread(tmp_path).damaged == []
+
+
+def test_sealed_files_of_another_kind_are_damage(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 1)
+    folder.fail("no luck")
+    provenance, failure = folder.path / "provenance.json", folder.path / "failure.json"
+    for content in (b"[]", b"3", b"[" * 100_000, failure.read_bytes()):
+        provenance.write_bytes(content)
+        assert read_sealed(provenance, {"sessions"}) is None
+    folder.begin_session({"threads": 1})
+    assert (folder.path / "provenance.json.damaged").exists()
+
+
+def test_a_run_that_was_renamed_is_left_alone(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 4)
+    folder.path.rename(folder.path.with_name("repetition_0.old"))
+    check_result_dir(tmp_path, [changed(seed=1)])
+    assert write_curves(tmp_path, CONFIG.name, 3) is None
+
+
+def test_a_copy_of_a_run_is_no_repetition(tmp_path: Path) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 4)
+    copy = folder.path.with_name("repetition_1")
+    shutil.copytree(folder.path, copy)
+    assert list(finished_curves(tmp_path, CONFIG.name, 3)) == [0]
+    with pytest.raises(StoreError, match="repetition_1 holds the record of another run"):
+        check_result_dir(tmp_path, [CONFIG])
+    shutil.rmtree(copy)
+    shutil.copytree(folder.path, tmp_path / "runs" / "uniform-MC_dropout=True" / "repetition_0")
+    assert finished_curves(tmp_path, "uniform-MC_dropout=True", 3) == {}
+
+
+def test_the_holder_may_end_while_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(*_: object) -> str:
+        raise FileNotFoundError
+
+    with locked(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", end)
+        with pytest.raises(StoreError, match="is in use by another process"), locked(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_is_read_only_is_no_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(StoreError, match="is read-only"), locked(tmp_path):
         pass
