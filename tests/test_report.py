@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
@@ -32,11 +34,12 @@ from active_learning.report import (
     replace_block,
     table,
     terminal_text,
+    texts,
     write_report,
 )
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.drawing import colour, log_axis
-from active_learning.report.figures import _mosaic, all_figures, error_figure, gallery_figure
+from active_learning.report.figures import _mosaic, _reach_panel, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
 from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, command, findings
@@ -149,7 +152,7 @@ class _Cells(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.reading:
-            self.tables[self.open][-1] += data
+            self.tables[self.open][-1] += data.replace("\xa0", " ")
 
 
 LABELS = {"uniform": "Random", "max_entropy": "Max Entropy", "bald": "BALD", "var_ratios": "Variation Ratios"}
@@ -890,14 +893,188 @@ def test_a_readme_without_both_markers_is_refused(text: str) -> None:
         replace_block(text, "")
 
 
-def test_the_readme_and_its_figures_are_up_to_date() -> None:
-    folders, readme = committed_folders(ROOT), ROOT / "README.md"
-    if not folders or not readme.exists():
-        pytest.skip("no results are committed yet, or there is no README to show them")
-    text = readme.read_text()
-    names = " ".join(str(folder.relative_to(ROOT)) for folder in folders)
-    rewrite = f"run `python -m active_learning.report {names} --readme README.md`"
-    assert text == replace_block(text, readme_block(folders, readme)), rewrite
+def outdated(root: Path) -> list[str]:
+    """Return the committed files of reports, and the README, that do not say what the committed results say."""
+    folders, readme = committed_folders(root), root / "README.md"
+    stale = [] if readme.read_text() == replace_block(readme.read_text(), readme_block(folders, readme)) else [readme]
     for folder in folders:
-        with Image.open(folder / "report" / "figures" / "test_error.png") as picture:
-            assert picture.info["Source"] == read_results(folder).digest, rewrite
+        report, summary = folder / "report", summarise(read_results(folder))
+        stale += [report / name for name, text in texts(summary).items() if content(report / name) != text.encode()]
+        for path in (report / "figures").glob("*.png"):
+            with Image.open(path) as picture:
+                stale += [] if picture.info["Source"] == summary.results.digest else [path]
+    return [str(path.relative_to(root)) for path in stale]
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def test_the_readme_and_the_committed_reports_are_up_to_date() -> None:
+    if not committed_folders(ROOT):
+        pytest.skip("no results are committed yet")
+    assert outdated(ROOT) == [], "run `make readme`"
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git checkout with one committed experiment and its README, and the runs of another that is under way."""
+    git(tmp_path, "init", "-q")
+    for repetition in range(2):
+        write_run(tmp_path / "result_npy/experiment_1", run_config(repetition=repetition), BALD[repetition])
+    git(tmp_path, "add", "-A")
+    write_run(tmp_path / "result_npy/experiment_2", run_config(), BALD[0][:2])
+    (tmp_path / "README.md").write_text(f"Before {BEGIN} old {END} after")
+    return tmp_path
+
+
+def test_only_committed_results_are_published(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert committed_folders(checkout) == [checkout / "result_npy/experiment_1"]
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    assert "experiment_2" not in (checkout / "README.md").read_text()
+    assert not (checkout / "result_npy/experiment_2/report").exists()
+    assert outdated(checkout) == []
+
+
+def test_without_git_all_experiments_that_are_there_count(tmp_path: Path) -> None:
+    write_run(tmp_path / "result_npy/experiment_3", run_config(), BALD[0])
+    assert committed_folders(tmp_path) == [tmp_path / "result_npy/experiment_3"]
+
+
+@pytest.mark.parametrize("name", ["tables.md", "numbers.csv", "numbers.json"])
+def test_an_edited_or_missing_report_file_is_found(checkout: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    path = checkout / "result_npy/experiment_1/report" / name
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert outdated(checkout) == [f"result_npy/experiment_1/report/{name}"]
+    path.unlink()
+    assert outdated(checkout) == [f"result_npy/experiment_1/report/{name}"]
+
+
+def test_new_results_make_everything_out_of_date(checkout: Path) -> None:
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    write_run(checkout / "result_npy/experiment_1", run_config(), [*BALD[0][:4], 0.04])
+    stale = set(outdated(checkout))
+    assert {"README.md", *(f"result_npy/experiment_1/report/{name}" for name in ("tables.md", "numbers.json"))} < stale
+    assert "result_npy/experiment_1/report/figures/reach.png" in stale
+
+
+def test_a_report_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "there is no result folder to report" in capsys.readouterr().err
+
+
+def test_report_files_are_replaced_as_a_whole(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
+    write_report(small, with_gallery=False)
+    before = {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()}
+    write_run(small, run_config(), [*BALD[0][:4], 0.04])
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_report(small, with_gallery=False)
+    assert {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()} == before
+
+
+def notes(folder: Path) -> dict[str, str]:
+    return {entry.key: " ".join(entry.notes) for entry in all_tables(summarise(read_results(folder)))}
+
+
+def test_tests_say_what_they_were_corrected_for(written: Path) -> None:
+    found = notes(written)
+    assert "corrected by Holm over the 10 pairs of a column" in found["comparison"]
+    assert "10 comparisons can be significant at 5 % from 9 repetitions on" in found["comparison"]
+    assert "corrected by Holm over the 4 pairs of a column" in found["comparison_dropout"]
+    assert "4 comparisons can be significant at 5 % from 8 repetitions on" in found["comparison_dropout"]
+    assert "uncorrected, with n = 3: they are not comparable with the Holm-corrected" in found["penalty"]
+    warning = cautions(summarise(read_results(written)))[2]
+    assert warning.startswith("No difference between functions can be significant after correction yet: 10 paired")
+    assert "uncorrected t-tests" in warning
+
+
+def test_comparisons_of_two_configurations_stand_apart(tmp_path: Path) -> None:
+    for name in ("bald", "uniform"):
+        for number in range(4):
+            change = {"val_size": 50} if number > 1 else {}
+            write_run(tmp_path, run_config(acquisition=name, repetition=number, **change), BALD[number % 3])
+    tables = comparison_tables(summarise(read_results(tmp_path)))
+    assert [entry.key for entry in tables] == ["comparison", "comparison_1"]
+    assert tables[1].title.endswith("configuration 2")
+    assert [len(entry.rows) for entry in tables] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("repetitions", "words"),
+    [
+        ({"bald": 1, "uniform": 5}, "One repetition of BALD shows no spread"),
+        ({"bald": 2, "uniform": 5}, "of 2 values is their range, which holds the middle of the distribution in 50 %"),
+        ({"bald": 3, "uniform": 3}, "of 3 values is their range, which holds the middle of the distribution in 75 %"),
+        ({"bald": 4, "uniform": 9}, "a bootstrap interval of 4 values is narrower than its 95 % promise"),
+    ],
+)
+def test_the_smallest_number_of_repetitions_is_the_one_to_warn_of(
+    tmp_path: Path, repetitions: dict[str, int], words: str
+) -> None:
+    for name, count in repetitions.items():
+        for repetition in range(count):
+            write_run(tmp_path, run_config(acquisition=name, repetition=repetition), BALD[repetition % 3])
+    sentences = cautions(summarise(read_results(tmp_path)))
+    assert words in sentences[1]
+    assert not any("hardly" in sentence for sentence in sentences)
+
+
+def test_the_gallery_says_in_which_order_images_stand(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(acquisition="uniform"), BALD[0])
+    write_run(tmp_path, run_config(acquisition="bald"), BALD[0])
+    write_run(tmp_path, run_config(acquisition="mbr"), BALD[0])
+    gallery = make_gallery(read_results(tmp_path), None, tiny_data([n % 10 for n in range(4000)]))
+    orders = {arm.label: arm.order for arm in gallery.arms}
+    assert orders["Random"].startswith("Drawn by lot")
+    assert orders["BALD"].startswith("Highest score first")
+    assert orders["MBR's images, CNN"].startswith("In the order of its greedy choices")
+    assert "highest" not in gallery_figure(gallery, "").alt  # type: ignore[union-attr]
+
+
+def test_words_name_the_arms_that_a_figure_draws(written: Path) -> None:
+    figures = {drawn.key: drawn for drawn in all_figures(summarise(read_results(written)))[0]}
+    for key in ("test_error", "test_error_linear", "calibration"):
+        assert "Mean STD" in figures[key].alt
+        assert "deterministic" not in figures[key].alt
+    assert "BALD, deterministic" in figures["dropout_bald"].alt
+    assert "calibration error" in figures["dropout_bald"].alt
+
+
+def reach_axes(folder: Path, level: float) -> Axes:
+    axes = Figure(figsize=(8, 5)).subplots()
+    _reach_panel(axes, summarise(read_results(folder)), level)
+    return axes
+
+
+def test_what_was_not_reached_is_drawn_beyond_the_runs_end(small: Path) -> None:
+    axes = reach_axes(small, 0.1)
+    ticks = dict(zip((t.get_text() for t in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert ticks["not\nreached"] > 40  # the runs acquired 40 images
+    crosses = [line.get_xdata() for line in axes.lines if line.get_marker() == "x"]
+    assert [len(np.atleast_1d(x)) for x in crosses] == [0, 1]
+    assert np.min(crosses[1]) > 40
+    dots = [sorted(np.atleast_1d(line.get_xdata())) for line in axes.lines if line.get_marker() == "o"]
+    assert dots[:2] == [[20, 20, 30], [10, 20]]
+    # Quartiles of 20, 20, 30, and of 10, 20 and never: 15 to infinity, which ends in the strip.
+    bars = [bar.get_paths()[0].vertices[:, 0] for bar in axes.collections]
+    assert list(bars[0]) == [20, 25]
+    assert bars[1][0] == 15
+    assert bars[1][1] > 40
+
+
+def test_an_unfinished_run_is_drawn_where_it_stands(small: Path) -> None:
+    write_run(small, run_config(repetition=0), BALD[0][:2])
+    arrows = [line for line in reach_axes(small, 0.1).lines if line.get_marker() == ">"]
+    assert [list(np.atleast_1d(line.get_xdata())) for line in arrows][:2] == [[], [10]]
