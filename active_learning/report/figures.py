@@ -237,16 +237,17 @@ def gallery_figure(gallery: Gallery, digest: str) -> Figure | None:
     columns = -(-side // 2)
 
     def draw(canvas: Canvas) -> None:
-        panels = canvas.subplots(len(gallery.arms), len(rounds), squeeze=False)
+        step = 1 if canvas.get_figwidth() > NARROW else 2  # on a phone every other round, large enough to be seen
+        panels = canvas.subplots(len(gallery.arms), len(rounds[::step]), squeeze=False)
         for row, arm in zip(panels, gallery.arms, strict=True):
             for axes in row:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            for axes, round_ in zip(row, arm.rounds, strict=False):
+            for axes, round_ in zip(row, arm.rounds[::step], strict=False):
                 axes.imshow(_mosaic(round_, columns), cmap="gray", interpolation="nearest")
                 axes.set_xlabel(_score_range(round_), fontsize="x-small", labelpad=2)
             row[0].set_ylabel(arm.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
-        for axes, round_ in zip(panels[0], rounds, strict=True):
+        for axes, round_ in zip(panels[0], rounds[::step], strict=True):
             axes.set_title(f"round {round_.number}", fontsize="small")
 
     alt = (
@@ -254,7 +255,7 @@ def gallery_figure(gallery: Gallery, digest: str) -> Figure | None:
         f"{', '.join(str(round_.number) for round_ in rounds)}, in order; below, each stands with its label and score."
     )
     wide = (1.2 + 0.3 * columns * len(rounds), 0.6 + 0.85 * len(gallery.arms))
-    narrow = (NARROW, 0.5 + 0.62 * len(gallery.arms))
+    narrow = (NARROW, 0.5 + 0.75 * len(gallery.arms))
     return draw_figure("gallery", "What was acquired, at a glance", alt, draw, digest, wide, narrow)
 
 
