@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4
+.PHONY: run test lint bench pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4
 
 # The main job on the embedded digits: about three minutes on two cores.
 run: $(VENV)/run
@@ -21,6 +21,10 @@ lint: $(VENV)/dev
 # Speed and memory as ratios within one run: about ten minutes, with nothing else running.
 bench: $(VENV)/bench
 	$(PYTHON) -m benchmarks.speed $(DATA_DIR)
+
+# Seconds that the page of 30 runs of 100 rounds takes, and its size; fails above 20 seconds of processor time.
+pages: $(VENV)/dev
+	$(PYTHON) -m benchmarks.pages
 
 # Kills, interrupts, corruptions and full disks, each many times.
 faults: $(VENV)/dev
@@ -49,9 +53,9 @@ DIR := result_npy/experiment_1
 report: $(VENV)/run
 	$(PYTHON) -m active_learning.report $(DIR) $(DATA_DIR)
 
-# The README's table and figure, from the committed results.
+# The reports and the README's results, of the experiments whose runs are committed.
 readme: $(VENV)/run
-	$(PYTHON) -m active_learning.report $(sort $(wildcard result_npy/experiment_*)) $(DATA_DIR) --readme README.md
+	$(PYTHON) -m active_learning.report $(DATA_DIR) --readme README.md
 
 $(VENV)/run: requirements.txt
 	python3 -m venv $(VENV)

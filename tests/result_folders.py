@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.config import RunConfig
+from active_learning.store import write_curves
 
 FLOORS = {"uniform": 0.037, "max_entropy": 0.0175, "bald": 0.018, "var_ratios": 0.0165, "mean_std": 0.021}
 """Errors that the curves tend to."""
@@ -64,6 +65,10 @@ def write_run(
     session = {"first_round": 0, "started": "2026-01-02T03:04:05+00:00", "commit": "0123abc", "python": "3.11.7"}
     session |= {"processor": "a processor", "platform": "a platform", "versions": {"torch": "2.14.1"}}
     (folder / "provenance.json").write_text(json.dumps({"sessions": [session]}), encoding="utf-8")
+    acquired = np.array([row["acquired_train_index"] for row in rows[1:]], dtype=np.int64)
+    np.save(folder / "acquired.npy", acquired.reshape(len(rows) - 1, config.query))
+    np.save(folder / "test_error.npy", np.array(test_errors))
+    write_curves(result_dir, config.name, config.rounds)
 
 
 def chained(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -93,8 +98,6 @@ def write_experiment(
             )
             write_run(result_dir, config, synthetic_curve(config), train_labels)
             configs.append(config)
-        curves_er = np.array([synthetic_curve(config) for config in configs[-repetitions:]])
-        np.save(result_dir / f"{configs[-1].name}-repetitions.npy", curves_er)
     return configs
 
 

@@ -96,6 +96,36 @@ def test_nothing_is_wider_than_the_window(browser: Any, page: str, width: int) -
     assert wider == []
 
 
+def test_no_table_is_cut_on_a_desktop(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    browser.execute_script("for (const part of document.querySelectorAll('details')) part.open = true")
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].filter((part) => part.scrollWidth > part.clientWidth)"
+        ".map((part) => part.firstElementChild.id)"
+    )
+    assert cut == []
+
+
+def test_a_phone_shows_the_first_numbers_and_that_there_are_more(browser: Any, page: str) -> None:
+    show(browser, page, 360)
+    right = browser.execute_script(
+        "return document.querySelector('#table-headline tbody tr').cells[4].getBoundingClientRect().right"
+    )
+    assert right <= 360
+    layers = browser.execute_script("return getComputedStyle(document.querySelector('.scroll')).backgroundImage")
+    assert layers.count("linear-gradient") == 4  # two shadows, and what covers them at the ends
+
+
+def test_the_gallery_begins_with_its_figure_and_every_list_is_folded(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    parts = browser.execute_script(
+        "return [...document.querySelector('#gallery').children].map((part) => part.tagName)"
+    )
+    assert parts[:3] == ["H2", "P", "FIGURE"]
+    assert set(parts[3:]) == {"DETAILS"}
+    assert browser.find_elements("css selector", "#gallery details[open]") == []
+
+
 def test_nothing_is_cut_off_in_print(browser: Any, page: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:

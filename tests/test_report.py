@@ -1,18 +1,24 @@
 """Reports: every number from a file, what is missing named, what cannot be read named and failed."""
 
 import csv
+import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.experiments import planned_runs
@@ -28,19 +34,20 @@ from active_learning.report import (
     replace_block,
     table,
     terminal_text,
+    texts,
     write_report,
 )
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.drawing import colour, log_axis
-from active_learning.report.figures import _mosaic, all_figures, error_figure, gallery_figure
+from active_learning.report.figures import _mosaic, _reach_panel, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
 from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, command, findings
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import summarise
-from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_table, headline
+from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_tables, headline
 from load_data import DataError, ImageData
-from tests.result_folders import chained, run_config, write_experiment, write_run
+from tests.result_folders import chained, run_config, synthetic_curve, write_experiment, write_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -123,6 +130,186 @@ def test_medians_and_quartiles_count_runs_that_did_not_reach_the_level(small: Pa
     assert [cell.text for cell in page.rows[1]][:2] == ["BALD", "20 [15, ∞] (2/3)"]
 
 
+class _Cells(HTMLParser):
+    """The texts of each table's cells, by the table's id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, list[str]] = {}
+        self.open = ""
+        self.reading = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.open = str(dict(attrs)["id"])
+            self.tables[self.open] = []
+        if tag in ("td", "th"):
+            self.reading = True
+            self.tables[self.open].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.reading = self.reading and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.reading:
+            self.tables[self.open][-1] += data.replace("\xa0", " ")
+
+
+LABELS = {"uniform": "Random", "max_entropy": "Max Entropy", "bald": "BALD", "var_ratios": "Variation Ratios"}
+ARMS = {f"{name}-MC_dropout=True": label for name, label in {**LABELS, "mean_std": "Mean STD"}.items()}
+ARMS |= {name.replace("True", "False"): f"{label}, deterministic" for name, label in ARMS.items() if label != "Random"}
+
+Records = list[list[dict[str, Any]]]
+
+
+def spread_words(values: Sequence[float], digits: int, factor: float = 1) -> str:
+    mean, std = factor * np.mean(values), factor * np.std(values, ddof=1)
+    return f"{mean:,.{digits}f} ± {std:,.{digits}f}"
+
+
+def interval_words(values: Sequence[float]) -> str:
+    """Of three values, the interval is their range."""
+    return f"{spread_words(values, 2, 100)} [{100 * min(values):.2f}, {100 * max(values):.2f}] (3)"
+
+
+def at(records: Records, metric: str, acquired: int) -> list[float]:
+    return [next(row[metric] for row in rows if row["labelled"] == 20 + acquired) for rows in records]
+
+
+def reached(records: Records, level: float) -> list[float]:
+    return [next((float(r["labelled"] - 20) for r in rows if r["test_error"] <= level), np.inf) for rows in records]
+
+
+def quartile_words(values: list[float]) -> str:
+    ordered = sorted(values)
+    # Of three values: half-way to the neighbours, which is infinite if one of them is.
+    quartiles = ordered[1], (ordered[0] + ordered[1]) / 2, (ordered[1] + ordered[2]) / 2
+    median, lower, upper = ("∞" if np.isinf(value) else f"{value:.0f}" for value in quartiles)
+    return f"{median} [{lower}, {upper}] ({np.isfinite(values).sum()}/3)"
+
+
+def along(records: Records) -> list[float]:
+    return [
+        float(np.trapezoid([row["test_error"] for row in rows], [row["labelled"] for row in rows])) / 1000
+        for rows in records
+    ]
+
+
+def seconds(folder: Path, name: str, phase: str) -> list[float]:
+    paths = [folder / "runs" / name / f"repetition_{number}" / "seconds.jsonl" for number in range(3)]
+    rows = [[json.loads(line) for line in path.read_text().splitlines()[1:]] for path in paths]
+    phases = ("fit", "test", "score") if phase == "all" else (phase,)
+    return [sum(row[key] for row in run for key in phases) for run in rows]
+
+
+def arm_cells(folder: Path, name: str, records: Records) -> dict[str, list[str]]:
+    """Return the cells of one arm in each table of the page, computed from its files alone."""
+    points, levels = (100, 200, 500, 1000), (0.1, 0.05, 0.03, 0.02)
+    reach = {level: reached(records, level) for level in levels}
+    labels = [[label for row in rows for label in row["acquired_labels"]] for rows in records]
+    shares = np.array([[np.mean(np.array(run) == class_) for class_ in range(10)] for run in labels])
+    balance = np.mean([stats.entropy(row) / np.log(10) for row in shares])
+    total = seconds(folder, name, "all")
+    return {
+        "headline": [
+            "3",
+            *(
+                spread_words(reach[level], 0)
+                if np.isfinite(reach[level]).all()
+                else f"{np.isfinite(reach[level]).sum()}/3"
+                for level in (0.1, 0.05, 0.02)
+            ),
+            spread_words(at(records, "test_error", 1000), 2, 100),
+            spread_words(total, 0),
+        ],
+        "reach": [quartile_words(reach[level]) for level in levels],
+        "error": [interval_words(at(records, "test_error", point)) for point in points]
+        + [interval_words(along(records))],
+        "calibration": [spread_words(at(records, "test_ece", point), 2, 100) for point in points],
+        "likelihood": [spread_words(at(records, "test_nll", point), 3) for point in points],
+        "classes": [f"{100 * share:.1f}" for share in shares.mean(axis=0)] + [f"{balance:.3f}"],
+        "seconds": [spread_words(seconds(folder, name, phase), 1) for phase in ("fit", "test", "score", "all")],
+    }
+
+
+def page_cells(folder: Path) -> dict[str, list[str]]:
+    parser = _Cells()
+    parser.feed((folder / "report" / "index.html").read_text())
+    return parser.tables
+
+
+def test_every_cell_of_the_page_is_traced_to_the_files(written: Path) -> None:
+    tables = page_cells(written)
+    for name, label in ARMS.items():
+        records = [rows_of(written, name, repetition) for repetition in range(3)]
+        for key, cells in arm_cells(written, name, records).items():
+            start = tables[f"table-{key}"].index(label) + 1
+            assert tables[f"table-{key}"][start : start + len(cells)] == cells, (key, label)
+        for repetition, total in enumerate(seconds(written, name, "all")):
+            start = tables["table-runs-0"].index(f"{label}, {repetition}") + 1
+            expected = ["100", f"{total:.0f}", "2026-01-02T03:04:05+00:00"]
+            assert tables["table-runs-0"][start : start + 3] == expected
+
+
+def test_every_comparison_of_the_page_is_traced_to_the_records(written: Path) -> None:
+    tables = page_cells(written)
+    functions = [name for name in ARMS if name.endswith("True")]
+    families = {
+        "comparison": list(itertools.combinations(functions, 2)),
+        "comparison_dropout": [(name, name.replace("True", "False")) for name in functions[1:]],
+    }
+    for key, pairs in families.items():
+        for place, acquired in enumerate((100, 200, 500, 1000, None)):
+            differences = []
+            for names in pairs:
+                both = [[rows_of(written, name, number) for number in range(3)] for name in names]
+                curves = [along(r) if acquired is None else at(r, "test_error", acquired) for r in both]
+                differences.append(np.array(curves[0]) - np.array(curves[1]))
+            flips = np.array(list(itertools.product((1, -1), repeat=3)))
+            p = [np.mean(abs(flips @ values) >= abs(values.sum()) - 1e-12) for values in differences]
+            order, corrected, running = np.argsort(p, kind="stable"), np.zeros(len(p)), 0.0
+            for rank, index in enumerate(order):
+                running = max(running, min(1.0, p[index] * (len(p) - rank)))
+                corrected[index] = running
+            for names, values, p_holm in zip(pairs, differences, corrected, strict=True):
+                start = tables[f"table-{key}"].index(f"{ARMS[names[0]]} minus {ARMS[names[1]]}") + 1
+                expected = f"{100 * values.mean():+.2f} (p {p_holm:.3f})"
+                assert tables[f"table-{key}"][start + 1 + place] == expected
+                assert tables[f"table-{key}"][start] == "3"
+
+
+def test_the_penalty_matrix_of_the_page_is_traced_to_the_records(written: Path) -> None:
+    rounds = (1, 2, 4, 8, 16, 32, 64)
+    errors = {
+        label: np.array([[rows_of(written, name, e)[r]["test_error"] for r in rounds] for e in range(3)])
+        for name, label in ARMS.items()
+    }
+    wins = np.zeros((9, 9))
+    for (row, first), (column, second) in itertools.permutations(enumerate(errors.values()), 2):
+        test = stats.ttest_rel(first, second)
+        wins[row, column] = np.mean((test.pvalue < 0.05) & (test.statistic < 0))
+    cells = page_cells(written)["table-penalty"]
+    assert cells[1:10] == list(errors)
+    for label, values in [*zip(errors, wins, strict=True), ("mean of the column", wins.mean(axis=0))]:
+        start = cells[10:].index(label) + 11
+        assert cells[start : start + 9] == [f"{value:.2f}" for value in values]
+
+
+def test_findings_are_traced_to_the_records(written: Path) -> None:
+    records = {label: [rows_of(written, name, e) for e in range(3)] for name, label in ARMS.items()}
+    page = (written / "report" / "index.html").read_text()
+    for level in (0.1, 0.05):
+        medians = {label: np.median(reached(runs, level)) for label, runs in records.items()}
+        best = min(medians, key=lambda label: medians[label])
+        sentence = f"Fewest images to {100 * level:.0f}\xa0% test error: {best}, median {medians[best]:.0f} of 3 runs"
+        assert sentence in page
+    ends = {label: np.mean(at(runs, "test_error", 1000)) for label, runs in records.items()}
+    best = min(ends, key=lambda label: ends[label])
+    assert (
+        f"Lowest test error after 1,000 acquired images: {best}, {100 * ends[best]:.2f}\xa0% (mean of 3 runs)" in page
+    )
+
+
 def test_every_number_is_traced_to_the_records(written: Path) -> None:
     checked = 0
     names = {run.path.parent.name: arm.label for arm in read_results(written).arms for run in arm.runs}
@@ -133,7 +320,7 @@ def test_every_number_is_traced_to_the_records(written: Path) -> None:
             for point in (100, 200, 500, 1000):
                 values = [next(r[metric] for r in rows if r["labelled"] == 20 + point) for rows in records]
                 entry = found[label, metric, point]
-                assert list(entry["values"].values()) == values
+                assert list(entry["values"].values()) == pytest.approx(values, rel=1e-11)
                 assert entry["mean"] == pytest.approx(np.mean(values))
                 assert entry["std"] == pytest.approx(np.std(values, ddof=1))
                 assert (entry["interval_low"], entry["interval_high"]) == pytest.approx((min(values), max(values)))
@@ -148,43 +335,17 @@ def test_every_number_is_traced_to_the_records(written: Path) -> None:
             shares = [np.mean([c == class_ for r in rows for c in r["acquired_labels"]]) for rows in records]
             assert found[label, "class_share", str(class_)]["mean"] == pytest.approx(np.mean(shares))
             checked += 1
-        seconds = found[label, "seconds", "all"]["values"]
-        assert seconds == pytest.approx({"0": 101 * 1.75, "1": 101 * 2.75, "2": 101 * 3.75})
+        total = found[label, "seconds", "all"]["values"]
+        assert total == pytest.approx({"0": 101 * 1.75, "1": 101 * 2.75, "2": 101 * 3.75})
     assert checked == 9 * (12 + 4 + 10)
 
 
-class _Cells(HTMLParser):
-    """The texts of each table's cells, by the table's id."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tables: dict[str, list[str]] = {}
-        self.open = ""
-        self.reading = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "table":
-            self.open = str(dict(attrs)["id"])
-            self.tables[self.open] = []
-        self.reading = tag in ("td", "th")
-        if self.reading:
-            self.tables[self.open].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.reading = False
-
-    def handle_data(self, data: str) -> None:
-        if self.reading:
-            self.tables[self.open][-1] += data
-
-
 def test_page_markdown_csv_and_json_hold_the_same_numbers(written: Path) -> None:
-    parser = _Cells()
-    parser.feed((written / "report" / "index.html").read_text())
+    tables = page_cells(written)
     markdown = (written / "report" / "tables.md").read_text()
     for entry in all_tables(summarise(read_results(written))):
         cells = [cell.text for row in entry.rows for cell in row]
-        assert parser.tables[f"table-{entry.key}"][len(entry.headers) :] == cells
+        assert tables[f"table-{entry.key}"][len(entry.headers) :] == cells
         assert entry.markdown() in markdown
     lines = list(csv.DictReader(io.StringIO((written / "report" / "numbers.csv").read_text())))
     for line, entry_ in zip(lines, statistics_of(written), strict=True):
@@ -207,7 +368,7 @@ def test_cited_figures_stand_beside_ours_with_the_difference(written: Path) -> N
         assert (row[1].order, row[2].order, row[3].order) == (ours[1], theirs, ours[1] - theirs)
     errors = cited_error_table(summary)
     assert errors is not None
-    values = [cell.order for cell in [row[3] for row in errors.rows]]
+    values = [row[4].order for row in errors.rows]
     assert values == sorted(values, key=float)
     assert [errors.rows[0][0].text, errors.rows[3][0].text] == ["Ladder (full)", "Variation Ratios"]
 
@@ -228,8 +389,7 @@ def test_cited_figures_name_known_functions_and_sources() -> None:
 
 def test_comparisons_say_that_three_repetitions_are_few(small: Path) -> None:
     summary = summarise(read_results(small))
-    entry = comparison_table(summary)
-    assert entry is not None
+    (entry,) = comparison_tables(summary)
     # Means at the end: 0.09 and 0.0733, two of three differences positive.
     comparison = next(c for c in summary.comparisons if c.at == 40)
     assert comparison.difference == pytest.approx(0.09 - 0.22 / 3)
@@ -262,9 +422,9 @@ def test_missing_and_unfinished_runs_are_named_and_the_rest_is_reported(small: P
     )
     summary = summarise(results)
     assert summary.get("BALD", "test_error", 40).values == {0: 0.05, 1: 0.06}
-    assert summary.get("BALD", "acquired_to_reach", 0.1).values == {0: 20, 1: 10, 2: np.inf}
+    assert summary.get("BALD", "acquired_to_reach", 0.1).values == {0: 20, 1: 10}
     assert set(summary.get("BALD", "mean_test_error").values) == {0, 1}
-    assert all_figures(summary)
+    assert all_figures(summary)[1] == []
 
 
 def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
@@ -275,6 +435,11 @@ def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
     record.write_bytes(record.read_bytes().replace(b'"test_error": 0.06', b'"test_error": 0.01'))
     (bald / "repetition_1" / "metrics.jsonl").write_bytes(b"\x00\x01 nonsense\n")
     (bald / "repetition_2" / "provenance.json").write_text("{")
+    (small / "uniform-MC_dropout=True.npy").write_bytes(b"no array")
+    random = small / "runs" / "uniform-MC_dropout=True"
+    (random / "repetition_0" / "acquired.npy").write_bytes(b"no array")
+    np.save(random / "repetition_1" / "test_error.npy", np.zeros(5))
+    (random / "repetition_2" / "failure.json").write_text('{"round": 1, "reason": 3}')
     (small / "uniform-MC_dropout=True-repetitions.npy").write_bytes(b"no array")
     np.save(small / "bald-MC_dropout=True-repetitions.npy", np.array([[0.9, 0.9]]))
     assert main([str(small), "--no_gallery"]) == 1
@@ -284,6 +449,10 @@ def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
         "repetition_0/metrics.jsonl is damaged: its first 3 rows are used",
         "repetition_1/metrics.jsonl is damaged: nothing",
         "repetition_2/provenance.json is damaged",
+        "uniform-MC_dropout=True.npy cannot be read",
+        "repetition_0/acquired.npy cannot be read",
+        "repetition_1/test_error.npy does not hold what the record says",
+        "repetition_2/failure.json is damaged",
         "uniform-MC_dropout=True-repetitions.npy cannot be read",
         "bald-MC_dropout=True-repetitions.npy does not hold what the records of its runs say",
     ):
@@ -291,17 +460,109 @@ def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
         assert name in (small / "report" / "index.html").read_text()
 
 
+def rechain(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Change the rows of a chained file, so that it looks as if they had been written."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["sha256"]
+    change(rows)
+    path.write_bytes(chained(rows))
+
+
 @pytest.mark.parametrize(
-    "change", [{"test_error": None}, {"test_error": "a"}, {"acquired_labels": 3}, {"labelled": []}]
+    "change",
+    [
+        {"test_error": None},
+        {"test_error": "a"},
+        {"test_error": 1.5},
+        {"test_nll": [1]},
+        {"acquired_labels": 3},
+        {"acquired_labels": [-1] * 10},
+        {"acquired_labels": [10] * 10},
+        {"acquired_labels": [0.5] * 10},
+        {"acquired_scores": [1.0] * 9},
+        {"acquired_train_index": [2**70] * 10},
+        {"labelled": []},
+        {"labelled": 41},
+        {"round": 7},
+    ],
 )
 def test_a_well_chained_record_of_nonsense_is_named(small: Path, change: dict[str, Any]) -> None:
-    path = small / "runs" / "bald-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
-    rows = [
-        {key: value for key, value in json.loads(line).items() if key != "sha256"}
-        for line in path.read_text().splitlines()
-    ]
-    path.write_bytes(chained([*rows[:2], {**rows[2], **change}]))
+    rechain(
+        small / "runs" / "bald-MC_dropout=True" / "repetition_0" / "metrics.jsonl", lambda rows: rows[2].update(change)
+    )
     assert "repetition_0/metrics.jsonl cannot be read" in read_results(small).unreadable[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"query": 2.5}, {"query": "ten"}, {"repetition": 1}, {"repetition": True}, {"classes": [1, "2"]}, {"dataset": 3}],
+)
+def test_a_configuration_of_nonsense_is_named(small: Path, change: dict[str, Any]) -> None:
+    path = small / "runs" / "bald-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
+    rechain(path, lambda rows: rows[0]["configuration"].update(change))
+    results = read_results(small)
+    assert f"metrics.jsonl cannot be read (ValueError: {next(iter(change))}" in results.unreadable[0].replace(
+        "the record is of ", ""
+    )
+    assert summarise(results).get("BALD", "test_error", 40).repetitions == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("provenance.json", b'{"sessions": 5}'),
+        ("provenance.json", b'{"sessions": [{"versions": [1]}]}'),
+        ("provenance.json", b'{"sessions": [{"commit": 1}]}'),
+        ("provenance.json", b"[" * 100_000),
+        ("seconds.jsonl", chained([{}, {"round": 0, "fit": "long"}])),
+        ("seconds.jsonl", b"text"),
+        ("failure.json", b"[]"),
+    ],
+)
+def test_side_files_of_nonsense_are_named(
+    small: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    (small / "runs" / "bald-MC_dropout=True" / "repetition_0" / name).write_bytes(content)
+    assert main([str(small), "--no_gallery"]) == 1
+    assert f"repetition_0/{name} is damaged" in capsys.readouterr().err
+
+
+def test_every_file_that_is_not_there_is_named(small: Path) -> None:
+    bald = small / "runs" / "bald-MC_dropout=True"
+    for name in ("seconds.jsonl", "provenance.json", "acquired.npy", "test_error.npy"):
+        (bald / "repetition_0" / name).unlink()
+    (small / "uniform-MC_dropout=True.npy").unlink()
+    for name in ("bald-MC_dropout=True", "uniform-MC_dropout=True"):
+        shutil.rmtree(small / "runs" / name / "repetition_1")
+    assert read_results(small).missing == (
+        "Random: repetition 1 is missing.",
+        "BALD: repetition 1 is missing.",
+        "uniform-MC_dropout=True.npy is missing.",
+        "runs/bald-MC_dropout=True/repetition_0 has no acquired.npy and no test_error.npy and no seconds.jsonl "
+        "and no provenance.json.",
+    )
+
+
+def test_a_run_that_is_going_may_lack_its_last_round_in_the_arrays(small: Path) -> None:
+    folder = small / "runs" / "bald-MC_dropout=True" / "repetition_0"
+    np.save(folder / "test_error.npy", np.array(BALD[0][:4]))
+    assert read_results(small).unreadable == ()
+    np.save(folder / "test_error.npy", np.array(BALD[0][:3]))
+    assert "test_error.npy does not hold" in read_results(small).unreadable[0]
+
+
+def test_weights_that_are_not_those_of_the_last_round_are_named(small: Path) -> None:
+    folder = small / "runs" / "bald-MC_dropout=True" / "repetition_0"
+    digest = hashlib.sha256(b"weights").hexdigest()
+    rechain(folder / "metrics.jsonl", lambda rows: rows[-1].update(weights_sha256=digest))
+    assert "repetition_0 has no weights-4.safetensors." in read_results(small).missing[0]
+    (folder / "weights-4.safetensors").write_bytes(b"weights")
+    results = read_results(small)
+    assert (results.missing, results.unreadable) == ((), ())
+    (folder / "weights-4.safetensors").write_bytes(b"others")
+    assert "weights-4.safetensors does not hold" in read_results(small).unreadable[0]
 
 
 def test_mixed_configurations_are_told_apart(small: Path) -> None:
@@ -310,6 +571,99 @@ def test_mixed_configurations_are_told_apart(small: Path) -> None:
     assert [arm.label for arm in results.arms] == ["Random", "BALD", "Mean STD, val_size=50"]
     assert any("mixes configurations: some runs have val_size=50" in sentence for sentence in results.missing)
     assert {c.first for c in summarise(results).comparisons} == {"Random"}  # nothing is paired across configurations
+
+
+def test_arms_that_differ_in_a_default_are_told_apart(tmp_path: Path) -> None:
+    for repetition in range(3):
+        write_run(tmp_path, run_config(repetition=repetition, classes=(2, 8)), BALD[2], np.arange(4000) % 2)
+    write_run(tmp_path, run_config(repetition=3), BALD[0])
+    results = read_results(tmp_path)
+    assert [arm.label for arm in results.arms] == ["BALD", "BALD, classes=all"]
+    assert "The folder mixes configurations: some runs have classes=all." in results.missing
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in headline(summarise(results)).rows}
+    assert rows["BALD"][-2].startswith("11.00 ±")
+    assert rows["BALD, classes=all"][-2] == "5.00"
+
+
+def test_repetitions_of_one_arm_with_other_settings_are_not_averaged(tmp_path: Path) -> None:
+    mbr = {"classes": (2, 8), "acquisition": "mbr", "classifier": "field", "mc_dropout": False}
+    labels = np.arange(4000) % 2
+    write_run(tmp_path, run_config(**mbr), BALD[0], labels)
+    write_run(tmp_path, run_config(**mbr, repetition=1, mbr_neighbours=5), BALD[1], labels)
+    assert [arm.label for arm in read_results(tmp_path).arms] == ["MBR", "MBR, mbr_neighbours=5"]
+
+
+def test_arms_that_would_have_the_same_label_are_numbered(small: Path) -> None:
+    write_run(small, run_config(acquisition="BALD"), RANDOM[0])  # as if there were a function of that name
+    summary = summarise(read_results(small))
+    assert [arm.label for arm in summary.results.arms] == ["Random", "BALD", "BALD #2"]
+    assert summary.get("BALD #2", "test_error", 40).values == {0: 0.09}
+
+
+def test_an_unfinished_run_is_in_no_number_that_its_end_would_change(small: Path) -> None:
+    write_run(small, run_config(repetition=0), BALD[0][:2])  # of four rounds; it has not come to 10 %
+    summary = summarise(read_results(small))
+    reach = summary.get("BALD", "acquired_to_reach", 0.1)
+    assert (reach.values, reach.unfinished) == ({1: 10, 2: np.inf}, {0: 10})
+    # Whatever it will need, it is more than 10: the median lies anywhere between that and never.
+    assert (reach.mean, reach.median) == (None, None)
+    tables = {
+        entry.key: {row[0].text: [c.text for c in row[1:]] for row in entry.rows} for entry in all_tables(summary)
+    }
+    assert tables["headline"]["BALD"] == ["3", "1/2+1", "0/2+1", "0/2+1", "8.50 ± 3.54 (2)", "16 ± 4 (2)"]
+    assert tables["reach"]["BALD"][0] == "? [?, ∞] (1/2, 1 unfinished)"
+    assert tables["error"]["BALD"][-1].endswith("(2)")
+    assert all(cell.endswith("(2)") for key in ("calibration", "classes", "seconds") for cell in tables[key]["BALD"])
+    assert "1 unfinished" not in " ".join(tables["reach"]["Random"])
+    finding = findings(summary)[0]
+    assert finding == "Fewest images to 10 % test error: Random, median 20 of 3 runs."
+    assert cautions(summary)[0] == "Behind each number stand 2 to 3 repetitions, as the tables say."
+
+
+def test_an_unfinished_run_leaves_a_median_alone_that_it_cannot_change(tmp_path: Path) -> None:
+    for repetition, curve in enumerate(([0.5, 0.1, 0.1, 0.1], [0.5, 0.4, 0.1, 0.1], [0.5, 0.5, 0.4])):
+        write_run(tmp_path, run_config(repetition=repetition, rounds=3), curve)
+    reach = summarise(read_results(tmp_path)).get("BALD", "acquired_to_reach", 0.1)
+    assert reach.unfinished == {2: 20}
+    assert reach.median == 20  # of 10, 20, and 30 or more
+    assert reach.quartiles is not None
+    assert np.isnan(reach.quartiles[2])
+
+
+def test_cited_tables_count_the_runs_behind_ours(tmp_path: Path) -> None:
+    configs = write_experiment(tmp_path, repetitions=3, rounds=100, determ=False, dataset="mnist")
+    bald = next(config for config in configs if (config.acquisition, config.repetition) == ("bald", 2))
+    write_run(tmp_path, bald, synthetic_curve(bald)[:41])
+    entry = cited_error_table(summarise(read_results(tmp_path)))
+    assert entry is not None
+    ours = {row[0].text: row[1].text for row in entry.rows if row[1].text.startswith("ours")}
+    assert (ours["BALD"], ours["Random"]) == ("ours (2 runs)", "ours (3 runs)")
+
+
+def test_a_folder_of_two_query_sizes_is_reported(small: Path) -> None:
+    write_run(small, run_config(acquisition="mean_std", query=30, rounds=1), [0.5, 0.2])
+    results = read_results(small)
+    gallery = make_gallery(results, None, tiny_data([n % 10 for n in range(4000)]))
+    assert len(gallery.arms[-1].rounds[0].images) == 30
+    figures, failures = all_figures(summarise(results), gallery)
+    assert failures == []
+    assert figures[-1].key == "gallery"
+
+
+def test_a_figure_that_fails_is_named_and_takes_nothing_with_it(
+    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.figures.log_axis", lambda axes: 1 / 0)
+    assert main([str(small), "--no_gallery"]) == 1
+    sentence = "The figure of test errors could not be drawn (ZeroDivisionError: division by zero)."
+    assert sentence in capsys.readouterr().err
+    assert sentence in (small / "report" / "index.html").read_text()
+    assert (small / "report" / "figures" / "reach.png").exists()
+
+
+def test_errors_of_zero_can_be_drawn(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(classes=(2, 8)), [0.0] * 5, np.arange(4000) % 2)
+    assert all_figures(summarise(read_results(tmp_path)))[1] == []
 
 
 def test_an_arm_that_no_registry_knows_is_reported(small: Path) -> None:
@@ -337,7 +691,7 @@ def test_folders_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_result_folder_is_only_read(
     small: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
     write_report(small, tmp_path_factory.mktemp("elsewhere"), with_gallery=False)
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
@@ -345,7 +699,7 @@ def test_a_result_folder_is_only_read(
 
 
 def test_names_from_result_files_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: all_figures(summary)[:1])
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
     evil = "<img src=x onerror=alert(1)>"
     write_run(tmp_path, run_config(dataset=evil, acquisition=evil), BALD[0])
     page = write_report(tmp_path, with_gallery=False).page.read_text()
@@ -354,11 +708,36 @@ def test_names_from_result_files_are_escaped(tmp_path: Path, monkeypatch: pytest
     assert evil not in (tmp_path / "report" / "tables.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "name", [r"a$\frac$", "\x1b[31mred", "two\nlines", r"a \| b | c", "\u202eabc", "\ud800", "<!--"]
+)
+def test_names_of_any_kind_stay_names(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
+    write_run(tmp_path, run_config(acquisition="strange"), BALD[0])
+    record = tmp_path / "runs" / "strange-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
+    rechain(record, lambda rows: rows[0]["configuration"].update(acquisition=name))
+    write_run(tmp_path, run_config(repetition=1), BALD[0][:3])
+    failure = {"round": 2, "reason": name}
+    (tmp_path / "runs/bald-MC_dropout=True/repetition_1/failure.json").write_text(json.dumps(failure))
+    assert main([str(tmp_path), "--no_gallery"]) == 0
+    printed = capsys.readouterr()
+    shown = [printed.out, printed.err, *((tmp_path / "report" / f).read_text() for f in ("tables.md", "numbers.csv"))]
+    for text in shown:
+        assert all(character.isprintable() or character == "\n" for character in text)
+    rows = [line for line in shown[2].splitlines() if line.startswith("|")]
+    assert all(
+        len(re.sub(r"\\.", "", line).split("|")) == len(re.sub(r"\\.", "", rows[0]).split("|")) for line in rows[:4]
+    )
+    assert printed.out.splitlines()[4].startswith("to N %")  # two rows, a line each
+
+
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "json"])
 def test_what_is_printed(
     small: Path, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
     assert main([str(small), "--no_gallery", "--format", form]) == 0
     printed = capsys.readouterr()
     assert "Report: " in printed.err
@@ -372,6 +751,7 @@ def test_what_is_printed(
 def test_a_logarithmic_axis_shows_numbers_whatever_its_range(limits: tuple[float, float]) -> None:
     canvas = Figure()
     axes = canvas.subplots()
+    axes.plot(limits)
     axes.set_yscale("log")
     axes.set_ylim(*limits)
     log_axis(axes)
@@ -384,7 +764,8 @@ def test_a_logarithmic_axis_shows_numbers_whatever_its_range(limits: tuple[float
 
 def test_figures_have_words_and_come_out_the_same_twice(small: Path) -> None:
     summary = summarise(read_results(small))
-    first = all_figures(summary)
+    first, failures = all_figures(summary)
+    assert failures == []
     assert error_figure(summary).files == first[0].files
     assert all(
         len(figure.alt) > 40 and {f"{figure.key}.png", f"{figure.key}.svg"} < set(figure.files) for figure in first
@@ -468,7 +849,8 @@ def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
 
 def test_the_command_of_minimum_bayes_risk_computes_the_same_run(tmp_path: Path) -> None:
     changed = {"classes": (2, 8), "initial_per_class": 10, "mbr_neighbours": 5, "acquisition": "mbr"}
-    write_run(tmp_path, run_config(**changed, classifier="field", mc_dropout=False), BALD[0])
+    run = run_config(**changed, classifier="field", mc_dropout=False)
+    write_run(tmp_path, run, BALD[0], np.arange(4000) % 2)
     results = read_results(tmp_path)
     assert [arm.label for arm in results.arms] == ["MBR"]
     config = read_flags(command(results.runs[0], 1, results.arms).split()[2:])
@@ -495,7 +877,7 @@ def test_a_number_that_is_infinite_is_shown_as_such() -> None:
 
 
 def test_the_readme_block_is_replaced_between_its_markers(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary: [])
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
     readme = small.parent / "README.md"
     readme.write_text(f"Before\n{BEGIN}\nold\n{END}\nafter\n")
     assert main([str(small), "--no_gallery", "--readme", str(readme)]) == 0
@@ -514,14 +896,192 @@ def test_a_readme_without_both_markers_is_refused(text: str) -> None:
         replace_block(text, "")
 
 
-def test_the_readme_and_its_figures_are_up_to_date() -> None:
-    folders, readme = committed_folders(ROOT), ROOT / "README.md"
-    if not folders or not readme.exists():
-        pytest.skip("no results are committed yet, or there is no README to show them")
-    text = readme.read_text()
-    names = " ".join(str(folder.relative_to(ROOT)) for folder in folders)
-    rewrite = f"run `python -m active_learning.report {names} --readme README.md`"
-    assert text == replace_block(text, readme_block(folders, readme)), rewrite
+def outdated(root: Path) -> list[str]:
+    """Return the committed files of reports, and the README, that do not say what the committed results say."""
+    folders, readme = committed_folders(root), root / "README.md"
+    stale = [] if readme.read_text() == replace_block(readme.read_text(), readme_block(folders, readme)) else [readme]
     for folder in folders:
-        with Image.open(folder / "report" / "figures" / "test_error.png") as picture:
-            assert picture.info["Source"] == read_results(folder).digest, rewrite
+        report, summary = folder / "report", summarise(read_results(folder))
+        stale += [report / name for name, text in texts(summary).items() if content(report / name) != text.encode()]
+        for path in (report / "figures").glob("*.png"):
+            with Image.open(path) as picture:
+                stale += [] if picture.info["Source"] == summary.results.digest else [path]
+    return [str(path.relative_to(root)) for path in stale]
+
+
+def content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def test_the_readme_and_the_committed_reports_are_up_to_date() -> None:
+    if not committed_folders(ROOT):
+        pytest.skip("no results are committed yet")
+    assert outdated(ROOT) == [], "run `make readme`"
+
+
+def git(root: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(root), *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A git checkout with one committed experiment and its README, and the runs of another that is under way."""
+    git(tmp_path, "init", "-q")
+    for repetition in range(2):
+        write_run(tmp_path / "result_npy/experiment_1", run_config(repetition=repetition), BALD[repetition])
+    git(tmp_path, "add", "-A")
+    write_run(tmp_path / "result_npy/experiment_2", run_config(), BALD[0][:2])
+    (tmp_path / "README.md").write_text(f"Before {BEGIN} old {END} after")
+    return tmp_path
+
+
+def test_only_committed_results_are_published(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert committed_folders(checkout) == [checkout / "result_npy/experiment_1"]
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    assert "experiment_2" not in (checkout / "README.md").read_text()
+    assert not (checkout / "result_npy/experiment_2/report").exists()
+    assert outdated(checkout) == []
+
+
+def test_without_git_all_experiments_that_are_there_count(tmp_path: Path) -> None:
+    write_run(tmp_path / "result_npy/experiment_3", run_config(), BALD[0])
+    assert committed_folders(tmp_path) == [tmp_path / "result_npy/experiment_3"]
+
+
+@pytest.mark.parametrize("name", ["tables.md", "numbers.csv", "numbers.json"])
+def test_an_edited_or_missing_report_file_is_found(checkout: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    path = checkout / "result_npy/experiment_1/report" / name
+    path.write_text(path.read_text().replace("1", "2", 1))
+    assert outdated(checkout) == [f"result_npy/experiment_1/report/{name}"]
+    path.unlink()
+    assert outdated(checkout) == [f"result_npy/experiment_1/report/{name}"]
+
+
+def test_new_results_make_everything_out_of_date(checkout: Path) -> None:
+    assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
+    write_run(checkout / "result_npy/experiment_1", run_config(), [*BALD[0][:4], 0.04])
+    stale = set(outdated(checkout))
+    assert {"README.md", *(f"result_npy/experiment_1/report/{name}" for name in ("tables.md", "numbers.json"))} < stale
+    assert "result_npy/experiment_1/report/figures/reach.png" in stale
+
+
+def test_a_report_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "there is no result folder to report" in capsys.readouterr().err
+
+
+def test_report_files_are_replaced_as_a_whole(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
+    write_report(small, with_gallery=False)
+    before = {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()}
+    write_run(small, run_config(), [*BALD[0][:4], 0.04])
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_report(small, with_gallery=False)
+    assert {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()} == before
+
+
+def notes(folder: Path) -> dict[str, str]:
+    return {entry.key: " ".join(entry.notes) for entry in all_tables(summarise(read_results(folder)))}
+
+
+def test_tests_say_what_they_were_corrected_for(written: Path) -> None:
+    found = notes(written)
+    assert "corrected by Holm over the 10 pairs of a column" in found["comparison"]
+    assert "10 comparisons can be significant at 5 % from 9 repetitions on" in found["comparison"]
+    assert "corrected by Holm over the 4 pairs of a column" in found["comparison_dropout"]
+    assert "4 comparisons can be significant at 5 % from 8 repetitions on" in found["comparison_dropout"]
+    assert "uncorrected, with n = 3: they are not comparable with the Holm-corrected" in found["penalty"]
+    warning = cautions(summarise(read_results(written)))[2]
+    assert warning.startswith("No difference between functions can be significant after correction yet: 10 paired")
+    assert "uncorrected t-tests" in warning
+
+
+def test_comparisons_of_two_configurations_stand_apart(tmp_path: Path) -> None:
+    for name in ("bald", "uniform"):
+        for number in range(4):
+            change = {"val_size": 50} if number > 1 else {}
+            write_run(tmp_path, run_config(acquisition=name, repetition=number, **change), BALD[number % 3])
+    tables = comparison_tables(summarise(read_results(tmp_path)))
+    assert [entry.key for entry in tables] == ["comparison", "comparison_1"]
+    assert tables[1].title.endswith("configuration 2")
+    assert [len(entry.rows) for entry in tables] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("repetitions", "words"),
+    [
+        ({"bald": 1, "uniform": 5}, "One repetition of BALD shows no spread"),
+        ({"bald": 2, "uniform": 5}, "of 2 values is their range, which holds the middle of the distribution in 50 %"),
+        ({"bald": 3, "uniform": 3}, "of 3 values is their range, which holds the middle of the distribution in 75 %"),
+        ({"bald": 4, "uniform": 9}, "a bootstrap interval of 4 values is narrower than its 95 % promise"),
+    ],
+)
+def test_the_smallest_number_of_repetitions_is_the_one_to_warn_of(
+    tmp_path: Path, repetitions: dict[str, int], words: str
+) -> None:
+    for name, count in repetitions.items():
+        for repetition in range(count):
+            write_run(tmp_path, run_config(acquisition=name, repetition=repetition), BALD[repetition % 3])
+    sentences = cautions(summarise(read_results(tmp_path)))
+    assert words in sentences[1]
+    assert not any("hardly" in sentence for sentence in sentences)
+
+
+def test_the_gallery_says_in_which_order_images_stand(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(acquisition="uniform"), BALD[0])
+    write_run(tmp_path, run_config(acquisition="bald"), BALD[0])
+    write_run(tmp_path, run_config(acquisition="mbr"), BALD[0])
+    gallery = make_gallery(read_results(tmp_path), None, tiny_data([n % 10 for n in range(4000)]))
+    orders = {arm.label: arm.order for arm in gallery.arms}
+    assert orders["Random"].startswith("Drawn by lot")
+    assert orders["BALD"].startswith("Highest score first")
+    assert orders["MBR's images, CNN"].startswith("In the order of its greedy choices")
+    assert "highest" not in gallery_figure(gallery, "").alt  # type: ignore[union-attr]
+
+
+def test_words_name_the_arms_that_a_figure_draws(written: Path) -> None:
+    figures = {drawn.key: drawn for drawn in all_figures(summarise(read_results(written)))[0]}
+    for key in ("test_error", "test_error_linear", "calibration"):
+        assert "Mean STD" in figures[key].alt
+        assert "deterministic" not in figures[key].alt
+    assert "BALD, deterministic" in figures["dropout_bald"].alt
+    assert "calibration error" in figures["dropout_bald"].alt
+
+
+def reach_axes(folder: Path, level: float) -> Axes:
+    axes = Figure(figsize=(8, 5)).subplots()
+    _reach_panel(axes, summarise(read_results(folder)), level)
+    return axes
+
+
+def marks(axes: Axes, marker: str) -> list[list[float]]:
+    """Return where each line with this marker has its marks."""
+    lines = [line for line in axes.lines if line.get_marker() == marker]
+    return [sorted(np.atleast_1d(np.asarray(line.get_xdata(), dtype=float)).tolist()) for line in lines]
+
+
+def test_what_was_not_reached_is_drawn_beyond_the_runs_end(small: Path) -> None:
+    axes = reach_axes(small, 0.1)
+    ticks = dict(zip((t.get_text() for t in axes.get_xticklabels()), axes.get_xticks(), strict=True))
+    assert ticks["not\nreached"] > 40  # the runs acquired 40 images
+    crosses = marks(axes, "x")
+    assert [len(x) for x in crosses] == [0, 1]
+    assert crosses[1][0] > 40
+    assert marks(axes, "o")[:2] == [[20, 20, 30], [10, 20]]
+    # Quartiles of 20, 20, 30, and of 10, 20 and never: 15 to infinity, which ends in the strip.
+    bars = [np.asarray(bar.get_paths()[0].vertices)[:, 0].tolist() for bar in axes.collections]
+    assert bars[0] == [20, 25]
+    assert bars[1][0] == 15
+    assert bars[1][1] > 40
+
+
+def test_an_unfinished_run_is_drawn_where_it_stands(small: Path) -> None:
+    write_run(small, run_config(repetition=0), BALD[0][:2])
+    assert marks(reach_axes(small, 0.1), ">")[:2] == [[], [10]]

@@ -9,6 +9,7 @@ numbers. Result folders are only read.
 
 import json
 import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from jsonargparse import ArgumentParser
 
 from active_learning.config import RunConfig
 from active_learning.report.drawing import write_figures
-from active_learning.report.figures import all_figures, error_figure, gallery_figure
+from active_learning.report.figures import all_figures, error_figure
 from active_learning.report.formats import Table, markdown_safe, plain, to_csv, to_json
 from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, findings, render_page
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
+from active_learning.store import write_atomically
 
 REPORT_FOLDER = "report"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -36,11 +38,12 @@ Format = Literal["text", "markdown", "csv", "json"]
 
 @dataclass(frozen=True)
 class Report:
-    """A written report: its numbers, the page, and every other file."""
+    """A written report: its numbers, the page, every other file, and what could not be drawn, in sentences."""
 
     summary: Summary
     page: Path
     files: tuple[Path, ...]
+    failures: tuple[str, ...] = ()
 
 
 def table(result_dir: Path, runs: Sequence[RunConfig]) -> str:
@@ -75,7 +78,7 @@ def figure(result_dir: Path, runs: Sequence[RunConfig], title: str) -> tuple[Pat
     drawn = error_figure(summarise(results), title)
     paths = result_dir / "test_error.png", result_dir / "test_error.svg"
     for path in paths:
-        path.write_bytes(drawn.files[path.name])
+        write_atomically(path, drawn.files[path.name])
     return paths
 
 
@@ -90,20 +93,26 @@ def write_report(
     results = read_results(result_dir)
     output_dir = output_dir or result_dir / REPORT_FOLDER
     summary = summarise(results)
-    tables, figures = all_tables(summary), all_figures(summary)
     gallery = make_gallery(results, data_dir) if with_gallery else Gallery(reason="The pictures were not asked for.")
-    glance = gallery_figure(gallery, results.digest)
-    files = write_figures([*figures, *([glance] if glance else [])], output_dir / "figures")
+    figures, failures = all_figures(summary, gallery)
+    files = write_figures(figures, output_dir / "figures")
     contents = {
-        "index.html": render_page(summary, tables, figures, gallery),
-        "tables.md": _markdown(summary, tables),
+        "index.html": render_page(summary, all_tables(summary), figures, gallery, failures),
+        **texts(summary),
+    }
+    for name, content in contents.items():
+        write_atomically(output_dir / name, content.encode())
+        files.append(output_dir / name)
+    return Report(summary, output_dir / "index.html", tuple(files), tuple(failures))
+
+
+def texts(summary: Summary) -> dict[str, str]:
+    """Return the report's files that follow from the results alone, by name: the same wherever they are written."""
+    return {
+        "tables.md": _markdown(summary, all_tables(summary)),
         "numbers.csv": to_csv(summary),
         "numbers.json": to_json(summary),
     }
-    for name, content in contents.items():
-        (output_dir / name).write_text(content, encoding="utf-8")
-        files.append(output_dir / name)
-    return Report(summary, output_dir / "index.html", tuple(files))
 
 
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
@@ -141,14 +150,28 @@ def replace_block(text: str, block: str) -> str:
 
 
 def committed_folders(root: Path) -> list[Path]:
-    """Return the folders below `result_npy` whose results are committed."""
-    return sorted(path.parent for path in root.glob("result_npy/experiment_*/runs"))
+    """Return the experiments below `result_npy` whose runs git knows; outside of a checkout, those that are there.
+
+    Runs that are still being computed, or that nobody means to publish, are thereby left alone.
+    """
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", "result_npy/experiment_*/runs/*"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return sorted(path.parent for path in root.glob("result_npy/experiment_*/runs"))
+    return [root / "result_npy" / name for name in sorted({path.split("/")[1] for path in listed.split("\0") if path})]
 
 
 def make_parser() -> ArgumentParser:
     """Return the parser of this module's command."""
     parser = ArgumentParser(prog="python -m active_learning.report", description=(__doc__ or "").split(":")[0] + ".")
-    parser.add_argument("result_dir", nargs="+", type=Path, help="result folder(s); each gets a report of its own")
+    parser.add_argument(
+        "result_dir",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="result folder(s); each gets a report of its own (default with --readme: the committed ones beside it)",
+    )
     parser.add_argument("--output", type=Path | None, help="folder of the report (default: RESULT_DIR/report)")
     parser.add_argument("--data_dir", type=Path | None, help="where the data set is, for the pictures; as in main.py")
     parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")
@@ -160,6 +183,10 @@ def make_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
     flags = make_parser().parse_args(argv)
+    if flags.readme and not flags.result_dir:
+        flags.result_dir = committed_folders(flags.readme.absolute().parent)
+    if not flags.result_dir:
+        return _fail(2, "there is no result folder to report: name one that main.py wrote its results to.")
     if flags.output and len(flags.result_dir) > 1:
         return _fail(2, "--output takes one result folder: give them one after the other.")
     status = 0
@@ -175,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Report: {report.page}", file=sys.stderr)
         for sentence in report.summary.results.missing:
             print(f"Missing: {sentence}", file=sys.stderr)
-        for sentence in report.summary.results.unreadable:
+        for sentence in (*report.summary.results.unreadable, *report.failures):
             status = _fail(1, sentence)
     if flags.readme and not status:
         status = _write_readme(flags.result_dir, flags.readme)
@@ -185,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_readme(result_dirs: Sequence[Path], readme: Path) -> int:
     try:
         text = replace_block(readme.read_text(encoding="utf-8"), readme_block(result_dirs, readme))
-        readme.write_text(text, encoding="utf-8")
+        write_atomically(readme, text.encode())
     except (OSError, ValueError) as error:
         return _fail(1, f"{readme} cannot be rewritten: {error}")
     return 0

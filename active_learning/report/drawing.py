@@ -1,6 +1,7 @@
 """How figures are drawn: colours, sizes, axes, curves with bands, heat maps. What they show is in `figures`."""
 
 import io
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.report import statistics
 from active_learning.report.results import Arm
+from active_learning.store import write_atomically
 
 # Okabe and Ito's palette, told apart with every common colour vision; pale yellow is left out, it is lost on white.
 PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
@@ -29,6 +31,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "savefig.facecolor": "white",
+    "text.parse_math": False,  # a name with dollar signs is a name
 }
 
 
@@ -72,7 +75,8 @@ def draw_figure(
     # Without a date the same curves give the same bytes.
     source = {"Source": digest}
     for size, name, suffixes in ((wide, key, ("png", "svg")), (narrow, f"{key}-narrow", ("svg",))):
-        with mpl.rc_context(STYLE):
+        with mpl.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font has not
             canvas = Canvas(figsize=size)  # not pyplot's, which would change the backend of a notebook
             draw(canvas)
             for suffix in suffixes:
@@ -111,7 +115,12 @@ def _line_style(arm: Arm) -> Any:
 
 
 def log_axis(axes: Axes) -> None:
-    """Make the y axis logarithmic, with at least three plain numbers on it whatever its range."""
+    """Make the y axis logarithmic, with at least three plain numbers on it whatever its range.
+
+    If no line has anything above 0, which has no logarithm, the axis is left as it is.
+    """
+    if not any((np.asarray(line.get_ydata(), dtype=float) > 0).any() for line in axes.lines):
+        return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -164,10 +173,9 @@ def wrapped(labels: Iterable[str]) -> list[str]:
 
 def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """Write every figure's files, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:
         for name, content in figure.files.items():
-            (folder / name).write_bytes(content)
+            write_atomically(folder / name, content)
             paths.append(folder / name)
     return paths

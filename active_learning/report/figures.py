@@ -1,12 +1,14 @@
 """Which figures a summary has, and what each shows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.drawing import (
@@ -23,23 +25,37 @@ from active_learning.report.drawing import (
 )
 from active_learning.report.gallery import Gallery, GalleryRound
 from active_learning.report.results import Arm
-from active_learning.report.summary import REACH, SHARE, Summary
+from active_learning.report.summary import REACH, SHARE, Estimate, Summary
 
+GREY = "#444444"
 MARKERS = {"paper": ("D", "none"), "reimplementation": ("s", "none"), "careful_rerun": ("^", "none")}
 
 
-def all_figures(summary: Summary) -> list[Figure]:
-    """Draw every figure that the results have something for, in the order of the page."""
-    makers: list[Callable[[Summary], Figure | None]] = [
-        error_figure,
-        linear_error_figure,
-        reach_figure,
-        calibration_figure,
-        class_figure,
-        penalty_figure,
-    ]
-    figures = [figure for make in makers if (figure := make(summary)) is not None]
-    return figures + list(dropout_figures(summary))
+def all_figures(summary: Summary, gallery: Gallery | None = None) -> tuple[list[Figure], list[str]]:
+    """Draw every figure that the results have something for, in the order of the page.
+
+    Returns:
+        The figures, and a sentence for each that could not be drawn: the others and the numbers are none the worse.
+    """
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "test errors": partial(error_figure, summary),
+        "test errors on a linear axis": partial(linear_error_figure, summary),
+        "images to reach each error": partial(reach_figure, summary),
+        "calibration": partial(calibration_figure, summary),
+        "class balance": partial(class_figure, summary),
+        "pairwise penalties": partial(penalty_figure, summary),
+        **{f"{pair[0].label} without dropout": partial(dropout_figure, summary, pair) for pair in _pairs(summary)},
+        "the acquired images": partial(gallery_figure, gallery or Gallery(), summary.results.digest),
+    }
+    figures, failures = [], []
+    for name, make in makers.items():
+        try:
+            figure = make()
+        except Exception as error:  # whatever a result file makes of a figure, it takes no other with it
+            failures.append(f"The figure of {name} could not be drawn ({type(error).__name__}: {error}).")
+        else:
+            figures += [figure] if figure else []
+    return figures, failures
 
 
 def error_figure(summary: Summary, title: str = "") -> Figure:
@@ -86,16 +102,20 @@ def reach_figure(summary: Summary) -> Figure | None:
             _reach_panel(axes, summary, level)
         for axes in panels.flat[len(levels) :]:
             axes.set_visible(False)
+        for axes in panels.flat[max(0, len(levels) - columns) : len(levels)]:
+            axes.set_xlabel("acquired images")
         add_legend(canvas, panels.flat[0])
 
     rows = len(_arms(summary))
     words = []
     for level in levels:
-        medians = {a.label: (summary.get(a.label, REACH, level).quartiles or (0, np.inf, 0))[1] for a in _arms(summary)}
-        best = min(medians, key=lambda label: medians[label])
-        words.append(f"to {level:.0%}, {best} has the lowest median, {medians[best]:.0f}")
+        known = {a.label: summary.get(a.label, REACH, level).median for a in _arms(summary)}
+        medians = {label: median for label, median in known.items() if median is not None and np.isfinite(median)}
+        best = min(medians, key=lambda label: medians[label], default="")
+        lowest = f"{best} has the lowest median, {medians[best]:,.0f}" if best else "no function has a median"
+        words.append(f"to {level:.0%}, {lowest}")
     alt = "Acquired images each repetition needed to reach an error: " + "; ".join(words) + "."
-    height = 1.4 + 0.32 * rows
+    height = 1.4 + 0.36 * rows
     return draw_figure(
         "reach",
         "Acquired images to reach each error",
@@ -122,9 +142,12 @@ def calibration_figure(summary: Summary) -> Figure | None:
         log_axis(right)
         add_legend(canvas, left)
 
+    ends = [(arm.label, summary.get(arm.label, "test_ece", summary.end).mean) for arm in _main_arms(summary)]
     alt = (
         "Expected calibration error and negative log likelihood on the test set against acquired images, a curve a "
-        "function; the table of calibration has the numbers."
+        f"function. Calibration error after {summary.end:,} images: "
+        + (", ".join(f"{label} {100 * mean:.2f} %" for label, mean in ends if mean is not None) or "not known")
+        + "."
     )
     return draw_figure(
         "calibration",
@@ -185,7 +208,8 @@ def penalty_figure(summary: Summary) -> Figure | None:
         axes = canvas.axes[0]
         axes.axhline(len(penalty.arms) - 0.5, color="white", linewidth=4)
         axes.tick_params(axis="x", rotation=90, labelsize="small")
-        axes.set(xlabel="was beaten", ylabel="was significantly better")
+        tests = f"uncorrected t-tests at 5 %, n = {penalty.repetitions}"
+        axes.set(xlabel=f"had the higher error\n({tests})", ylabel="had the lower error")
 
     means = cells[-1]
     alt = (
@@ -209,28 +233,29 @@ def gallery_figure(gallery: Gallery, digest: str) -> Figure | None:
     if not gallery.arms:
         return None
     rounds = max((arm.rounds for arm in gallery.arms), key=len)
-    side = max(len(round_.images) for round_ in rounds)
+    side = max(len(round_.images) for arm in gallery.arms for round_ in arm.rounds)
     columns = -(-side // 2)
 
     def draw(canvas: Canvas) -> None:
-        panels = canvas.subplots(len(gallery.arms), len(rounds), squeeze=False)
+        step = 1 if canvas.get_figwidth() > NARROW else 2  # on a phone every other round, large enough to be seen
+        panels = canvas.subplots(len(gallery.arms), len(rounds[::step]), squeeze=False)
         for row, arm in zip(panels, gallery.arms, strict=True):
             for axes in row:
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set_visible(False)
-            for axes, round_ in zip(row, arm.rounds, strict=False):
+            for axes, round_ in zip(row, arm.rounds[::step], strict=False):
                 axes.imshow(_mosaic(round_, columns), cmap="gray", interpolation="nearest")
                 axes.set_xlabel(_score_range(round_), fontsize="x-small", labelpad=2)
             row[0].set_ylabel(arm.label.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize="small")
-        for axes, round_ in zip(panels[0], rounds, strict=True):
+        for axes, round_ in zip(panels[0], rounds[::step], strict=True):
             axes.set_title(f"round {round_.number}", fontsize="small")
 
     alt = (
         f"The images that {', '.join(arm.label for arm in gallery.arms)} acquired in rounds "
-        f"{', '.join(str(round_.number) for round_ in rounds)}, the highest-scored first; the gallery has each of them."
+        f"{', '.join(str(round_.number) for round_ in rounds)}, in order; below, each stands with its label and score."
     )
     wide = (1.2 + 0.3 * columns * len(rounds), 0.6 + 0.85 * len(gallery.arms))
-    narrow = (NARROW, 0.5 + 0.62 * len(gallery.arms))
+    narrow = (NARROW, 0.5 + 0.75 * len(gallery.arms))
     return draw_figure("gallery", "What was acquired, at a glance", alt, draw, digest, wide, narrow)
 
 
@@ -246,45 +271,52 @@ def _mosaic(round_: GalleryRound, columns: int) -> np.ndarray[Any, np.dtype[np.u
 
 def _score_range(round_: GalleryRound) -> str:
     scores = [image.score for image in round_.images]
-    if None in scores:
+    if not scores or None in scores:
         return ""
     return f"{scores[0]} to {scores[-1]}" if scores[0] != scores[-1] else f"{scores[0]}"
 
 
-def dropout_figures(summary: Summary) -> Iterator[Figure]:
-    """Draw experiment 2: for each function, its curve with MC dropout beside that of the deterministic network."""
-    for arm in summary.results.arms:
-        pair = [
-            other
-            for other in summary.results.arms
-            if (other.acquisition, other.variant, other.classifier) == (arm.acquisition, arm.variant, arm.classifier)
-        ]
-        if arm.deterministic or len(pair) < 2:
-            continue
+def _pairs(summary: Summary) -> list[list[Arm]]:
+    """Return each function's arms with and without MC dropout, of those that have both."""
+    arms = _arms(summary)
+    pairs = [[arm, *(other for other in arms if other.deterministic and _alike(arm, other))] for arm in arms]
+    return [pair for pair in pairs if not pair[0].deterministic and len(pair) > 1]
 
-        def draw(canvas: Canvas, pair: Sequence[Arm] = pair) -> None:
-            axes = canvas.subplots()
-            draw_curves(axes, pair, "test_error", 100)
-            log_axis(axes)
-            axes.set(xlabel="acquired images", ylabel="test error (%)")
-            add_legend(canvas, axes)
 
-        ends = ", ".join(
-            f"{a.label} {100 * float(np.nanmean(a.curves()[:, -1])):.2f} %"
-            for a in pair
-            if np.isfinite(a.curves()[:, -1]).any()
-        )
-        key = f"dropout_{arm.acquisition}" + (f"_{arm.variant}" if arm.variant else "")
-        alt = f"Test error with and without MC dropout; at the end {ends}."
-        yield draw_figure(
-            key,
-            f"{arm.label}: with and without MC dropout",
-            alt,
-            draw,
-            summary.results.digest,
-            (5.5, 3.8),
-            (NARROW, 3.6),
-        )
+def _alike(arm: Arm, other: Arm) -> bool:
+    return (other.acquisition, other.variant, other.classifier) == (arm.acquisition, arm.variant, arm.classifier)
+
+
+def dropout_figure(summary: Summary, pair: Sequence[Arm]) -> Figure:
+    """Draw experiment 2: a function's curve with MC dropout beside that of the deterministic network."""
+
+    def draw(canvas: Canvas) -> None:
+        left, right = canvas.subplots(1, 2) if canvas.get_figwidth() > NARROW else canvas.subplots(2, 1)
+        for axes, metric, factor, label in (
+            (left, "test_error", 100, "test error (%)"),
+            (right, "test_ece", 100, "calibration error (%)"),
+        ):
+            draw_curves(axes, pair, metric, factor)
+            axes.set(xlabel="acquired images", ylabel=label)
+        log_axis(left)
+        right.set_ylim(bottom=0)
+        add_legend(canvas, left)
+
+    ends = ", ".join(
+        f"{arm.label} {100 * float(np.nanmean(arm.curves()[:, -1])):.2f} %"
+        for arm in pair
+        if np.isfinite(arm.curves()[:, -1]).any()
+    )
+    key = f"dropout_{pair[0].acquisition}" + (f"_{pair[0].variant}" if pair[0].variant else "")
+    return draw_figure(
+        key,
+        f"{pair[0].label}: with and without MC dropout",
+        f"Test error and calibration error with and without MC dropout; test error at the end {ends}.",
+        draw,
+        summary.results.digest,
+        (WIDE, 3.6),
+        (NARROW, 6.4),
+    )
 
 
 def _arms(summary: Summary) -> list[Arm]:
@@ -297,57 +329,60 @@ def _main_arms(summary: Summary) -> list[Arm]:
 
 
 def _reach_panel(axes: Axes, summary: Summary, level: float) -> None:
-    """Draw one level: repetitions as dots, those that did not reach it as crosses at the right edge."""
-    arms, cited = _arms(summary), cited_figures()
-    values_by_arm = [np.array(list(summary.get(arm.label, REACH, level).values.values())) for arm in arms]
-    numbers = [value for values in values_by_arm for value in values[np.isfinite(values)]]
-    edge = 1.12 * max([*numbers, *_cited_values(summary, level), 1])
+    """Draw one level up to the run's end; beyond it stands a strip for the repetitions that did not reach it."""
+    arms, end = _arms(summary), max(summary.end, 1)
+    strip = (1.04 * end, 1.16 * end)
+    axes.axvspan(*strip, color="#eeeeee", linewidth=0, zorder=0)
     for row, arm in enumerate(arms):
-        estimate = summary.get(arm.label, REACH, level)
-        values = np.array(list(estimate.values.values()))
-        reached = values[np.isfinite(values)]
-        axes.plot(
-            reached, np.full(len(reached), row), "o", color=colour(arm.acquisition), alpha=0.55, markeredgewidth=0
-        )
-        missed = np.full(len(values) - len(reached), edge)
-        axes.plot(missed, np.full(len(missed), row), "x", color=colour(arm.acquisition))
-        if estimate.quartiles and np.isfinite(estimate.quartiles[1]):
-            axes.plot(
-                estimate.quartiles[1], row, "|", color=colour(arm.acquisition), markersize=16, markeredgewidth=2.5
-            )
+        _reach_row(axes, summary.get(arm.label, REACH, level), row, colour(arm.acquisition), strip)
         for source, (marker, face) in MARKERS.items():
-            value = cited.acquired_to_reach[source].get(arm.acquisition, {}).get(level)
-            if value is not None and cited.comparable(arm):
-                axes.plot(value, row + 0.3, marker, color="#444444", markerfacecolor=face, markersize=4.5)
-    axes.set(title=f"to {100 * level:.0f} % error", xlim=(0, 1.04 * edge), xlabel="acquired images")
+            value = cited_figures().acquired_to_reach[source].get(arm.acquisition, {}).get(level)
+            if value is not None and value <= end and cited_figures().comparable(arm):
+                axes.plot(value, row + 0.36, marker, color=GREY, markerfacecolor=face, markersize=4)
+    axes.set(title=f"to {100 * level:.0f} % error", xlim=(0, strip[1]))
+    ticks = [tick for tick in MaxNLocator(4).tick_values(0, end) if 0 <= tick <= 0.9 * end]
+    axes.set_xticks([*ticks, sum(strip) / 2], [*(f"{tick:,.0f}" for tick in ticks), "not\nreached"])
     axes.set_yticks(range(len(arms)), wrapped(arm.label for arm in arms))
-    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.set_ylim(len(arms) - 0.4, -0.5)
     _reach_key(axes, summary)
 
 
-def _cited_values(summary: Summary, level: float) -> list[float]:
-    cited = cited_figures()
-    arms = [arm for arm in summary.results.arms if cited.comparable(arm)]
-    rows = [figures.get(arm.acquisition, {}) for figures in cited.acquired_to_reach.values() for arm in arms]
-    return [row[level] for row in rows if level in row]
+def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple[float, float]) -> None:
+    """Draw an arm's repetitions, median and a bar between its quartiles; what is infinite lies in the strip."""
+    values = np.array(list(estimate.values.values()))
+    reached = values[np.isfinite(values)]
+    missed = np.linspace(*strip, len(values) - len(reached) + 2)[1:-1]  # side by side, so that they can be counted
+    lower, median, upper = estimate.quartiles or (np.nan,) * 3
+    if len(values) > 1 and np.isfinite(lower) and not np.isnan(upper):
+        axes.hlines(row, lower, min(upper, strip[1]), color=tint, linewidth=5, alpha=0.3)
+    axes.plot(reached, np.full(len(reached), row), "o", color=tint, alpha=0.6, markersize=5, markeredgewidth=0)
+    axes.plot(missed, np.full(len(missed), row), "x", color=tint, markersize=5)
+    so_far = list(estimate.unfinished.values())
+    axes.plot(so_far, np.full(len(so_far), row), ">", color=tint, markerfacecolor="white", markersize=5)
+    if np.isfinite(median):
+        axes.plot(median, row, "|", color=tint, markersize=13, markeredgewidth=2.5)
 
 
 def _reach_key(axes: Axes, summary: Summary) -> None:
-    """Add what the marks mean, drawn nowhere else."""
+    """Add what the marks mean, drawn nowhere else; what no panel has is left out."""
+    estimates = [e for e in summary.estimates if e.statistic == REACH]
+    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a repetition")
+    if any(e.repetitions > 1 for e in estimates):
+        axes.plot([], [], color=GREY, alpha=0.3, linewidth=5, label="quartile to quartile")
+    axes.plot([], [], "|", color=GREY, markersize=12, markeredgewidth=2.5, label="median")
+    if any(e.unfinished for e in estimates):
+        axes.plot([], [], ">", color=GREY, markerfacecolor="white", markersize=5, label="not finished, so far")
     cited = cited_figures()
-    axes.plot([], [], "o", color="#444444", alpha=0.55, markeredgewidth=0, label="a repetition")
-    axes.plot([], [], "|", color="#444444", markersize=12, markeredgewidth=2.5, label="median")
-    axes.plot([], [], "x", color="#444444", label="not reached")
     if any(cited.comparable(arm) for arm in summary.results.arms):
         for source, (marker, face) in MARKERS.items():
             label = cited.sources[source].label
-            axes.plot([], [], marker, color="#444444", markerfacecolor=face, markersize=5, label=label)
+            axes.plot([], [], marker, color=GREY, markerfacecolor=face, markersize=4, label=label)
 
 
 def _curve_words(summary: Summary) -> str:
     """Say where the curves begin and end."""
     ends = []
-    for arm in summary.results.arms:
+    for arm in _main_arms(summary):
         estimate = summary.get(arm.label, "test_error", summary.end)
         if estimate.mean is not None:
             ends.append(f"{arm.label} {100 * estimate.mean:.2f} %")

@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tabulate import tabulate
 
 from active_learning.report.cited_figures import cited_figures
+from active_learning.report.records import visible
 from active_learning.report.summary import UNITS, Estimate, Summary
 
 NOTHING = "-"
@@ -64,12 +66,12 @@ class Table:
 
 
 def markdown_safe(text: str) -> str:
-    r"""Return text that Markdown shows as it is: no tags, no table cells, no links.
+    r"""Return text that Markdown shows as it is: no tags, no table cells, no links, no emphasis.
 
-    >>> markdown_safe("<b> | [a](b)")
-    '&lt;b> \\| \\[a](b)'
+    >>> print(markdown_safe(r"<b> | [a](b) *c* \|"))
+    &lt;b> \| \[a\](b) \*c\* \\\|
     """
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("[", "\\[")
+    return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def text_cell(text: str) -> Cell:
@@ -101,35 +103,44 @@ def cited_cell(value: float | None, spread: float | None) -> Cell:
     return Cell(f"{value:g}" + ("" if spread is None else f" ± {spread:g}"), value)
 
 
-def mean_cell(estimate: Estimate, digits: int, factor: float = 1, spread: bool = True) -> Cell:
-    """Return a cell of mean ± standard deviation."""
+def mean_cell(estimate: Estimate, runs: int, digits: int, factor: float = 1, spread: bool = True) -> Cell:
+    """Return a cell of mean ± standard deviation, and of how many runs if these are not all `runs` of the arm."""
     if estimate.mean is None:
         return Cell(NOTHING, math.inf)
     text = f"{factor * estimate.mean:,.{digits}f}"
     if spread and estimate.std is not None:
-        text += f" ± {factor * estimate.std:.{digits}f}"
-    return Cell(text, estimate.mean)
+        text += f" ± {factor * estimate.std:,.{digits}f}"
+    return Cell(text + (f" ({estimate.repetitions})" if estimate.repetitions != runs else ""), estimate.mean)
 
 
 def reach_cell(estimate: Estimate) -> Cell:
-    """Return mean and deviation if all repetitions reached the level, else how many did."""
+    """Return mean and deviation if all repetitions reached the level, else how many did and how many still may."""
     if estimate.mean is not None:
-        return mean_cell(estimate, 0)
-    return Cell(f"{estimate.reached}/{estimate.repetitions}", math.inf)
+        return mean_cell(estimate, estimate.repetitions, 0)
+    more = f"+{len(estimate.unfinished)}" if estimate.unfinished else ""
+    return Cell(f"{estimate.reached}/{estimate.repetitions}{more}", math.inf)
 
 
 def quartile_cell(estimate: Estimate) -> Cell:
-    """Return a cell of median [quartiles] (reached/run)."""
+    """Return a cell of median [quartiles] (reached/run, unfinished)."""
     if estimate.quartiles is None:
         return Cell(NOTHING, math.inf)
-    lower, median, upper = ("∞" if math.isinf(value) else f"{value:,.0f}" for value in estimate.quartiles)
-    spread = f" [{lower}, {upper}]" if estimate.repetitions > 1 else ""
-    return Cell(f"{median}{spread} ({estimate.reached}/{estimate.repetitions})", estimate.quartiles[1])
+    lower, median, upper = (_count(value) for value in estimate.quartiles)
+    unfinished = f", {len(estimate.unfinished)} unfinished" if estimate.unfinished else ""
+    spread = f" [{lower}, {upper}]" if estimate.repetitions + len(estimate.unfinished) > 1 else ""
+    order = math.inf if estimate.median is None else estimate.median
+    return Cell(f"{median}{spread} ({estimate.reached}/{estimate.repetitions}{unfinished})", order)
+
+
+def _count(value: float) -> str:
+    if math.isnan(value):
+        return "?"
+    return "∞" if math.isinf(value) else f"{value:,.0f}"
 
 
 def interval_cell(estimate: Estimate, digits: int, factor: float) -> Cell:
     """Return a cell of mean ± standard deviation [interval] (runs)."""
-    cell = mean_cell(estimate, digits, factor)
+    cell = mean_cell(estimate, estimate.repetitions, digits, factor)
     if estimate.mean is None:
         return cell
     low_high = [f"{factor * end:.{digits}f}" for end in estimate.interval or ()]
@@ -144,7 +155,9 @@ def to_csv(summary: Summary) -> str:
     writer.writeheader()
     for estimate in summary.estimates:
         record = _record(estimate)
-        record["values"] = " ".join("" if value is None else f"{value!r}" for value in record["values"].values())
+        # A repetition that did not reach the level keeps its place.
+        record["values"] = " ".join("inf" if value is None else f"{value!r}" for value in record["values"].values())
+        record["unfinished"] = " ".join(map(str, record["unfinished"]))
         writer.writerow(record)
     return buffer.getvalue()
 
@@ -158,11 +171,13 @@ def to_json(summary: Summary) -> str:
         "missing": summary.results.missing,
         "unreadable": summary.results.unreadable,
         "statistics": [_record(estimate) for estimate in summary.estimates],
-        "comparisons": [asdict(comparison) for comparison in summary.comparisons],
-        "penalty": None if penalty is None else {**asdict(penalty), "matrix_aa": penalty.matrix_aa.tolist()},
+        "comparisons": [
+            {key: _rounded(value) for key, value in asdict(comparison).items()} for comparison in summary.comparisons
+        ],
+        "penalty": None if penalty is None else {**asdict(penalty), "matrix_aa": _rounded(penalty.matrix_aa.tolist())},
         "cited": asdict(cited_figures()),
         "runs": [
-            {"path": run.path.as_posix(), "rounds": run.rounds, "configuration": run.configuration}
+            {"path": visible(run.path.as_posix()), "rounds": run.rounds, "configuration": run.configuration}
             for run in summary.results.runs
         ],
     }
@@ -188,16 +203,22 @@ def _record(estimate: Estimate) -> dict[str, Any]:
         "unit": UNITS[estimate.statistic],
         "repetitions": estimate.repetitions,
         "reached": estimate.reached,
-        "mean": estimate.mean,
-        "std": estimate.std,
-        "interval_low": low,
-        "interval_high": high,
-        "lower_quartile": _finite(lower),
-        "median": _finite(median),
-        "upper_quartile": _finite(upper),
-        "values": {str(number): _finite(value) for number, value in estimate.values.items()},
+        "mean": _rounded(estimate.mean),
+        "std": _rounded(estimate.std),
+        "interval_low": _rounded(low),
+        "interval_high": _rounded(high),
+        "lower_quartile": _rounded(lower),
+        "median": _rounded(median),
+        "upper_quartile": _rounded(upper),
+        "unfinished": list(estimate.unfinished),
+        "values": {str(number): _rounded(value) for number, value in estimate.values.items()},
     }
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _rounded(value: Any) -> Any:
+    """Return numbers to 12 digits, where all processors agree; None for what is not reached or not known."""
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.12g}") if math.isfinite(value) else None

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.report.results import Arm, Results, Run
+from active_learning.report.results import Arm, Results, Row, Run
 from load_data import DataError, ImageData, load_data, select_classes
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
@@ -45,7 +45,7 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class GalleryRound:
-    """One round's images in the order of their scores, highest first."""
+    """One round's images in the order in which they were acquired."""
 
     number: int
     labelled: int
@@ -54,10 +54,11 @@ class GalleryRound:
 
 @dataclass(frozen=True)
 class GalleryArm:
-    """One repetition of an arm."""
+    """One repetition of an arm; `order` says in a sentence in which order its images are."""
 
     label: str
     repetition: int
+    order: str
     rounds: tuple[GalleryRound, ...]
 
 
@@ -68,9 +69,9 @@ class Gallery:
     arms: tuple[GalleryArm, ...] = ()
     reason: str = ""
     explanation: str = (
-        "The images that each function asked for, highest score first, each with its label and its score. They are "
-        "the highest-scored of all images that the round scored (a random part of the pool, pool_subset of them, or "
-        "all of it); the scores of the others are not recorded."
+        "The images that each function asked for, in order, each with its label and, below it, its score. A round "
+        "scores pool_subset random images of the pool (all of them if that is 0) and acquires those with the highest "
+        "scores, so these are also the highest-scored images of the pool that it looked at."
     )
 
 
@@ -110,7 +111,15 @@ def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
     scored = function is None or function.needs_probabilities
     rounds = tuple(_round(run, round_, data.train_images, scored) for round_ in shown)
-    return GalleryArm(arm.label, run.repetition, rounds)
+    return GalleryArm(arm.label, run.repetition, _order(arm, [run.rows[round_] for round_ in shown]), rounds)
+
+
+def _order(arm: Arm, rows: Sequence[Row]) -> str:
+    if arm.acquisition == "mbr":
+        return "In the order of its greedy choices; a score is minus the expected risk, in images, of that choice."
+    if all(len(set(row["acquired_scores"])) <= 1 for row in rows):
+        return "Drawn by lot: all of them had the same score, and their order means nothing."
+    return "Highest score first; equals in the order of a lot."
 
 
 def _round(run: Run, round_: int, train_images: npt.NDArray[np.uint8], scored: bool) -> GalleryRound:

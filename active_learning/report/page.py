@@ -3,8 +3,9 @@
 import base64
 import hashlib
 import math
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
+from active_learning.report.records import visible
 from active_learning.report.results import Arm, Row, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
@@ -29,8 +31,15 @@ CAPTIONS = {
     "test_error": BAND + " The error axis is logarithmic.",
     "test_error_linear": BAND,
     "calibration": BAND,
-    "reach": "Read across: each row is a function. Hollow marks are figures of others, which the tables name.",
-    "penalty": "Read along a row: how often it won. Read down a column: how often it lost.",
+    "reach": (
+        "Each row is a function, each axis ends where the runs did; crosses in the strip beyond are repetitions that "
+        "did not reach the level. Small hollow marks are figures of others, which the tables name."
+    ),
+    "penalty": (
+        "Read along a row: how often it won. Read down a column: how often it lost. A win is one of an uncorrected "
+        "t-test."
+    ),
+    "gallery": "Below each round: the scores of its first and its last image.",
 }
 
 
@@ -46,11 +55,26 @@ class _Picture:
     narrow_uri: str
 
 
-def render_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Figure], gallery: Gallery) -> str:
-    """Return the page. Names and numbers from result files are escaped; nothing is fetched."""
+def render_page(
+    summary: Summary,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    gallery: Gallery,
+    failures: Sequence[str] = (),
+) -> str:
+    """Return the page. Names and numbers from result files are escaped; nothing is fetched.
+
+    Args:
+        summary: the numbers.
+        tables: the first stands in the page's summary.
+        figures: those of experiment 2 and of the gallery stand in their own sections.
+        gallery: the acquired images.
+        failures: sentences on figures that could not be drawn.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["pieces"] = pieces
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -61,9 +85,10 @@ def render_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Fig
         findings=findings(summary),
         cautions=cautions(summary),
         unreadable=summary.results.unreadable,
-        missing=summary.results.missing,
+        missing=[*summary.results.missing, *failures],
         tables=tables,
-        figures=[picture for picture in pictures if not picture.key.startswith("dropout_")],
+        figures=[p for p in pictures if not p.key.startswith("dropout_") and p.key != "gallery"],
+        glance=next((picture for picture in pictures if picture.key == "gallery"), None),
         pairs=[picture for picture in pictures if picture.key.startswith("dropout_")],
         gallery=gallery,
         groups=_groups(summary.results.arms),
@@ -72,6 +97,15 @@ def render_page(summary: Summary, tables: Sequence[Table], figures: Sequence[Fig
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )
+
+
+def pieces(text: str) -> list[str]:
+    """Return a cell's text in the parts between which a line may end.
+
+    >>> pieces("1.94 ± 0.03 [1.91, 1.97] (3)")
+    ['1.94', ' ± 0.03', ' [1.91, 1.97] (3)']
+    """
+    return re.split(r"(?= ± | \[| \(p )", text)
 
 
 def findings(summary: Summary) -> list[str]:
@@ -83,7 +117,7 @@ def findings(summary: Summary) -> list[str]:
         if not reached:
             sentences.append(f"No run reached {100 * level:.0f} % test error.")
             break
-        best = min(reached, key=lambda estimate: (_median(estimate), -estimate.reached))
+        best = min(reached, key=lambda e: (math.inf if e.median is None else e.median, -e.reached))
         sentence = f"Fewest images to {100 * level:.0f} % test error: {best.arm}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random != best.arm:
@@ -102,24 +136,47 @@ def findings(summary: Summary) -> list[str]:
 
 def cautions(summary: Summary) -> list[str]:
     """Return how much the numbers can bear, given how many repetitions stand behind them."""
-    counts = sorted({len(arm.runs) for arm in summary.results.arms})
+    counts = sorted({len(arm.whole) for arm in summary.results.arms})
     words = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    sentences = [f"Behind each number stand{'s' if words == '1' else ''} {words} repetition{'s' * (words != '1')}."]
-    if counts[-1] == 1:
-        sentences.append("One repetition shows no spread: no interval and no test can be given.")
-    elif counts[-1] < 5:
+    sentences = [
+        f"Behind each number stand{'s' if words == '1' else ''} {words} repetition{'s' * (words != '1')}"
+        + ("" if len(counts) == 1 else ", as the tables say")
+        + "."
+    ]
+    if 1 in counts:
+        of = "" if len(counts) == 1 else f" of {_listed(a.label for a in summary.results.arms if len(a.whole) == 1)}"
+        sentences.append(f"One repetition{of} shows no spread: no interval and no test can be given.")
+    few = [count for count in counts if 1 < count < 5]
+    if few and few[0] <= 3:
         sentences.append(
-            f"That is few: the 95 % interval of {counts[-1]} values is hardly more than their range, which holds the "
-            f"middle of the distribution in {100 * (1 - 2 * 0.5 ** counts[-1]):.0f} % of cases."
+            f"That is few: the 95 % interval of {few[0]} values is their range, which holds the middle of the "
+            f"distribution in {100 * (1 - 2 * 0.5 ** few[0]):.0f} % of cases."
         )
-    compared = len({(c.first, c.second) for c in summary.comparisons if c.family == "functions"})
+    elif few:
+        sentences.append(f"That is few: a bootstrap interval of {few[0]} values is narrower than its 95 % promise.")
+    return sentences + _power(summary)
+
+
+def _power(summary: Summary) -> list[str]:
+    """Say if the comparisons of functions are too many for their repetitions, so that no result could be significant.
+
+    Those of the largest configuration only; the notes of the tables speak of every family.
+    """
+    found = [c for c in summary.comparisons if c.family == "functions"]
+    compared = len({(c.first, c.second) for c in found})
     needed = repetitions_needed(compared) if compared else 0
-    if counts[-1] < needed:
-        sentences.append(
-            f"No difference between functions can be significant yet: {compared} paired permutation tests, corrected "
-            f"for their number, need {needed} repetitions."
-        )
-    return sentences
+    if max((c.repetitions for c in found), default=0) >= needed:
+        return []
+    return [
+        f"No difference between functions can be significant after correction yet: {compared} paired permutation "
+        f"tests need {needed} repetitions. The matrix of pairwise penalties counts uncorrected t-tests, which can win "
+        "where these cannot."
+    ]
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
@@ -160,29 +217,25 @@ def _title(summary: Summary) -> str:
 
 def _subtitle(summary: Summary) -> str:
     arms, runs = len(summary.results.arms), len(summary.results.runs)
-    queries = sorted({int(run.configuration.get("query", 0)) for run in summary.results.runs})
+    queries = sorted({run.configuration.get("query", 0) for run in summary.results.runs})
     return (
         f"{runs} run{'s' * (runs != 1)} of {arms} curve{'s' * (arms != 1)}, up to {summary.end:,} acquired images, "
-        f"{' or '.join(str(query) for query in queries)} a round. Result folder: {summary.results.path.name}."
+        f"{' or '.join(str(query) for query in queries)} a round. Result folder: {visible(summary.results.path.name)}."
     )
-
-
-def _median(estimate: Estimate) -> float:
-    return estimate.quartiles[1] if estimate.quartiles else math.inf
 
 
 def _median_words(estimate: Estimate) -> str:
-    runs, median = estimate.repetitions, _median(estimate)
+    runs, median = estimate.repetitions, estimate.median
+    going = len(estimate.unfinished)
+    open_ = f"; {going} more {'is' if going == 1 else 'are'} not finished" if going else ""
     if not estimate.reached:
-        return f"not reached in {runs} run{'s' * (runs != 1)}"
-    if runs == 1:
+        return f"not reached in {runs} run{'s' * (runs != 1)}{open_}"
+    if median is None or math.isinf(median):
+        return f"reached in {estimate.reached} of {runs} runs{open_}"
+    if runs + going == 1:
         return f"{median:,.0f} (one run)"
-    if math.isinf(median):
-        return f"reached in only {estimate.reached} of {runs} runs"
-    words = f"median {median:,.0f}"
-    return f"{words} of {runs} runs" + (
-        f", {runs - estimate.reached} of which did not" if estimate.reached < runs else ""
-    )
+    missed = f", {runs - estimate.reached} of which did not reach it" if estimate.reached < runs else ""
+    return f"median {median:,.0f} of {runs + going} runs{missed}{open_.replace('more ', '')}"
 
 
 def _picture(figure: Figure) -> _Picture:
@@ -205,6 +258,7 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
                 "shared": [*shared, ("rounds", longest.rounds)],
                 "command": command(longest, repetitions, members),
                 "table": _run_table(members, variant),
+                "provenance": _provenance_table(members, variant),
                 "runs": [
                     {
                         "title": f"{arm.label}, repetition {run.repetition}",
@@ -225,17 +279,29 @@ def _run_table(arms: Sequence[Arm], variant: int) -> Table:
             number_cell(run.rounds, 0),
             number_cell(sum(sum(v for k, v in row.items() if k != "round") for row in run.seconds), 0),
             text_cell(_provenance(run, "started")),
-            text_cell(_provenance(run, "commit")),
-            text_cell(_provenance(run, "processor")),
-            text_cell(_versions(run.sessions)),
-            text_cell(run.path.as_posix()),
         )
         for arm in arms
         for run in arm.runs
     )
-    headers = ("run", "rounds", "seconds", "started", "commit", "processor", "versions", "folder")
-    note = "A run that was stopped and continued lists each session. A + after a commit: the checkout had changes."
-    return Table(f"runs-{variant}", "Runs", headers, rows, (note,))
+    note = "A run that was stopped and continued lists each session."
+    return Table(f"runs-{variant}", "Runs", ("run", "rounds", "seconds", "started"), rows, (note,))
+
+
+def _provenance_table(arms: Sequence[Arm], variant: int) -> Table:
+    rows = tuple(
+        (
+            text_cell(f"{arm.label}, {run.repetition}"),
+            text_cell(visible(run.path.as_posix())),
+            text_cell(_provenance(run, "commit")),
+            text_cell(_provenance(run, "processor")),
+            text_cell(_versions(run.sessions)),
+        )
+        for arm in arms
+        for run in arm.runs
+    )
+    headers = ("run", "folder", "commit", "processor", "versions")
+    note = "A + after a commit: the checkout had changes."
+    return Table(f"provenance-{variant}", "Where and with what each run was computed", headers, rows, (note,))
 
 
 def _provenance(run: Run, key: str) -> str:

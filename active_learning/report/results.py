@@ -1,9 +1,9 @@
-"""A result folder as it is read for a report: its runs, what is missing, what cannot be read. Writes nothing."""
+"""A result folder as it is read for a report: its arms, what is missing, what cannot be read. Writes nothing."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,69 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ARM_FIELDS
-from active_learning.store import read_chain, read_sealed
+from active_learning.config import ARM_FIELDS, MBR_FIELDS, RunConfig
+from active_learning.report.records import METRICS, Row, Run, check_array, read_run, visible
 
-Row = dict[str, Any]
+__all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Row", "Run", "read_results"]
+
 Curves = npt.NDArray[np.float64]
 
-METRICS = ("test_error", "test_nll", "test_ece")
+# At its default, such a field is in no record (see `RunConfig.identity`).
+_DEFAULTS = {entry.name: entry.default for entry in fields(RunConfig) if entry.default is not MISSING}
 
 
 class NoResultsError(Exception):
     """There is nothing to report: one sentence that says where it was looked for."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One repetition of one arm, with its whole rounds in order.
-
-    Attributes:
-        path: its folder, relative to the result folder.
-        configuration: what decided its numbers, as recorded.
-        rows: one a round; row 0 is the initial fit.
-        seconds: seconds by phase, one row a round; may be shorter.
-        sessions: versions, commit and processor of each session that worked on it.
-        failure: why its last try ended, if it failed.
-    """
-
-    path: Path
-    configuration: Row
-    rows: tuple[Row, ...]
-    seconds: tuple[Row, ...]
-    sessions: tuple[Row, ...]
-    failure: str | None
-
-    @property
-    def name(self) -> str:
-        """The name that its arm's files bear: `bald-MC_dropout=True`."""
-        return self.path.parent.name
-
-    @property
-    def repetition(self) -> int:
-        """The number of the repetition."""
-        return int(self.configuration["repetition"])
-
-    @property
-    def rounds(self) -> int:
-        """Acquisition rounds it has come to."""
-        return len(self.rows) - 1
-
-    @property
-    def acquired_r(self) -> npt.NDArray[np.int64]:
-        """Images acquired after each round, the initial ones not counted."""
-        labelled_r = np.array([row["labelled"] for row in self.rows], dtype=np.int64)
-        return np.asarray(labelled_r - labelled_r[0])
-
-    @property
-    def labels(self) -> list[int]:
-        """The labels of all acquired images, in order; of a reduced data set, 0 is its first class."""
-        return [label for row in self.rows for label in row["acquired_labels"]]
-
-    def class_name(self, label: int) -> str:
-        """Return what the whole data set calls the class that this run calls `label`."""
-        classes = self.configuration.get("classes")
-        return str(classes[label] if classes else label)
 
 
 @dataclass(frozen=True)
@@ -86,17 +36,24 @@ class Arm:
         variant: which of the folder's configurations, from 0 (almost always the only one).
         suffix: what tells that configuration from the first, for labels.
         runs: its repetitions, by number.
+        rounds: acquisition rounds of the longest run of its configuration, its own or another arm's.
     """
 
     name: str
     variant: int
     suffix: str
     runs: tuple[Run, ...]
+    rounds: int
+
+    @property
+    def whole(self) -> tuple[Run, ...]:
+        """The runs that have come as far as the longest; only these have an end to speak of."""
+        return tuple(run for run in self.runs if run.rounds == self.rounds)
 
     @property
     def acquisition(self) -> str:
         """The acquisition function's name in the registry."""
-        return str(self.runs[0].configuration.get("acquisition", self.name.partition("-MC_dropout=")[0]))
+        return str(self.runs[0].configuration.get("acquisition", visible(self.name.partition("-MC_dropout=")[0])))
 
     @property
     def classifier(self) -> str:
@@ -137,9 +94,9 @@ class Results:
 
     Attributes:
         path: the folder.
-        arms: in the order of the acquisition functions' registry, the first configuration first.
+        arms: in the order of the acquisition functions' registry, the first configuration first; no two of one label.
         missing: sentences that name what is not there.
-        unreadable: sentences that name damaged files.
+        unreadable: sentences that name files that cannot be read or that contradict the records.
         digest: sha256 of all that was read, which says whether a report is up to date.
     """
 
@@ -161,8 +118,8 @@ class Results:
         for arm in self.arms:
             runs = tuple(_cut(run, rounds) for run in arm.runs if (run.name, run.repetition) in pairs)
             if runs:
-                arms.append(Arm(arm.name, arm.variant, arm.suffix, runs))
-        return Results(self.path, tuple(arms), self.missing, self.unreadable, self.digest)
+                arms.append(replace(arm, runs=runs))
+        return replace(self, arms=_with_rounds(arms))
 
 
 def read_results(result_dir: Path) -> Results:
@@ -171,101 +128,86 @@ def read_results(result_dir: Path) -> Results:
     Raises:
         NoResultsError: if there is no readable run.
     """
-    runs, unreadable, digest = [], [], hashlib.sha256()
+    runs, unreadable, missing, digest = [], [], [], hashlib.sha256()
     for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl"), key=_natural):
-        run, complaints = _read_run(result_dir, path)
-        unreadable += complaints
+        run, faults, absent = read_run(result_dir, path)
+        unreadable += faults
+        missing += absent
         if run is not None:
             runs.append(run)
             digest.update(path.read_bytes())
     if not runs:
         words = " ".join(unreadable) or "A result folder has runs/NAME/repetition_0/metrics.jsonl."
-        raise NoResultsError(f"{result_dir} holds no run that can be reported. {words}")
+        raise NoResultsError(visible(f"{result_dir} holds no run that can be reported. {words}"))
     arms = _arms(runs)
-    unreadable += _curve_complaints(result_dir, arms)
-    return Results(result_dir, arms, tuple(_missing(result_dir, arms)), tuple(unreadable), digest.hexdigest())
+    unreadable += _curve_faults(result_dir, arms)
+    missing = [*_missing(result_dir, arms), *missing]
+    return Results(result_dir, arms, tuple(visible(missing)), tuple(visible(unreadable)), digest.hexdigest())
 
 
 def _natural(path: Path) -> tuple[str, int]:
     number = path.parent.name.removeprefix("repetition_")
-    return path.parent.parent.name, int(number) if number.isdigit() else -1
-
-
-def _read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str]]:
-    """Read one run; return it, if a whole round is there, and what is wrong with its files."""
-    folder = path.parent
-    try:
-        header, rows, whole = read_chain(path)
-        _check_rows(header, rows)
-    except (OSError, KeyError, TypeError, ValueError, IndexError) as error:
-        return None, [f"{path.relative_to(result_dir)} cannot be read ({type(error).__name__}: {error})."]
-    complaints = []
-    if not whole:
-        kept = f"its first {len(rows)} rows are used" if rows else "nothing of it can be used"
-        complaints.append(f"{path.relative_to(result_dir)} is damaged: {kept}.")
-    if header is None or not rows:
-        return None, complaints
-    provenance = _read_object(folder / "provenance.json", "sessions", complaints, result_dir)
-    failure = _read_object(folder / "failure.json", "reason", complaints, result_dir)
-    try:
-        _, seconds, whole = read_chain(folder / "seconds.jsonl")
-    except OSError:
-        seconds, whole = [], False
-    if not whole:
-        complaints.append(f"{(folder / 'seconds.jsonl').relative_to(result_dir)} is damaged.")
-    sessions = provenance.get("sessions", [])
-    run = Run(
-        path=folder.relative_to(result_dir),
-        configuration=header["configuration"],
-        rows=tuple(rows),
-        seconds=tuple(seconds[: len(rows)]),
-        sessions=tuple(session for session in sessions if isinstance(session, dict)),
-        failure=str(failure["reason"]) if "reason" in failure else None,
-    )
-    return run, complaints
-
-
-def _check_rows(header: Row | None, rows: Sequence[Row]) -> None:
-    """Raise what a report would stumble over later: a value that is not there, or not a number."""
-    if header is not None:
-        int(header["configuration"]["repetition"])
-    for row in rows:
-        numbers = [row["labelled"], *row["acquired_labels"], *row["acquired_scores"], *row["acquired_train_index"]]
-        numbers += [row["test_error"], *(row[metric] for metric in METRICS if row.get(metric) is not None)]
-        if not np.isfinite(np.array(numbers, dtype=np.float64)).all():
-            raise ValueError("a value is not finite")
-
-
-def _read_object(path: Path, key: str, complaints: list[str], result_dir: Path) -> Row:
-    """Return a sealed object, or an empty one if there is no file; a damaged one is complained about."""
-    if not path.exists():
-        return {}
-    value = read_sealed(path, {"round", "reason"} if key == "reason" else {key})
-    if value is None or key not in value:
-        complaints.append(f"{path.relative_to(result_dir)} is damaged.")
-        return {}
-    return value
+    return path.parent.parent.name, int(number) if number.isdecimal() else -1
 
 
 def _arms(runs: Sequence[Run]) -> tuple[Arm, ...]:
     """Group runs by configuration, then by name; the configuration with most runs comes first."""
-    variants: dict[str, list[Run]] = {}
+    variants = sorted(_grouped(runs, _shared), key=len, reverse=True)
+    arms: list[Arm] = []
+    for number, variant in enumerate(variants):
+        for name in sorted({run.name for run in variant}, key=_registry_order):
+            for group in _grouped([run for run in variant if run.name == name], _own):
+                first = next((arm.runs[0] for arm in arms if (arm.name, arm.variant) == (name, number)), group[0])
+                suffix = _differences(_shared(group[0]), _shared(variants[0][0]))
+                suffix += _differences(_own(group[0]), _own(first))
+                arms.append(Arm(name, number, suffix, tuple(sorted(group, key=lambda run: run.repetition)), 0))
+    return _with_rounds(_told_apart(arms))
+
+
+def _grouped(runs: Sequence[Run], key: Any) -> list[list[Run]]:
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        variants.setdefault(json.dumps(_shared(run), sort_keys=True), []).append(run)
-    ordered = sorted(variants.values(), key=len, reverse=True)
-    arms = []
-    for number, group in enumerate(ordered):
-        differing = {key: value for key, value in _shared(group[0]).items() if _shared(ordered[0][0]).get(key) != value}
-        suffix = "".join(f", {key}={value}" for key, value in differing.items())
-        for name in sorted({run.name for run in group}, key=_registry_order):
-            members = sorted((run for run in group if run.name == name), key=lambda run: run.repetition)
-            arms.append(Arm(name, number, suffix, tuple(members)))
-    return tuple(arms)
+        groups.setdefault(json.dumps(key(run), sort_keys=True), []).append(run)
+    return list(groups.values())
 
 
 def _shared(run: Run) -> Row:
-    """Return the fields that all arms of an experiment have in common."""
-    return {key: value for key, value in run.configuration.items() if key not in ARM_FIELDS}
+    """Return the fields that all arms of an experiment have in common, also those that were left at their defaults."""
+    return {key: value for key, value in {**_DEFAULTS, **run.configuration}.items() if key not in ARM_FIELDS}
+
+
+def _own(run: Run) -> Row:
+    """Return the fields that one arm's repetitions have in common, and no other arm reads."""
+    return {key: value for key, value in {**_DEFAULTS, **run.configuration}.items() if key in MBR_FIELDS}
+
+
+def _differences(values: Row, others: Row) -> str:
+    """Return what tells a configuration from another, for labels: `, val_size=50, classes=all`."""
+    keys = [key for key in {**others, **values} if values.get(key) != others.get(key)]
+    words = {key: values.get(key, "not recorded") for key in keys}
+    return "".join(
+        f", {key}={' '.join(map(str, value)) or 'all' if isinstance(value, list | tuple) else value}"
+        for key, value in words.items()
+    )
+
+
+def _told_apart(arms: Sequence[Arm]) -> list[Arm]:
+    """Number arms that would have the same label, under which their numbers would be mixed up."""
+    unique: dict[str, Arm] = {}
+    for arm in arms:
+        number, named = 1, arm
+        while named.label in unique:
+            number += 1
+            named = replace(arm, suffix=f"{arm.suffix} #{number}")
+        unique[named.label] = named
+    return list(unique.values())
+
+
+def _with_rounds(arms: Sequence[Arm]) -> tuple[Arm, ...]:
+    rounds = {arm.variant: 0 for arm in arms}
+    for arm in arms:
+        rounds[arm.variant] = max(rounds[arm.variant], *(run.rounds for run in arm.runs))
+    return tuple(replace(arm, rounds=rounds[arm.variant]) for arm in arms)
 
 
 def _registry_order(name: str) -> tuple[bool, int, str]:
@@ -275,53 +217,63 @@ def _registry_order(name: str) -> tuple[bool, int, str]:
 
 
 def _missing(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
-    """Name repetitions that other arms have, rounds that other runs have, failures, and mixed configurations."""
+    """Name repetitions and rounds that are not there, failures, curves without a file, and mixed configurations."""
+    there = {(run.name, run.repetition) for arm in arms for run in arm.runs}
     sentences = []
     for variant in dict.fromkeys(arm.variant for arm in arms):
         group = [arm for arm in arms if arm.variant == variant]
-        repetitions = sorted({run.repetition for arm in group for run in arm.runs})
-        longest = max(run.rounds for arm in group for run in arm.runs)
+        last = max(run.repetition for arm in group for run in arm.runs)
         for arm in group:
-            absent = [number for number in repetitions if number not in {run.repetition for run in arm.runs}]
-            sentences += [f"{arm.label}: repetition {number} is missing." for number in absent]
+            absent = [number for number in range(last + 1) if (arm.name, number) not in there]
+            sentences += [f"{arm.label}: {_repetitions(absent)} missing."] if absent else []
             sentences += [
-                f"{arm.label}, repetition {run.repetition}: {run.rounds} of {longest} rounds are there"
+                f"{arm.label}, repetition {run.repetition}: {run.rounds} of {arm.rounds} rounds are there"
                 + (f" (its last try failed: {run.failure})." if run.failure else ".")
                 for run in arm.runs
-                if run.rounds < longest
+                if run not in arm.whole
             ]
         if variant:
             sentences.append(f"The folder mixes configurations: some runs have {group[0].suffix.lstrip(', ')}.")
-    found = {run.path for arm in arms for run in arm.runs}
+    sentences += [sentence for arm in arms if arm.whole for sentence in _missing_curves(result_dir, arm.name)]
     for path in sorted(result_dir.glob("runs/*/repetition_*")):
-        if path.relative_to(result_dir) not in found and not (path / "metrics.jsonl").exists():
+        if not (path / "metrics.jsonl").exists():
             sentences.append(f"{path.relative_to(result_dir)} holds no round yet.")
-    return sentences
+    return list(dict.fromkeys(sentences))
 
 
-def _curve_complaints(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
+def _repetitions(numbers: Sequence[int]) -> str:
+    words = ", ".join(map(str, numbers[:10])) + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+    return f"repetition{'s' * (len(numbers) > 1)} {words} {'are' if len(numbers) > 1 else 'is'}"
+
+
+def _missing_curves(result_dir: Path, name: str) -> list[str]:
+    names = [f"{name}.npy", f"{name}-repetitions.npy"]
+    return [f"{file} is missing." for file in names if not (result_dir / file).exists()]
+
+
+def _curve_faults(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
     """Check that every curve file is readable and holds what the records say."""
-    complaints = []
+    faults: list[str] = []
     for name in dict.fromkeys(arm.name for arm in arms):
-        path = result_dir / f"{name}-repetitions.npy"
-        if not path.exists():
-            continue
+        path, mean_r = result_dir / f"{name}-repetitions.npy", np.zeros(0)
         try:
             stored_er = np.load(path, allow_pickle=False)
             recorded = [curve_r for arm in arms if arm.name == name for curve_r in arm.curves()]
-            agree = all(
+            agree = len(stored_er) > 0 and all(
                 any(np.array_equal(stored_r, curve_r[: len(stored_r)]) for curve_r in recorded)
                 for stored_r in stored_er
             )
+            if agree:
+                mean_r = stored_er.mean(axis=0)
+            else:
+                faults.append(f"{path.name} does not hold what the records of its runs say.")
+        except FileNotFoundError:
+            pass
         except (OSError, ValueError, TypeError, EOFError) as error:
-            complaints.append(f"{path.name} cannot be read ({type(error).__name__}).")
-            continue
-        if not agree:
-            complaints.append(f"{path.name} does not hold what the records of its runs say.")
-    return complaints
+            faults.append(f"{path.name} cannot be read ({type(error).__name__}).")
+        check_array(result_dir / f"{name}.npy", mean_r.tolist(), faults, f"{name}.npy")
+    return faults
 
 
 def _cut(run: Run, rounds: int) -> Run:
-    return Run(
-        run.path, run.configuration, run.rows[: rounds + 1], run.seconds[: rounds + 1], run.sessions, run.failure
-    )
+    return replace(run, rows=run.rows[: rounds + 1], seconds=run.seconds[: rounds + 1])

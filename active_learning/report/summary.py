@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
@@ -45,12 +45,15 @@ class Estimate:
         statistic: a key of `UNITS`.
         at: what it was taken at: an error level, acquired images, a phase or a class; None for a whole curve.
         values: by repetition; infinite where a level was not reached. A repetition that has not come so far has none.
+        unfinished: of a level, the repetitions that stopped before their end and have not reached it yet, with the
+            images that they have acquired: their values are larger than that, and not known.
     """
 
     arm: str
     statistic: str
     at: float | str | None
     values: dict[int, float]
+    unfinished: dict[int, float] = field(default_factory=dict)
 
     @cached_property
     def _values_e(self) -> npt.NDArray[np.float64]:
@@ -68,8 +71,9 @@ class Estimate:
 
     @cached_property
     def mean(self) -> float | None:
-        """Mean over repetitions; None if one of them is infinite, since leaving it out would flatter."""
-        return float(self._values_e.mean()) if 0 < self.reached == self.repetitions else None
+        """Mean over repetitions; None if one of them is infinite or unfinished: leaving it out would flatter."""
+        known = 0 < self.reached == self.repetitions and not self.unfinished
+        return float(self._values_e.mean()) if known else None
 
     @cached_property
     def std(self) -> float | None:
@@ -86,8 +90,23 @@ class Estimate:
 
     @cached_property
     def quartiles(self) -> tuple[float, float, float] | None:
-        """Lower quartile, median, upper quartile, with "not reached" as infinity; None without a repetition."""
-        return statistics.quartiles(self._values_e) if self.repetitions else None
+        """Lower quartile, median, upper quartile, with "not reached" as infinity; None without a repetition.
+
+        NaN stands where unfinished repetitions decide: where it matters whether they reach the level soon or never.
+        """
+        if not self.repetitions and not self.unfinished:
+            return None
+        soonest, latest = (
+            statistics.quartiles(np.array([*self.values.values(), *unfinished]))
+            for unfinished in (self.unfinished.values(), [math.inf] * len(self.unfinished))
+        )
+        lower, median, upper = (a if a == b else math.nan for a, b in zip(soonest, latest, strict=True))
+        return lower, median, upper
+
+    @property
+    def median(self) -> float | None:
+        """The median; None if it is not known."""
+        return None if self.quartiles is None or math.isnan(self.quartiles[1]) else self.quartiles[1]
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,8 @@ class Comparison:
     """A paired comparison of two arms at one point.
 
     Attributes:
-        family: which comparisons are corrected together: `functions`, or `dropout` (experiment 2).
+        family: which comparisons are corrected together: `functions`, or `dropout` (experiment 2); with a number in a
+            folder of several configurations.
         statistic: `test_error` or `mean_test_error`.
         at: acquired images, or None for the whole curve.
         first: an arm's label.
@@ -155,7 +175,9 @@ class Summary:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, float | str | None], Estimate]:
-        return {(estimate.arm, estimate.statistic, estimate.at): estimate for estimate in self.estimates}
+        found = {(estimate.arm, estimate.statistic, estimate.at): estimate for estimate in self.estimates}
+        assert len(found) == len(self.estimates), "two arms have the same label"
+        return found
 
     @property
     def end(self) -> int:
@@ -173,14 +195,13 @@ def summarise(results: Results) -> Summary:
     points = tuple(dict.fromkeys([*(point for point in ACQUIRED_POINTS if point < end), end]))
     lowest = min(float(np.nanmin(arm.curves())) for arm in arms)
     levels = ERROR_LEVELS + ((EXTRA_LEVEL,) if lowest <= EXTRA_LEVEL else ())
-    classes = 1 + max((label for run in results.runs for label in run.labels), default=0)
     estimates = [
         estimate
         for arm in arms
         for estimate in (
             *_reach_estimates(arm, levels),
             *_curve_estimates(arm, points, ends[arm.variant]),
-            *_class_estimates(arm, len(arm.runs[0].configuration.get("classes", range(classes)))),
+            *_class_estimates(arm, max(run.class_count for run in arm.runs)),
             *_seconds_estimates(arm),
         )
     ]
@@ -190,9 +211,12 @@ def summarise(results: Results) -> Summary:
 
 
 def _reach_estimates(arm: Arm, levels: Sequence[float]) -> Iterator[Estimate]:
+    so_far = {run.repetition: float(run.acquired_r[-1]) for run in arm.runs if run not in arm.whole}
     for level in levels:
-        values = statistics.acquired_to_reach(arm.curves(), arm.acquired_r, level)
-        yield Estimate(arm.label, REACH, level, _by_repetition(arm, values))
+        values = _by_repetition(arm, statistics.acquired_to_reach(arm.curves(), arm.acquired_r, level))
+        unfinished = {number: acquired for number, acquired in so_far.items() if math.isinf(values[number])}
+        known = {number: value for number, value in values.items() if number not in unfinished}
+        yield Estimate(arm.label, REACH, level, known, unfinished)
 
 
 def _curve_estimates(arm: Arm, points: Sequence[int], end: int) -> Iterator[Estimate]:
@@ -208,7 +232,7 @@ def _curve_estimates(arm: Arm, points: Sequence[int], end: int) -> Iterator[Esti
 
 
 def _class_estimates(arm: Arm, classes: int) -> Iterator[Estimate]:
-    runs = [run for run in arm.runs if run.labels]
+    runs = [run for run in arm.whole if run.labels]  # what is acquired early and late differs
     shares_ec = np.array([statistics.class_shares(run.labels, classes) for run in runs])
     for class_ in range(classes if runs else 0):
         values = {run.repetition: float(share) for run, share in zip(runs, shares_ec[:, class_], strict=True)}
@@ -219,15 +243,15 @@ def _class_estimates(arm: Arm, classes: int) -> Iterator[Estimate]:
 
 
 def _seconds_estimates(arm: Arm) -> Iterator[Estimate]:
-    phases = dict.fromkeys(phase for run in arm.runs for row in run.seconds for phase in row if phase != "round")
+    phases = dict.fromkeys(phase for run in arm.whole for row in run.seconds for phase in row if phase != "round")
     sums = {
         run.repetition: {phase: sum(row.get(phase, 0.0) for row in run.seconds) for phase in phases}
-        for run in arm.runs
-        if any(len(row) > 1 for row in run.seconds)
+        for run in arm.whole
+        if len(run.seconds) == len(run.rows) and all(len(row) > 1 for row in run.seconds)
     }
-    for phase in phases:
+    for phase in phases if sums else ():
         yield Estimate(arm.label, SECONDS, phase, {number: row[phase] for number, row in sums.items()})
-    if phases:
+    if sums:
         yield Estimate(arm.label, SECONDS, "all", {number: sum(row.values()) for number, row in sums.items()})
 
 
@@ -256,7 +280,7 @@ def _comparisons(summary: Summary) -> Iterator[Comparison]:
         }
         for family, pairs in families.items():
             for statistic, at in [*places, (MEAN_ERROR, None)]:
-                yield from _family(summary, family, pairs, statistic, at)
+                yield from _family(summary, family + f" {variant}" * (variant > 0), pairs, statistic, at)
 
 
 def _family(

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from active_learning.report.cited_figures import Source, cited_figures
 from active_learning.report.formats import (
@@ -25,25 +25,25 @@ from active_learning.report.statistics import (
     repetitions_needed,
     smallest_permutation_p,
 )
-from active_learning.report.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Estimate, Summary
+from active_learning.report.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Comparison, Summary
 
 
 def all_tables(summary: Summary) -> list[Table]:
     """Return every table that the results have something for, the most wanted first."""
-    makers: list[Callable[[Summary], Table | None]] = [
-        headline,
-        reach_table,
-        error_table,
-        cited_reach_table,
-        cited_error_table,
-        calibration_table,
-        likelihood_table,
-        comparison_table,
-        penalty_table,
-        class_table,
-        seconds_table,
+    tables = [
+        headline(summary),
+        reach_table(summary),
+        error_table(summary),
+        cited_reach_table(summary),
+        cited_error_table(summary),
+        calibration_table(summary),
+        likelihood_table(summary),
+        *comparison_tables(summary),
+        penalty_table(summary),
+        class_table(summary),
+        seconds_table(summary),
     ]
-    return [table for table in (make(summary) for make in makers) if table is not None and table.rows]
+    return [table for table in tables if table is not None and table.rows]
 
 
 def headline(summary: Summary) -> Table:
@@ -57,8 +57,8 @@ def headline(summary: Summary) -> Table:
                 text_cell(arm.label),
                 number_cell(len(arm.runs), 0),
                 *(reach_cell(summary.get(arm.label, REACH, level)) for level in levels),
-                mean_cell(summary.get(arm.label, "test_error", end), 2, 100),
-                mean_cell(summary.get(arm.label, SECONDS, "all"), 0),
+                mean_cell(summary.get(arm.label, "test_error", end), len(arm.runs), 2, 100),
+                mean_cell(summary.get(arm.label, SECONDS, "all"), len(arm.runs), 0),
             )
         )
     headers = (
@@ -71,9 +71,18 @@ def headline(summary: Summary) -> Table:
     notes = [
         "to N %: images acquired until the test error is at most N % (the initial ones not counted); "
         f"% at {end}: test error in per cent after acquiring that many. Mean ± standard deviation over runs; "
-        "k/n: so many runs reached the level."
+        "k/n: so many runs reached the level." + _unfinished_words(summary)
     ]
     return Table("headline", "Images to reach an error, error at the end", headers, tuple(rows), tuple(notes))
+
+
+def _unfinished_words(summary: Summary) -> str:
+    if all(run in arm.whole for arm in summary.results.arms for run in arm.runs):
+        return ""
+    return (
+        " +u: u more runs are not finished and have not reached it yet. (n): so few runs have come so far; "
+        "seconds are those of finished runs."
+    )
 
 
 def reach_table(summary: Summary) -> Table:
@@ -87,6 +96,11 @@ def reach_table(summary: Summary) -> Table:
         "Median [lower quartile, upper quartile] of acquired images, and how many runs reached the level of those run. "
         "A run that did not reach it counts as infinitely many images (∞); none is left out."
     )
+    if any(estimate.unfinished for estimate in summary.estimates):
+        note += (
+            " Unfinished: runs that stopped before their end and have not reached the level yet; "
+            "? stands where the number depends on them."
+        )
     return Table("reach", "Acquired images to reach a test error", headers, tuple(rows), (note,))
 
 
@@ -101,7 +115,7 @@ def error_table(summary: Summary) -> Table:
     headers = ("acquisition function", *(f"at {point:,}" for point in summary.points), "along the curve")
     note = (
         "Per cent: mean ± standard deviation [95 % percentile-bootstrap interval of the mean, "
-        f"{BOOTSTRAP_RESAMPLES:,} resamples] (runs). "
+        f"{BOOTSTRAP_RESAMPLES:,} resamples] (runs behind it). "
         "Along the curve: the area under the error curve divided by the images acquired."
     )
     return Table("error", "Test error after so many acquired images", headers, tuple(rows), (note,))
@@ -118,7 +132,7 @@ def cited_reach_table(summary: Summary) -> Table | None:
     rows = []
     for level in levels:
         for arm in arms:
-            median = _median(summary.get(arm.label, REACH, level))
+            median = summary.get(arm.label, REACH, level).median
             if not any(arm.acquisition in cited.acquired_to_reach[source] for source in sources) or median is None:
                 continue
             row = [text_cell(f"{arm.label}, to {100 * level:.0f} %"), number_cell(median, 0)]
@@ -142,11 +156,12 @@ def cited_error_table(summary: Summary) -> Table | None:
     rows: list[tuple[float, tuple[Cell, ...]]] = []
     ours: dict[tuple[str, str], float] = {}
     for arm in summary.results.arms:
-        mean = summary.get(arm.label, "test_error", cited.error_acquired).mean
+        estimate = summary.get(arm.label, "test_error", cited.error_acquired)
+        mean = estimate.mean
         if cited.comparable(arm) and mean is not None:
             validation, labels = str(arm.runs[0].configuration.get("val_size")), arm.runs[0].rows[0]["labelled"]
             ours.setdefault((arm.acquisition, validation), mean)
-            source = f"ours ({len(arm.runs)} run{'s' * (len(arm.runs) > 1)})"
+            source = f"ours ({estimate.repetitions} run{'s' * (estimate.repetitions > 1)})"
             place = labels + cited.error_acquired, validation
             rows.append((mean, _cited_error_row(arm.label, source, place, mean, None)))
     if not rows:
@@ -187,18 +202,20 @@ def _cited_error_row(
     )
 
 
+_MEAN_WORDS = "Mean ± standard deviation over runs; (n): over n of them, as far as the others have not come."
+
+
 def calibration_table(summary: Summary) -> Table | None:
     """Return expected calibration errors at fixed numbers of acquired images."""
     note = (
-        "Expected calibration error on the test set in per cent, 15 bins (Guo et al. 2017, equation 3). "
-        "Mean ± standard deviation over runs."
+        f"Expected calibration error on the test set in per cent, 15 bins (Guo et al. 2017, equation 3). {_MEAN_WORDS}"
     )
     return _points_table(summary, "test_ece", "calibration", "Calibration error", note, 2, 100)
 
 
 def likelihood_table(summary: Summary) -> Table | None:
     """Return negative log likelihoods at fixed numbers of acquired images."""
-    note = "Negative log likelihood of the test labels in nats an image. Mean ± standard deviation over runs."
+    note = f"Negative log likelihood of the test labels in nats an image. {_MEAN_WORDS}"
     return _points_table(summary, "test_nll", "likelihood", "Negative log likelihood", note, 3, 1)
 
 
@@ -209,45 +226,55 @@ def _points_table(
     for arm in summary.results.arms:
         estimates = [summary.get(arm.label, metric, point) for point in summary.points]
         if any(estimate.values for estimate in estimates):
-            rows.append((text_cell(arm.label), *(mean_cell(estimate, digits, factor) for estimate in estimates)))
+            rows.append((text_cell(arm.label), *(mean_cell(e, len(arm.runs), digits, factor) for e in estimates)))
     headers = ("acquisition function", *(f"at {point:,}" for point in summary.points))
     return Table(key, title, headers, tuple(rows), (note,))
 
 
-def comparison_table(summary: Summary) -> Table | None:
-    """Return the paired differences of all functions with their corrected p-values; None with one repetition."""
-    if not summary.comparisons:
-        return None
-    places = list(dict.fromkeys((c.statistic, c.at) for c in summary.comparisons))
-    found = {(c.family, c.first, c.second, c.statistic, c.at): c for c in summary.comparisons}
+def comparison_tables(summary: Summary) -> list[Table]:
+    """Return the paired differences with their corrected p-values, a table a family; none with one repetition."""
+    families = list(dict.fromkeys(c.family for c in summary.comparisons))
+    return [_comparison_table(family, [c for c in summary.comparisons if c.family == family]) for family in families]
+
+
+def _comparison_table(family: str, comparisons: Sequence[Comparison]) -> Table:
+    places = list(dict.fromkeys((c.statistic, c.at) for c in comparisons))
+    found = {(c.first, c.second, c.statistic, c.at): c for c in comparisons}
     rows = []
-    for family, first, second in dict.fromkeys((c.family, c.first, c.second) for c in summary.comparisons):
+    for first, second in dict.fromkeys((c.first, c.second) for c in comparisons):
+        pairs = [c.repetitions for c in comparisons if (c.first, c.second) == (first, second)]
         row = [text_cell(f"{first} minus {second}")]
-        pairs = [c.repetitions for c in summary.comparisons if (c.family, c.first, c.second) == (family, first, second)]
-        row.append(text_cell("-".join(dict.fromkeys([str(min(pairs)), str(max(pairs))]))))
-        for place in places:
-            comparison = found.get((family, first, second, *place))
-            if comparison is None:
-                row.append(Cell(NOTHING, math.inf))
-                continue
-            text = f"{100 * comparison.difference:+.2f} (p {comparison.p_holm:.3f})"
-            row.append(Cell(text, comparison.difference))
+        row.append(Cell("-".join(dict.fromkeys([str(min(pairs)), str(max(pairs))])), min(pairs)))
+        row += [_comparison_cell(found.get((first, second, *place))) for place in places]
         rows.append(tuple(row))
     headers = ("pair", "repetitions", *("along the curve" if at is None else f"at {at:,}" for _, at in places))
-    return Table("comparison", "Paired differences in test error", headers, tuple(rows), _comparison_notes(summary))
+    kind, _, number = family.partition(" ")
+    title = "Paired differences in test error" + (": MC dropout minus deterministic" if kind == "dropout" else "")
+    title += f", configuration {int(number) + 1}" if number else ""
+    key = "comparison" + ("_dropout" if kind == "dropout" else "") + (f"_{number}" if number else "")
+    return Table(key, title, headers, tuple(rows), _comparison_notes(comparisons))
 
 
-def _comparison_notes(summary: Summary) -> tuple[str, ...]:
-    pairs = max(c.repetitions for c in summary.comparisons)
-    compared = len({(c.first, c.second) for c in summary.comparisons if c.family == "functions"}) or 1
+def _comparison_cell(comparison: Comparison | None) -> Cell:
+    if comparison is None:
+        return Cell(NOTHING, math.inf)
+    text = f"{100 * comparison.difference:+.2f} (p {comparison.p_holm:.3f})"
+    return Cell(text, comparison.difference)
+
+
+def _comparison_notes(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    pairs = max(c.repetitions for c in comparisons)
+    compared = len({(c.first, c.second) for c in comparisons})
+    correction = f"corrected by Holm over the {compared} pairs of a column" if compared > 1 else "of the only pair"
     note = (
-        "Percentage points, mean over paired repetitions (p of a two-sided paired permutation test, corrected by Holm "
-        "over all pairs of functions in a column). Negative: the first is better."
+        "Percentage points, mean over paired repetitions; in brackets the p of a two-sided paired permutation test, "
+        f"{correction}. Negative: the first is better."
     )
     least = smallest_permutation_p(pairs)
     limit = (
-        f"With {pairs} repetitions no p-value can be below {least:.2g} before correction; {compared} comparisons can "
-        f"be significant at 5 % from {repetitions_needed(compared)} repetitions on."
+        f"With {pairs} repetitions no p-value can be below {least:.2g} before correction; {compared} "
+        f"comparison{'s' * (compared > 1)} can be significant at 5 % from {repetitions_needed(compared)} "
+        "repetitions on."
     )
     return (note, limit) if least * compared > SIGNIFICANCE else (note,)
 
@@ -266,7 +293,9 @@ def penalty_table(summary: Summary) -> Table | None:
     note = (
         f"How often the row had a significantly lower error than the column (two-sided paired t-test, 5 %, over "
         f"{penalty.repetitions} repetitions; Ash et al. 2020), of the comparisons at {places} acquired images. "
-        "A low column mean is good."
+        "A low column mean is good. "
+        f"The t-tests are uncorrected, with n = {penalty.repetitions}: they are not comparable with the Holm-corrected "
+        "permutation tests above, and win where those cannot."
     )
     return Table(
         "penalty", "Pairwise penalties", ("row beats column", *penalty.arms), tuple(rows), (note,), sortable=False
@@ -279,14 +308,15 @@ def class_table(summary: Summary) -> Table:
     rows = [
         (
             text_cell(arm.label),
-            *(mean_cell(summary.get(arm.label, SHARE, class_), 1, 100, spread=False) for class_ in classes),
-            mean_cell(summary.get(arm.label, BALANCE), 3, spread=False),
+            *(mean_cell(summary.get(arm.label, SHARE, c), len(arm.runs), 1, 100, spread=False) for c in classes),
+            mean_cell(summary.get(arm.label, BALANCE), len(arm.runs), 3, spread=False),
         )
         for arm in summary.results.arms
         if summary.get(arm.label, BALANCE).values
     ]
     note = (
-        "Per cent of all acquired images, mean over runs. Balance: entropy of the shares over its maximum, 1 if even."
+        "Per cent of all acquired images, mean over finished runs; (n): n of the arm's runs are finished. "
+        "Balance: entropy of the shares over its maximum, 1 if even."
     )
     headers = ("acquisition function", *(f"class {class_}" for class_ in classes), "balance")
     return Table("classes", "Class balance of the acquired images", headers, tuple(rows), (note,))
@@ -296,16 +326,15 @@ def seconds_table(summary: Summary) -> Table:
     """Return the seconds of a whole run by phase."""
     phases = [str(key) for key in summary.keys(SECONDS)]
     rows = [
-        (text_cell(arm.label), *(mean_cell(summary.get(arm.label, SECONDS, phase), 1) for phase in phases))
+        (text_cell(arm.label), *(mean_cell(summary.get(arm.label, SECONDS, p), len(arm.runs), 1) for p in phases))
         for arm in summary.results.arms
         if phases
     ]
-    note = "Seconds of a run, mean ± standard deviation; runs may have shared the machine with others."
+    note = (
+        "Seconds of a finished run, mean ± standard deviation; (n): of n of the arm's runs. "
+        "Runs may have shared the machine with others."
+    )
     return Table("seconds", "Where the time went", ("acquisition function", *phases), tuple(rows), (note,))
-
-
-def _median(estimate: Estimate) -> float | None:
-    return estimate.quartiles[1] if estimate.quartiles else None
 
 
 def _source_notes(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -1,0 +1,278 @@
+"""One run's files as they are read for a report: the record, and whether every other file is there and agrees with it.
+
+Whoever wrote the files, what leaves this module has the types and the lengths that the store's docstring promises, and
+no text of it holds a character that a terminal would obey.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from active_learning.config import RunConfig
+from active_learning.store import read_chain, read_sealed
+from load_data import DATASETS
+
+Row = dict[str, Any]
+Array = npt.NDArray[Any]
+
+METRICS = ("test_error", "test_nll", "test_ece")
+MOST_CLASSES = 1000  # of a data set that this program does not know: as many as a table can show
+
+_TYPES = {entry.name: entry.type for entry in fields(RunConfig) if entry.type in (int, str, bool)}
+_DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
+"""What reading a file of any content can raise."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repetition of one arm, with its whole rounds in order.
+
+    Attributes:
+        path: its folder, relative to the result folder.
+        configuration: what decided its numbers, as recorded.
+        rows: one a round; row 0 is the initial fit.
+        seconds: seconds by phase, one row a round; may be shorter.
+        sessions: versions, commit and processor of each session that worked on it.
+        failure: why its last try ended, if it failed.
+    """
+
+    path: Path
+    configuration: Row
+    rows: tuple[Row, ...]
+    seconds: tuple[Row, ...]
+    sessions: tuple[Row, ...]
+    failure: str | None
+
+    @property
+    def name(self) -> str:
+        """The name that its arm's files bear: `bald-MC_dropout=True`."""
+        return self.path.parent.name
+
+    @property
+    def repetition(self) -> int:
+        """The number of the repetition."""
+        return int(self.configuration["repetition"])
+
+    @property
+    def rounds(self) -> int:
+        """Acquisition rounds it has come to."""
+        return len(self.rows) - 1
+
+    @property
+    def acquired_r(self) -> npt.NDArray[np.int64]:
+        """Images acquired after each round, the initial ones not counted."""
+        labelled_r = np.array([row["labelled"] for row in self.rows], dtype=np.int64)
+        return np.asarray(labelled_r - labelled_r[0])
+
+    @property
+    def labels(self) -> list[int]:
+        """The labels of all acquired images, in order; of a reduced data set, 0 is its first class."""
+        return [label for row in self.rows for label in row["acquired_labels"]]
+
+    @property
+    def class_count(self) -> int:
+        """How many classes its data set has, as far as can be told."""
+        return _class_count(self.configuration) or 1 + max(self.labels, default=0)
+
+    def class_name(self, label: int) -> str:
+        """Return what the whole data set calls the class that this run calls `label`."""
+        classes = self.configuration.get("classes")
+        return str(classes[label] if classes else label)
+
+
+def visible(value: Any) -> Any:
+    r"""Return JSON content in whose texts no control character is left, of a terminal or of any other kind.
+
+    >>> visible({"name": ["a\x1b[31m\n"]})
+    {'name': ['a�[31m�']}
+    """
+    if isinstance(value, str):
+        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
+    if isinstance(value, dict):
+        return {visible(key): visible(entry) for key, entry in value.items()}
+    return [visible(entry) for entry in value] if isinstance(value, list) else value
+
+
+def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[str]]:
+    """Read one run.
+
+    Args:
+        result_dir: the result folder.
+        path: the run's metrics.jsonl.
+
+    Returns:
+        The run, if a whole round is there; sentences on files that cannot be trusted; sentences on missing ones.
+    """
+    folder, name = path.parent, path.parent.relative_to(result_dir)
+    faults: list[str] = []
+    try:
+        header, rows, whole = read_chain(path)
+        rows = visible(rows)
+        configuration = None if header is None else visible(header["configuration"])
+        if configuration is not None:
+            _check_configuration(configuration, folder)
+            _check_rows(configuration, rows)
+    except _DAMAGE as error:
+        return None, [f"{name}/metrics.jsonl cannot be read ({_words(error)})."], []
+    if not whole:
+        kept = f"its first {len(rows)} rows are used" if rows else "nothing of it can be used"
+        faults.append(f"{name}/metrics.jsonl is damaged: {kept}.")
+    if configuration is None or not rows:
+        return None, faults, []
+    seconds = _read(folder / "seconds.jsonl", _seconds, name, faults) or []
+    sessions = _read(folder / "provenance.json", _sessions, name, faults) or []
+    failure = _read(folder / "failure.json", _failure, name, faults)
+    run = Run(name, configuration, tuple(rows), tuple(seconds[: len(rows)]), tuple(sessions), failure)
+    _check_arrays(run, folder, faults)
+    return run, faults, _missing_files(run, folder)
+
+
+def check_array(path: Path, expected: Sequence[Any], faults: list[str], where: str) -> None:
+    """Add a sentence if an array file cannot be read, or does not hold what was recorded.
+
+    A round is recorded first: in the meantime of a run that is going, an array may lack the last one.
+    """
+    try:
+        stored: Array = np.load(path, allow_pickle=False)
+        common = min(len(stored), len(expected))
+        agrees = len(stored) >= len(expected) - 1 and np.array_equal(stored[:common], np.array(expected[:common]))
+    except FileNotFoundError:
+        return
+    except (*_DAMAGE, EOFError) as error:
+        faults.append(f"{where} cannot be read ({type(error).__name__}).")
+        return
+    if not agrees:
+        faults.append(f"{where} does not hold what the record says.")
+
+
+def _check_arrays(run: Run, folder: Path, faults: list[str]) -> None:
+    acquired = [row["acquired_train_index"] for row in run.rows[1:]]
+    check_array(folder / "acquired.npy", acquired, faults, f"{run.path}/acquired.npy")
+    errors = [row["test_error"] for row in run.rows]
+    check_array(folder / "test_error.npy", errors, faults, f"{run.path}/test_error.npy")
+    weights, digest = _weights_name(run), run.rows[-1].get("weights_sha256")
+    try:
+        if digest is not None and hashlib.sha256((folder / weights).read_bytes()).hexdigest() != digest:
+            faults.append(f"{run.path}/{weights} does not hold what the record says.")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        faults.append(f"{run.path}/{weights} cannot be read ({type(error).__name__}).")
+
+
+def _missing_files(run: Run, folder: Path) -> list[str]:
+    names = ["acquired.npy", "test_error.npy", "seconds.jsonl", "provenance.json"]
+    names += [_weights_name(run)] if "weights_sha256" in run.rows[-1] else []
+    absent = [name for name in names if not (folder / name).exists()]
+    return [f"{run.path} has no {' and no '.join(absent)}."] if absent else []
+
+
+def _weights_name(run: Run) -> str:
+    return f"weights-{run.rounds}.safetensors"
+
+
+def _check_configuration(configuration: Row, folder: Path) -> None:
+    """Raise what a report would stumble over later: a field that is not there, or not of its type.
+
+    Raises:
+        ValueError: saying which field.
+    """
+    for key in ("repetition", *(key for key in configuration if key in _TYPES)):
+        if type(configuration[key]) is not _TYPES[key] or (_TYPES[key] is int and configuration[key] < 0):
+            raise ValueError(f"{key} is {configuration[key]!r}")
+    if configuration["repetition"] != int(folder.name.removeprefix("repetition_")):
+        raise ValueError(f"the record is of repetition {configuration['repetition']}")
+    classes = configuration.get("classes", [])
+    if not isinstance(classes, list) or not all(_is_index(label, MOST_CLASSES) for label in classes):
+        raise ValueError(f"classes is {classes!r}")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes is {classes!r}, some of them twice")
+    if not isinstance(configuration.get("classifier", ""), str):
+        raise ValueError(f"classifier is {configuration['classifier']!r}")
+
+
+def _check_rows(configuration: Row, rows: Sequence[Row]) -> None:
+    """Raise ValueError, saying which value of which round is not what it should be."""
+    labelled, limit = rows[0]["labelled"] if rows else 0, _class_count(configuration) or MOST_CLASSES
+    for round_, row in enumerate(rows):
+        index, scores, labels = (row[f"acquired_{key}"] for key in ("train_index", "scores", "labels"))
+        images = configuration.get("query", len(index)) if round_ else 0
+        if not images == len(index) == len(scores) == len(labels):
+            raise ValueError(f"round {round_} has {len(index)} images, {len(scores)} scores, {len(labels)} labels")
+        labelled += images
+        checks = {
+            "round": row["round"] == round_,
+            "labelled": _is_index(row["labelled"]) and row["labelled"] == labelled,
+            "acquired_train_index": all(map(_is_index, index)),
+            "acquired_scores": all(map(_is_number, scores)),
+            "acquired_labels": all(_is_index(label, limit) for label in labels),
+            "test_error": _is_number(row["test_error"]) and 0 <= row["test_error"] <= 1,
+            **{key: row.get(key) is None or (_is_number(row[key]) and 0 <= row[key] < 1e6) for key in METRICS[1:]},
+        }
+        wrong = [key for key, good in checks.items() if not good]
+        if wrong:
+            raise ValueError(f"{wrong[0]} of round {round_} is {str(row[wrong[0]])[:60]!r}")
+
+
+def _class_count(configuration: Row) -> int | None:
+    dataset = DATASETS.get(configuration.get("dataset", ""))
+    return len(configuration.get("classes", ())) or (dataset.class_count if dataset else None)
+
+
+def _read(path: Path, parse: Any, name: Path, faults: list[str]) -> Any:
+    """Return what `parse` makes of a file, or None if there is no file; a damaged one is complained about."""
+    if not path.exists():
+        return None
+    try:
+        return visible(parse(path))
+    except _DAMAGE as error:
+        faults.append(f"{name}/{path.name} is damaged ({_words(error)}).")
+        return None
+
+
+def _seconds(path: Path) -> list[Row]:
+    _, rows, whole = read_chain(path)
+    if not whole:
+        raise ValueError("its lines are not those that were written")
+    for row in rows:
+        if not all(_is_number(value) and value >= 0 for value in row.values()):
+            raise ValueError("its values are not all seconds")
+    return rows
+
+
+def _sessions(path: Path) -> list[Row]:
+    content = read_sealed(path, {"sessions"})
+    if content is None:
+        raise ValueError("its content is not what was written")
+    sessions: list[Row] = content["sessions"]
+    for session in sessions:
+        words = [session.get(key) for key in ("started", "commit", "processor", "python")]
+        words += session.get("versions", {}).values()
+        if not all(word is None or isinstance(word, str) for word in words):
+            raise ValueError("a session's values are not words")
+    return sessions
+
+
+def _failure(path: Path) -> str:
+    content = read_sealed(path, {"round", "reason"})
+    if content is None or not isinstance(content["reason"], str):
+        raise ValueError("its content is not what was written")
+    return str(content["reason"])
+
+
+def _is_index(value: object, limit: float = 2**63) -> bool:
+    return type(value) is int and 0 <= value < limit
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
