@@ -39,7 +39,7 @@ OUTPUT = ROOT / "result_npy" / "experiment_3" / "fields.json"
 BRUTE_FORCE_SIZES = (100, 200, 400, 800)
 
 
-def main(data_dir: Path | None = None, rounds: int = 40, output: Path = OUTPUT) -> None:
+def main(data_dir: Path | None = None, rounds: int = 10, output: Path = OUTPUT) -> None:
     """Measure every variant.
 
     Args:
