@@ -352,7 +352,7 @@ def stop_politely(signal_number: int) -> Callable[[Path, int], None]:
     """Return the attempt that sends a signal at a random moment."""
 
     def attempt(folder: Path, number: int) -> None:
-        flags = (*FOUR, "--jobs", "2") if number % 4 == 3 else ONE  # few: the workers take seconds to start
+        flags = (*FOUR, "--jobs", "2") if number % 10 == 9 else ONE  # few: the workers take seconds to start
         code = 0
         while code == 0:  # it ended before the signal came, and nothing was tried
             shutil.rmtree(folder / "results", ignore_errors=True)
