@@ -6,7 +6,7 @@ modAL's ActiveLearner holds the labelled set, asks the query strategy once a rou
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -223,8 +223,7 @@ class _Run:
             return np.zeros(len(candidates))
         score = function.score if self.config.mc_dropout else function.deterministic_score
         blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
-        scores_n: npt.NDArray[np.float64] = torch.cat([score(probs_tbc) for probs_tbc in blocks]).cpu().double().numpy()
-        return scores_n
+        return _filled(np.empty(len(candidates)), (score(probs_tbc) for probs_tbc in blocks))
 
     def _probability_blocks(
         self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
@@ -243,10 +242,8 @@ class _Run:
     ) -> npt.NDArray[np.float64]:
         """Return the predictive probabilities (N, C): the mean over the passes."""
         blocks = self._probability_blocks(images, train_index, round_, purpose)
-        probs_nc: npt.NDArray[np.float64] = (
-            torch.cat([probs_tbc.double().mean(dim=0) for probs_tbc in blocks]).cpu().numpy()
-        )
-        return probs_nc
+        probs_nc = np.empty((len(images if train_index is None else train_index), self.data.class_count))
+        return _filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks))
 
     def _validation_metric(self, metric: Callable[..., float], round_: int) -> float:
         train_index = self.splits.validation
@@ -289,6 +286,19 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.float64]:
+    """Put blocks one after the other into an array made before them.
+
+    Blocks kept one by one would lie between the inference's large ones and cost a megabyte of unusable memory each.
+    """
+    start = 0
+    for block in blocks:
+        array_n[start : start + len(block)] = block.cpu().numpy()
+        start += len(block)
+    assert start == len(array_n), (start, array_n.shape)
+    return array_n
 
 
 def _estimator(
