@@ -92,9 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="faults to try, as a pattern such as 'SIG*'")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags = parser.parse_args(argv)
-    active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
-    active_learning.report.write_report = lambda *_, **__: None  # type: ignore[assignment]
-    active_learning.store._git_commit = lambda: None  # a process of its own each time
     _warm_up()
     rows, broken = [], []
     for fault in FAULTS:
@@ -123,7 +120,10 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 
 
 def _warm_up() -> None:
-    """Run once in this process, so that no fork has to import what is imported at the first use."""
+    """Leave out what takes seconds, and run once, so that no fork has to import what is imported at the first use."""
+    active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
+    active_learning.report.write_report = lambda *_, **__: None  # type: ignore[assignment]
+    active_learning.store._git_commit = lambda: None  # a process of its own each time
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
     silent = StringIO()
     with _folder() as folder, redirect_stdout(silent), redirect_stderr(silent):
