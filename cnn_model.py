@@ -133,25 +133,10 @@ class BayesianCNN(nn.Module):
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
-        x = self._first_convolution(images_nchw.float() * self.scale + self.shift).relu_()
-        x = self.conv2(x)
+        x = (images_nchw.float() * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
+        x = self.conv2(functional.relu(self.conv1(x)))
         # relu and max commute; after the pooling it has a quarter of the elements to do.
         return functional.relu(functional.max_pool2d(x, POOLING))
-
-    def _first_convolution(self, x: Tensor) -> Tensor:
-        """Return conv1's output (N, 32, h, w), channels last.
-
-        In float32 on a CPU it is a matrix product over the input's patches, which few input channels make small:
-        oneDNN's own kernels take several times as long, forward and backward (`make bench`, conv1_vs_onednn).
-        """
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            y: Tensor = self.conv1(x.contiguous(memory_format=torch.channels_last))
-            return y
-        images, _, height, width = x.shape
-        patches = x.unfold(2, KERNEL, 1).unfold(3, KERNEL, 1).permute(1, 4, 5, 0, 2, 3)
-        filters, bias = self.conv1.weight.flatten(1), self.conv1.bias
-        y = torch.addmm(bias, patches.reshape(filters.shape[1], -1).T, filters.T)
-        return y.view(images, height - KERNEL + 1, width - KERNEL + 1, FILTERS).permute(0, 3, 1, 2)
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits (N, C) of uint8 images (N, channels, height, width)."""

@@ -290,22 +290,6 @@ def _reference_fit(
     return seconds(lambda: plain.fit(images, labels), 2) * EPOCHS / 5
 
 
-def bench_first_convolution(bench: Bench, net: BayesianCNNClassifier) -> None:
-    """What computing conv1 as a matrix product of patches saves of a float32 training step of 128 images."""
-    module = net.module_.train()
-    images = torch.from_numpy(bench.normalised(bench.images(BATCH_SIZE)))
-
-    def step(convolution: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
-        # what conv2 takes in and gives back is channels last
-        y = torch.relu(convolution(x)).contiguous(memory_format=torch.channels_last)
-        y.backward(torch.ones_like(y))
-
-    ours = seconds(partial(step, module._first_convolution, images), 5)
-    channels_last = images.contiguous(memory_format=torch.channels_last)
-    usual = min(seconds(partial(step, module.conv1, x), 5) for x in (images, channels_last))
-    bench.note("conv1_vs_onednn", usual / ours, "x faster in float32, forward and backward")
-
-
 def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
     """Train our module in a loop without skorch."""
     net = bench.classifier(bench.precision, 0).fit(images, labels)  # module and optimiser, no epoch
@@ -477,7 +461,6 @@ def main(
     nets = {precision: bench.classifier(precision, 10).fit(*bench.labelled(1020)) for precision in precisions}
     bench_inference(bench, nets)
     bench_precision_pairs(bench)
-    bench_first_convolution(bench, nets["float32"])
     bench_fit(bench)
     bench_round(bench)
     bench_growth(bench, nets[bench.precision])

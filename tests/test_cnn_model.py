@@ -87,22 +87,6 @@ def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
     torch.testing.assert_close(module.features(images).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_first_convolution_and_its_gradients_are_those_of_a_convolution(channels: int) -> None:
-    module = BayesianCNN((channels, 12, 10), CLASSES, seed=3)
-    torch.nn.init.normal_(module.conv1.bias, generator=torch.Generator().manual_seed(1))
-    x = torch.randn(5, channels, 12, 10, generator=torch.Generator().manual_seed(2))
-    results = []
-    for convolution in (module._first_convolution, module.conv1):
-        module.zero_grad()
-        y = convolution(x)
-        (y**2).sum().backward()
-        results.append((y.detach(), module.conv1.weight.grad, module.conv1.bias.grad))
-    assert results[0][0].is_contiguous(memory_format=torch.channels_last)
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
-
-
 def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
     images, labels = make_images(40)
     first = make_classifier().fit(images, labels).weights()
