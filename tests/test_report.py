@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.config import ARM_FIELDS
 from active_learning.experiments import planned_runs
 from active_learning.flags import read_flags
 from active_learning.report import (
@@ -293,6 +295,74 @@ def test_the_penalty_matrix_of_the_page_is_traced_to_the_records(written: Path) 
     for label, values in [*zip(errors, wins, strict=True), ("mean of the column", wins.mean(axis=0))]:
         start = cells[10:].index(label) + 11
         assert cells[start : start + 9] == [f"{value:.2f}" for value in values]
+
+
+CITED = yaml.safe_load((ROOT / "active_learning" / "report" / "cited_figures.yaml").read_text())
+
+
+def test_every_cell_beside_images_that_others_acquired_is_traced(written: Path) -> None:
+    expected = []
+    for level in (0.1, 0.05):
+        for name in list(ARMS)[:5]:
+            median = np.median(reached([rows_of(written, name, repetition) for repetition in range(3)], level))
+            expected += [f"{ARMS[name]}, to {100 * level:.0f} %", f"{median:.0f}"]
+            for source, figures in CITED["acquired_to_reach"].items():
+                acquisition = name.partition("-")[0]
+                theirs = figures[acquisition][level]
+                spread = CITED["acquired_to_reach_std"].get(source, {}).get(acquisition, {}).get(level)
+                expected += [f"{theirs} ± {spread}" if spread else f"{theirs}", f"{median - theirs:+.0f}"]
+    headers = 2 + 2 * len(CITED["acquired_to_reach"])
+    assert page_cells(written)["table-cited_reach"][headers:] == expected
+
+
+def cited_error_cells(folder: Path, repetitions: int, validation_images: int) -> list[list[str]]:
+    """Return the rows of the table of cited test errors, ours computed from the records of a synthetic folder."""
+    content = dict(CITED["test_error"])
+    acquired, labels, validation = (content.pop(key) for key in ("acquired", "labels", "validation_images"))
+    rows, ours = [], {}
+    for name, label in list(ARMS.items())[:5]:
+        records = [rows_of(folder, name, repetition) for repetition in range(repetitions)]
+        mean = ours[name.partition("-")[0]] = 100 * np.mean(at(records, "test_error", acquired))
+        source = f"ours ({repetitions} run{'s' * (repetitions > 1)})"
+        labelled = next(row["labelled"] for row in records[0] if row["labelled"] == 20 + acquired)
+        rows.append((mean, [label, source, f"{labelled:,}", f"{validation_images:,}", f"{mean:.2f}", "-"]))
+    for source, figures in content.items():
+        for name, error in figures.items():
+            theirs = validation[source]
+            difference = f"{ours[name] - error:+.2f}" if name in ours and theirs == str(validation_images) else "-"
+            words = [ARMS.get(f"{name}-MC_dropout=True", name), CITED["sources"][source]["label"]]
+            words += [f"{labels[source]:,}", {"5000": "5,000", "5000 to 10000": "5,000 to 10,000"}[theirs]]
+            rows.append((error, [*words, f"{error:.2f}", difference]))
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+
+
+def test_every_cell_beside_errors_of_others_is_traced(written: Path, tmp_path: Path) -> None:
+    rows = cited_error_cells(written, 3, 100)
+    assert not any(cell[0] in "+-" and len(cell) > 1 for row in rows for cell in row)
+    assert page_cells(written)["table-cited_error"][6:] == [cell for row in rows for cell in row]
+
+    write_experiment(tmp_path, repetitions=1, determ=False, dataset="mnist", val_size=5000)
+    table_ = cited_error_table(summarise(read_results(tmp_path)))
+    assert table_ is not None
+    rows = cited_error_cells(tmp_path, 1, 5000)
+    assert sum(row[-1] != "-" for row in rows) == 9  # as many validation images as the paper and the re-implementation
+    assert [[cell.text for cell in row] for row in table_.rows] == rows
+
+
+def test_configuration_and_provenance_of_every_run_are_traced_to_the_files(written: Path) -> None:
+    page = (written / "report" / "index.html").read_text()
+    settings = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", page))
+    cells, expected = page_cells(written)["table-provenance-0"], []
+    for name, label in ARMS.items():
+        for repetition in range(3):
+            folder = Path("runs") / name / f"repetition_{repetition}"
+            header = json.loads((written / folder / "metrics.jsonl").read_text().splitlines()[0])
+            shared = {key: value for key, value in header["configuration"].items() if key not in ARM_FIELDS}
+            assert settings == {key: str(value) for key, value in shared.items()} | {"rounds": "100"}
+            (session,) = json.loads((written / folder / "provenance.json").read_text())["sessions"]
+            versions = f"Python {session['python']} torch {session['versions']['torch']}"
+            expected += [f"{label}, {repetition}", str(folder), session["commit"], session["processor"], versions]
+    assert cells[5:] == expected
 
 
 def test_findings_are_traced_to_the_records(written: Path) -> None:
