@@ -54,17 +54,17 @@ def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
 
 def _report(config: "ExperimentConfig", runs: "Sequence[RunConfig]", check: Callable[[], None]) -> str:
     """Write the report and print the results; return why the report could not be written, if it could not."""
-    from active_learning.report import REPORT_FOLDER, figure, numbers, table, write_report
+    from active_learning.report import figure, numbers, table, write_report
     from active_learning.report.results import NoResultsError
 
-    reason = ""
+    reason, page = "", None
     try:
         figure(config.result_dir, runs, f"Test error on {config.dataset}")
         check()
-        write_report(config.result_dir, data_dir=config.data_dir)
+        report = write_report(config.result_dir, data_dir=config.data_dir)
+        reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page
     except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
         reason = f"the report could not be written ({str(error) or type(error).__name__})"
-    page = None if reason else config.result_dir / REPORT_FOLDER / "index.html"
     try:
         if config.json:
             print(numbers(config.result_dir, runs, page))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,7 +33,10 @@ def tiny_main(monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """main.py with the flags of `TINY` before the given ones; no report is written."""
     monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
     monkeypatch.setattr("active_learning.report.figure", lambda *_: (Path("not drawn"), None))
-    monkeypatch.setattr("active_learning.report.write_report", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "active_learning.report.write_report",
+        lambda folder, **_: SimpleNamespace(page=folder / "report" / "index.html", failures=()),
+    )
     return lambda *flags: main([*TINY, *map(str, flags)])
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -293,6 +294,18 @@ def test_a_report_that_fails_hides_no_result(
         assert json.loads(printed.out)["paths"]["report"] is None
     else:
         assert ("BALD" in printed.out) == (form is None)
+
+
+def test_a_figure_that_could_not_be_drawn_is_told_at_the_end_of_a_run(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = SimpleNamespace(page=tmp_path / "index.html", failures=("The figure of x could not be drawn.",))
+    monkeypatch.setattr("active_learning.report.write_report", lambda *_, **__: report)
+    assert tiny_main("--result_dir", tmp_path, "--experiments=1") == 1
+    printed = capsys.readouterr()
+    sentence = "main.py: error: The figure of x could not be drawn; python -m active_learning.report"
+    assert printed.err.splitlines()[-1] == f"{sentence} {tmp_path} tries again."
+    assert f"Page: {report.page}" in printed.out
 
 
 def test_one_job_gives_the_bytes_of_two(
