@@ -9,7 +9,10 @@ Dimensions: T passes, N images, B images of a block, C classes, F features (befo
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -27,8 +30,11 @@ FILTERS = 32
 KERNEL = 4
 POOLING = 2
 
-IMAGES_PER_BLOCK = 250
-"""Images of one inference block: small enough that a block's activations stay in the processor's caches."""
+IMAGES_PER_BLOCK = 500
+"""Images of one inference block: enough for the matrix products of a pass to be long."""
+
+IMAGES_PER_SLICE = 125
+"""Images of a block that go through the convolutions at once: few enough for a cache to hold their activations."""
 
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
 """In bfloat16, a pass's kept hidden units and dropped features are filled up with zeros to multiples of these."""
@@ -291,7 +297,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         images: npt.NDArray[np.uint8],
         rows: npt.NDArray[np.int64] | None = None,
         *,
-        block_size: int = IMAGES_PER_BLOCK,
+        block_size: int = IMAGES_PER_SLICE,
     ) -> Iterator[Tensor]:
         """Yield the class probabilities (1, B, C) of the network used without dropout: one pass, nothing dropped."""
         yield from self._computed(images, rows, block_size, lambda block: self.module_(block).float().softmax(-1)[None])
@@ -307,7 +313,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
         head = _StochasticHead(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
-        return self._computed(images, rows, block_size, lambda block: head.class_probabilities(module.features(block)))
+        return self._computed(images, rows, block_size, head.class_probabilities)
 
     def _computed(
         self,
@@ -319,26 +325,73 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """Yield what `compute` makes of each block; where memory runs out, go on with blocks of half the size."""
         self.module_.eval()
         rows = np.arange(len(images)) if rows is None else rows
-        start = 0
-        while start < len(rows):
-            if self.check is not None:
-                self.check()
-            block = torch.from_numpy(images[rows[start : start + block_size]]).to(self.device)
-            try:
-                with torch.inference_mode(), self._autocast():
-                    computed = compute(block)
-            except (MemoryError, RuntimeError) as error:
-                if block_size == 1 or not _is_out_of_memory(error):
-                    raise
-                block_size //= 2
-                if self.note is not None:
-                    self.note(f"out of memory: inference goes on with blocks of {block_size} images")
-                continue
-            yield computed
-            start += len(block)
+
+        def computed(start: int, size: int) -> Tensor:
+            block = torch.from_numpy(images[rows[start : start + size]]).to(self.device)
+            with torch.inference_mode(), self._autocast():
+                return compute(block)
+
+        start = submitted = 0
+        coming: deque[Future[Tensor]] = deque()
+        threads = torch.get_num_threads() if self._device_type == "cpu" else 1
+        block_size = min(block_size, max(1, math.ceil(len(rows) / threads)))
+        with _block_threads(threads) as (executor, ahead):
+            while start < len(rows):
+                if self.check is not None:
+                    self.check()
+                while submitted < len(rows) and len(coming) < ahead:
+                    coming.append(executor.submit(computed, submitted, block_size))
+                    submitted += block_size
+                try:
+                    block_computed = coming.popleft().result()
+                except (MemoryError, RuntimeError) as error:
+                    if block_size == 1 or not _is_out_of_memory(error):
+                        raise
+                    wait(coming)
+                    coming.clear()
+                    submitted = start
+                    block_size //= 2
+                    if self.note is not None:
+                        self.note(f"out of memory: inference goes on with blocks of {block_size} images")
+                    continue
+                yield block_computed
+                start += block_size
+
+    @property
+    def _device_type(self) -> str:
+        return torch.device(self.device).type
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return torch.autocast(self._device_type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@contextmanager
+def _block_threads(threads: int) -> Iterator[tuple[Executor, int]]:
+    """Give what computes blocks, and how many blocks it should have at hand.
+
+    Each block is computed by one thread from end to end: its operations are too short to be shared out.
+    """
+    if threads == 1:
+        yield _CallingThread(), 1
+        return
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool, threads + 1
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # threads that start later take what was set last, by any thread
+
+
+class _CallingThread(Executor):
+    """Computes at once what is submitted, in the thread that submits it."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -362,6 +415,7 @@ class _StochasticHead:
     def __init__(
         self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, dtype: torch.dtype
     ) -> None:
+        self.module = module
         device = module.hidden.weight.device
         # oneDNN, which computes bfloat16, makes and keeps a kernel for each shape it meets: megabytes of them.
         rounded_to = (1, 1) if dtype == torch.float32 else (KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO)
@@ -376,10 +430,15 @@ class _StochasticHead:
             ]
             self.most_dropped = max(len(one.dropped) for one in self.passes)
 
-    def class_probabilities(self, features_bchw: Tensor) -> Tensor:
+    def class_probabilities(self, images_bchw: Tensor) -> Tensor:
         """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-        images = len(features_bchw)
-        features_fb = features_bchw.permute(1, 2, 3, 0).reshape(-1, images)
+        images = len(images_bchw)
+        features_fb = self.hidden_weight_hf.new_empty(self.hidden_weight_hf.shape[1], images)
+        for few_bchw, few_fb in zip(
+            images_bchw.split(IMAGES_PER_SLICE), features_fb.split(IMAGES_PER_SLICE, dim=1), strict=True
+        ):
+            features_bchw = self.module.features(few_bchw)
+            few_fb.unflatten(0, features_bchw.shape[1:]).copy_(features_bchw.permute(1, 2, 3, 0))
         undropped_hb = torch.addmm(self.hidden_bias_h1, self.hidden_weight_hf, features_fb)
         dropped_db = features_fb.new_empty(self.most_dropped, images)
         logits_tcb = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
