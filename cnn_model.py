@@ -312,8 +312,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ) -> Iterator[Tensor]:
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
-        head = _StochasticHead(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
-        return self._computed(images, rows, block_size, head.class_probabilities)
+        passes = _StochasticPasses(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
+        return self._computed(images, rows, block_size, passes.class_probabilities)
 
     def _computed(
         self,
@@ -399,8 +399,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-class _StochasticHead:
-    """The two dense layers under T fixed pairs of masks.
+class _StochasticPasses:
+    """The network under T fixed pairs of masks.
 
     For pass t with feature mask a and hidden mask b the hidden layer is relu(W (a * x) / 0.75 + c) on the rows that b
     keeps; the dropped rows are zero and are not computed. Since a drops a quarter of the features,
@@ -432,21 +432,29 @@ class _StochasticHead:
 
     def class_probabilities(self, images_bchw: Tensor) -> Tensor:
         """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-        images = len(images_bchw)
-        features_fb = self.hidden_weight_hf.new_empty(self.hidden_weight_hf.shape[1], images)
-        for few_bchw, few_fb in zip(
-            images_bchw.split(IMAGES_PER_SLICE), features_fb.split(IMAGES_PER_SLICE, dim=1), strict=True
-        ):
-            features_bchw = self.module.features(few_bchw)
-            few_fb.unflatten(0, features_bchw.shape[1:]).copy_(features_bchw.permute(1, 2, 3, 0))
+        logits_tcb = self.logits(self.features(images_bchw))
+        return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
+
+    def features(self, images_bchw: Tensor) -> Tensor:
+        """Return the activations (F, B) before the first dropout."""
+        features_fb: Tensor = self.hidden_weight_hf.new_empty(self.hidden_weight_hf.shape[1], len(images_bchw))
+        slices = images_bchw.split(IMAGES_PER_SLICE), features_fb.split(IMAGES_PER_SLICE, dim=1)
+        for few_bchw, few_fb in zip(*slices, strict=True):
+            x = self.module.features(few_bchw)
+            few_fb.unflatten(0, x.shape[1:]).copy_(x.permute(1, 2, 3, 0))
+        return features_fb
+
+    def logits(self, features_fb: Tensor) -> Tensor:
+        """Return the logits (T, C, B) of every pass."""
+        images = features_fb.shape[1]
         undropped_hb = torch.addmm(self.hidden_bias_h1, self.hidden_weight_hf, features_fb)
         dropped_db = features_fb.new_empty(self.most_dropped, images)
-        logits_tcb = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
+        logits_tcb: Tensor = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
         for one, logits_cb in zip(self.passes, logits_tcb, strict=True):
             dropped = torch.index_select(features_fb, 0, one.dropped, out=dropped_db[: len(one.dropped)])
             hidden = undropped_hb.index_select(0, one.kept).addmm_(one.hidden_weight, dropped, alpha=-1).relu_()
             torch.addmm(self.output_bias_c1, one.output_weight, hidden, out=logits_cb)
-        return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
+        return logits_tcb
 
 
 class _PassWeights(NamedTuple):

@@ -429,7 +429,7 @@ def _piece_of_work(threads: int) -> float:
     return seconds(work, 2)
 
 
-def _load(data_dir: Path | None) -> ImageData:
+def load_bench_data(data_dir: Path | None) -> ImageData:
     """Return MNIST where it is given, else the embedded digits."""
     try:
         return load_data("mnist", data_dir) if data_dir else load_data("mnist_5k")
@@ -456,7 +456,7 @@ def main(
         return
     keep_freed_memory()
     torch.set_num_threads(threads)
-    bench = Bench(_load(data_dir), threads, choose_precision("auto", "cpu"))
+    bench = Bench(load_bench_data(data_dir), threads, choose_precision("auto", "cpu"))
     precisions: list[Precision] = list(dict.fromkeys([bench.precision, "float32"]))
     nets = {precision: bench.classifier(precision, 10).fit(*bench.labelled(1020)) for precision in precisions}
     bench_inference(bench, nets)
