@@ -22,7 +22,7 @@ lint: $(VENV)/dev
 bench: $(VENV)/bench
 	$(PYTHON) -m benchmarks.speed $(DATA_DIR)
 
-# Where the time goes, and other ways to compute the same, as ratios to ours: two minutes; needs a C++ compiler.
+# Where the time goes, and other ways to compute the same, as ratios to ours: two minutes.
 bounds: $(VENV)/bench
 	$(PYTHON) -m benchmarks.bounds $(DATA_DIR)
 

@@ -194,7 +194,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         weight_decay: c.
         fit_seed: seed of the next fit: weights, batches and training masks.
         precision: float32, or bfloat16 through autocast.
-        check: called before each training step and inference block; what it raises ends the work.
+        check: called before each training step and whenever an inference block is due; what it raises ends the work.
         note: told in a sentence when memory ran out and inference goes on with smaller blocks.
         **kwargs: skorch's own settings.
     """
@@ -284,7 +284,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             rows: take these rows of `images` only, in this order.
             passes: T.
             seed: seed of the masks.
-            block_size: B; memory grows with it and with T, not with N.
+            block_size: B at most; memory grows with it, with T and with torch's threads, not with N.
         """
         generator = torch.Generator().manual_seed(seed)
         module: BayesianCNN = self.module_
@@ -347,6 +347,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 except (MemoryError, RuntimeError) as error:
                     if block_size == 1 or not _is_out_of_memory(error):
                         raise
+                    for other in coming:
+                        other.cancel()
                     wait(coming)
                     coming.clear()
                     submitted = start
@@ -391,7 +393,10 @@ class _CallingThread(Executor):
             future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
-        return future
+        try:
+            return future
+        finally:
+            del future  # or it and the error's traceback would keep each other, and the memory of the failed block
 
 
 def _is_out_of_memory(error: Exception) -> bool:

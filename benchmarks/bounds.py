@@ -5,6 +5,7 @@ the machine's measured peak that the matrix work reaches; then, for every other 
 we know of, how many times as fast as ours it is. Both sides of such a ratio take turns, on one thread.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._inductor.config as settings
 from jsonargparse import auto_cli
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,6 +37,7 @@ from cnn_model import (
     HIDDEN_DROPOUT,
     IMAGES_PER_BLOCK,
     BayesianCNN,
+    BayesianCNNClassifier,
     _StochasticPasses,
     choose_precision,
 )
@@ -44,7 +48,12 @@ LISTED = 10
 MOST_SHAPES = 10
 """An operation on more different shapes than this has one line, for all of them."""
 
-Work = Callable[[], object]
+Work = Callable[[], Tensor]
+Way = tuple[str, Work, Work]
+"""What another way is called, ours, and the other one."""
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
+"""How far apart the logits of two ways of computing the same may be: rounding, not another result."""
 
 
 def main(data_dir: Path | None = None) -> None:
@@ -59,65 +68,81 @@ def main(data_dir: Path | None = None) -> None:
     bench = Bench(load_bench_data(data_dir), 1, choose_precision("auto", "cpu"))
     bench.peak = peak_gemm(bench.precision)
     net = bench.classifier(bench.precision, 1).fit(*bench.labelled(BATCH_SIZE))
-    module: BayesianCNN = net.module_
-    images, labels = (torch.from_numpy(array) for array in bench.labelled(BATCH_SIZE))
-    block = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
+    rows = [*inference_rows(bench, net), *training_rows(bench, net)]
+    print(tabulate(rows, ("another way", "times as fast as ours"), disable_numparse=True))
+
+
+def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, str]]:
+    """Profile one block and return how fast the other ways are."""
+    module: BayesianCNN = net.module_.eval()
     generator = torch.Generator().manual_seed(0)
-    masks = [
-        torch.rand(PASSES, layer.in_features, generator=generator) >= rate
-        for layer, rate in ((module.hidden, FEATURE_DROPOUT), (module.output, HIDDEN_DROPOUT))
-    ]
+    layers = ((module.hidden, FEATURE_DROPOUT), (module.output, HIDDEN_DROPOUT))
+    masks = [torch.rand(PASSES, layer.in_features, generator=generator) >= rate for layer, rate in layers]
     passes = _StochasticPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
+    images = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
+    few = images[:BATCH_SIZE]
 
-    def autocast(work: Callable[..., object], *arguments: object) -> object:
-        with net._autocast():
-            return work(*arguments)
+    def work(function: Callable[..., Tensor], *arguments: object) -> Work:
+        def inference() -> Tensor:
+            with torch.inference_mode(), net._autocast():
+                return function(*arguments)
 
-    def inference(work: Callable[..., object], *arguments: object) -> object:
-        with torch.inference_mode(), net._autocast():
-            return work(*arguments)
+        return inference
 
-    step = training_step(module, partial(autocast, module), images, labels)
-    module.train()
-    show_profile(f"One training step of {BATCH_SIZE} images", step, fit_flops(bench, BATCH_SIZE, 1) / bench.peak)
-    module.eval()
-    infer = partial(inference, passes.class_probabilities, block)
+    whole, convolutions = work(passes.class_probabilities, images), work(module.features, few)
     floor = inference_flops(bench, IMAGES_PER_BLOCK, PASSES) / bench.peak
-    show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", infer, floor)
-
-    features_fb = inference(lambda: module.features(block).permute(1, 2, 3, 0).flatten(0, 2))
-    assert isinstance(features_fb, Tensor)
-    few = block[:BATCH_SIZE]
-    dense = partial(inference, passes.logits, features_fb)
-    rows = []
-    for name, ours, other in (
-        ("convolutions in inference: torch.compile with freezing", partial(inference, module.features, few),
-         partial(inference, compiled(module.features, few), few)),
-        ("convolutions in inference: NCHW", partial(inference, module.features, few),
-         partial(inference, nchw(module).features, few)),
+    show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", whole, floor)
+    features_fb = work(passes.features, images)()
+    dense = work(passes.logits, features_fb)
+    weights = pass_weights(module, masks, features_fb.dtype)
+    kept_weights = [(kept, first[:, kept], *others) for kept, first, *others in weights]
+    ways: list[Way] = [
+        ("convolutions in inference: NCHW", convolutions, work(nchw(module).features, few)),
         ("dense layers in inference: dropped features as zeros, one product a pass", dense,
-         partial(inference, masked_weights, module, masks, features_fb)),
+         work(masked_weights, passes, weights, features_fb)),
         ("dense layers in inference: kept features multiplied, none subtracted", dense,
-         partial(inference, kept_features, module, masks, features_fb)),
+         work(kept_features, passes, kept_weights, features_fb)),
         ("dense layers in inference: oneDNN's linear layer in place of addmm", dense,
-         partial(inference, onednn_linear, passes, features_fb)),
-        *(
-            (f"inference: blocks of {size} images in place of {IMAGES_PER_BLOCK}", infer,
-             partial(inference, in_blocks, passes, block, size))
-            for size in (50, 125, 250)
-        ),
-    ):  # fmt: skip
-        rows.append((name, speed_of(other, ours)))
-    module.train()
-    textbook = TextbookDropout(module).train()
-    compiled_step = training_step(textbook, partial(autocast, torch.compile(textbook)), images, labels)
-    rows.append(("training step: torch.compile", speed_of(compiled_step, step)))
-    plain = nchw(module).train()
-    nchw_step = training_step(plain, partial(autocast, plain), images, labels)
-    rows.append(("training step: NCHW", speed_of(nchw_step, step)))
-    rows.append(("training step: torch's own convolutions", speed_of(partial(no_onednn, step), step)))
-    headers = ("another way", "times as fast as ours")
-    print(tabulate([(name, f"{ratio:.2f}") for name, ratio in rows], headers, disable_numparse=True))
+         work(onednn_linear, passes, features_fb)),
+        *((f"inference: blocks of {size} images in place of {IMAGES_PER_BLOCK}", whole,
+           work(in_blocks, passes, images, size)) for size in (50, 125, 250)),
+    ]  # fmt: skip
+    rows = [(way[0], speed_of(*way[1:], tolerance=TOLERANCE[bench.precision])) for way in ways]
+    with settings.patch(freezing=True):
+        fast = work(torch.compile(module.features), few)
+        rows.append(("convolutions in inference: torch.compile with freezing", speed_of(fast, convolutions)))
+    return rows
+
+
+def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, str]]:
+    """Profile one step and return how fast the other ways are."""
+    module: BayesianCNN = net.module_.train()
+    images, labels = (torch.from_numpy(array) for array in bench.labelled(BATCH_SIZE))
+
+    def work(network: nn.Module, forward: Callable[[Tensor], Tensor]) -> Work:
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.0, fused=True)  # every step from the same weights
+        criterion = nn.CrossEntropyLoss()
+
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            with net._autocast():
+                logits_nc = forward(images)
+            loss: Tensor = criterion(logits_nc.float(), labels)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            return loss
+
+        return step
+
+    ours = work(module, module)
+    show_profile(f"One training step of {BATCH_SIZE} images", ours, fit_flops(bench, BATCH_SIZE, 1) / bench.peak)
+    textbook, other = TextbookDropout(module).train(), nchw(module).train()
+    return [
+        ("training step: torch.compile", speed_of(work(textbook, torch.compile(textbook)), ours)),
+        ("training step: NCHW", speed_of(work(other, other), ours)),
+        ("training step: without oneDNN", speed_of(partial(without_onednn, ours), ours)),
+    ]
 
 
 def show_profile(title: str, work: Work, floor: float) -> None:
@@ -160,28 +185,22 @@ def seconds_of(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def speed_of(other: Work, ours: Work) -> float:
-    """Return how many times as fast as ours another way is: medians of turns taken in alternation."""
-    other(), ours()
+def speed_of(other: Work, ours: Work, tolerance: float = math.inf) -> str:
+    """Return how many times as fast as ours another way is: medians of turns taken in alternation.
+
+    Without a C++ compiler torch compiles nothing; then it is said in place of the ratio.
+
+    Raises:
+        AssertionError: if what they compute is further apart than `tolerance`.
+    """
+    try:
+        torch.testing.assert_close(other().float(), ours().float(), atol=tolerance, rtol=0)
+    except InductorError as error:
+        if InvalidCxxCompiler.__name__ not in str(error):
+            raise
+        return "needs a C++ compiler"
     times = np.array([(seconds_of(other), seconds_of(ours)) for _ in range(TURNS)])
-    return float(np.median(times[:, 1]) / np.median(times[:, 0]))
-
-
-def training_step(module: nn.Module, forward: Callable[[Tensor], object], images: Tensor, labels: Tensor) -> Work:
-    """Return a step of Adam on the module's parameters, as a fit takes it."""
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.0, fused=True)  # every step from the same weights
-    criterion = nn.CrossEntropyLoss()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        logits = forward(images)
-        assert isinstance(logits, Tensor)
-        loss = criterion(logits.float(), labels)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-
-    return step
+    return f"{np.median(times[:, 1]) / np.median(times[:, 0]):.2f}"
 
 
 class TextbookDropout(nn.Module):
@@ -212,58 +231,66 @@ def nchw(module: BayesianCNN) -> BayesianCNN:
     channels, classes = module.conv1.in_channels, module.output.out_features
     side = 2 * int((module.hidden.in_features // module.conv2.out_channels) ** 0.5) + 6
     other = _Nchw((channels, side, side), classes)
+    other.scale, other.shift = module.scale, module.shift
     other.load_state_dict(module.state_dict())
     return other.to(memory_format=torch.contiguous_format)
 
 
-def compiled(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function compiled by torch for this input, the weights frozen."""
-    import torch._inductor.config as settings
-
-    with settings.patch(freezing=True), torch.inference_mode():
-        fast: Callable[[Tensor], Tensor] = torch.compile(function)
-        fast(example)
-    return fast
-
-
-def no_onednn(work: Work) -> None:
-    """Do some work with torch's own convolutions."""
+def without_onednn(work: Work) -> Tensor:
+    """Do some work with torch's own kernels."""
     with torch.backends.mkldnn.flags(enabled=False):
-        work()
+        return work()
 
 
-def in_blocks(passes: _StochasticPasses, images: Tensor, size: int) -> None:
+def in_blocks(passes: _StochasticPasses, images: Tensor, size: int) -> Tensor:
     """Compute the passes of some images in smaller blocks."""
-    for few in images.split(size):
-        passes.class_probabilities(few)
+    return torch.cat([passes.class_probabilities(few) for few in images.split(size)], dim=1)
 
 
-def masked_weights(module: BayesianCNN, masks: Sequence[Tensor], features_fb: Tensor) -> None:
-    """Compute every pass as one product with the weights of dropped features set to zero."""
-    for features, hidden in zip(*masks, strict=True):
-        weight = (module.hidden.weight[hidden] * (features / (1 - FEATURE_DROPOUT))).to(features_fb.dtype)
-        units = torch.addmm(module.hidden.bias[hidden, None].to(weight.dtype), weight, features_fb).relu_()
-        (module.output.weight[:, hidden] / (1 - HIDDEN_DROPOUT)).to(weight.dtype) @ units
+def pass_weights(module: BayesianCNN, masks: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
+    """Return, for every pass, the indices of kept features and units, and the weights of both layers with dropout."""
+    weights = []
+    with torch.inference_mode():
+        for features, hidden in zip(*masks, strict=True):
+            first = module.hidden.weight[hidden] * (features / (1 - FEATURE_DROPOUT))
+            last = module.output.weight[:, hidden] / (1 - HIDDEN_DROPOUT)
+            bias = module.hidden.bias[hidden, None]
+            weights.append((features.nonzero().squeeze(1), *(tensor.to(dtype) for tensor in (first, bias, last))))
+    return weights
 
 
-def kept_features(module: BayesianCNN, masks: Sequence[Tensor], features_fb: Tensor) -> None:
-    """Compute every pass from the features that it keeps."""
-    for features, hidden in zip(*masks, strict=True):
-        kept = features.nonzero().squeeze(1)
-        weight = (module.hidden.weight[hidden][:, kept] / (1 - FEATURE_DROPOUT)).to(features_fb.dtype)
-        bias = module.hidden.bias[hidden, None].to(weight.dtype)
-        units = torch.addmm(bias, weight, features_fb.index_select(0, kept)).relu_()
-        (module.output.weight[:, hidden] / (1 - HIDDEN_DROPOUT)).to(weight.dtype) @ units
+def masked_weights(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+    """Compute the logits of every pass as one product with the weights of dropped features set to zero."""
+    return torch.stack(
+        [
+            torch.addmm(passes.output_bias_c1, last, torch.addmm(bias, first, features_fb).relu_())
+            for _, first, bias, last in weights
+        ]
+    )
 
 
-def onednn_linear(passes: _StochasticPasses, features_fb: Tensor) -> None:
-    """Subtract the dropped features with oneDNN's linear layer, images first."""
+def kept_features(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+    """Compute the logits of every pass from the features that it keeps; `weights` hold no others."""
+    return torch.stack(
+        [
+            torch.addmm(
+                passes.output_bias_c1, last, torch.addmm(bias, first, features_fb.index_select(0, kept)).relu_()
+            )
+            for kept, first, bias, last in weights
+        ]
+    )
+
+
+def onednn_linear(passes: _StochasticPasses, features_fb: Tensor) -> Tensor:
+    """Compute the logits of every pass and subtract the dropped features with oneDNN's linear layer, images first."""
     undropped_hb = torch.addmm(passes.hidden_bias_h1, passes.hidden_weight_hf, features_fb)
+    logits = []
     for one in passes.passes:
         dropped_bd = features_fb.index_select(0, one.dropped).T.contiguous()
         linear = torch.ops.mkldnn._linear_pointwise(dropped_bd, one.hidden_weight, None, "none", [], "")
         hidden = (undropped_hb.index_select(0, one.kept) - linear.T).relu_()
-        torch.addmm(passes.output_bias_c1, one.output_weight, hidden)
+        logits.append(torch.addmm(passes.output_bias_c1, one.output_weight, hidden))
+    return torch.stack(logits)
 
 
 if __name__ == "__main__":

@@ -434,7 +434,7 @@ def load_bench_data(data_dir: Path | None) -> ImageData:
     try:
         return load_data("mnist", data_dir) if data_dir else load_data("mnist_5k")
     except DataError as error:
-        sys.exit(f"benchmarks.speed: error: {error}")
+        sys.exit(f"benchmarks: error: {error}")
 
 
 def main(

@@ -1,8 +1,10 @@
 """The Bayesian CNN: its weights, its training and MC dropout against plain passes of the module."""
 
+import gc
 import platform
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -343,6 +345,29 @@ def test_a_lack_of_memory_halves_the_block_and_changes_no_probability(
     assert set(sizes) == {5, 3}
     assert sum(sizes) == 63 or threads > 1  # what other threads had computed of larger blocks is not used
     assert notes == [f"out of memory: inference goes on with blocks of {size} images" for size in (10, 5)]
+
+
+def test_a_lack_of_memory_gives_back_what_the_failed_block_held(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    features = BayesianCNN.features
+
+    def scarce(self: BayesianCNN, images_nchw: torch.Tensor) -> torch.Tensor:
+        large = torch.empty(10)
+        held.append(weakref.ref(large))
+        if len(images_nchw) > 5:
+            raise MemoryError
+        assert [one() is None for one in held] == [True] * (len(held) - 1) + [False]
+        return features(self, images_nchw)
+
+    monkeypatch.setattr(BayesianCNN, "features", scarce)
+    gc.disable()  # nothing may depend on when it comes by
+    try:
+        all_passes(fitted, make_images(20)[0], passes=2, seed=1, block_size=20)
+    finally:
+        gc.enable()
+    assert len(held) == 2 + 4
 
 
 def test_an_error_that_is_no_lack_of_memory_is_raised(
