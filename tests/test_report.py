@@ -380,6 +380,14 @@ def test_findings_are_traced_to_the_records(written: Path) -> None:
     )
 
 
+def test_a_finding_names_all_that_share_the_first_place(tmp_path: Path) -> None:
+    for acquisition, curve in (("bald", [0.09, 0.04]), ("uniform", [0.09, 0.06]), ("mean_std", [0.09, 0.05])):
+        write_run(tmp_path, run_config(acquisition=acquisition, rounds=1), curve)
+    first, second, *_ = findings(summarise(read_results(tmp_path)))
+    assert first == "Fewest images to 10 % test error: all alike, 0 (one run)."
+    assert second == "Fewest images to 5 % test error: BALD and Mean STD, 10 (one run); Random: not reached in 1 run."
+
+
 def test_every_number_is_traced_to_the_records(written: Path) -> None:
     checked = 0
     names = {run.path.parent.name: arm.label for arm in read_results(written).arms for run in arm.runs}

@@ -117,10 +117,12 @@ def findings(summary: Summary) -> list[str]:
         if not reached:
             sentences.append(f"No run reached {100 * level:.0f} % test error.")
             break
-        best = min(reached, key=lambda e: (math.inf if e.median is None else e.median, -e.reached))
-        sentence = f"Fewest images to {100 * level:.0f} % test error: {best.arm}, {_median_words(best)}"
+        best = min(reached, key=_reach_rank)
+        equal = [estimate.arm for estimate in reached if _reach_rank(estimate) == _reach_rank(best)]
+        names = "all alike" if 1 < len(equal) == len(found) else _listed(equal)
+        sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
-        if random != best.arm:
+        if random not in equal:
             sentence += f"; {random}: {_median_words(summary.get(random, REACH, level))}"
         sentences.append(sentence + ".")
     ends = [summary.get(arm.label, "test_error", summary.end) for arm in summary.results.arms]
@@ -132,6 +134,10 @@ def findings(summary: Summary) -> list[str]:
         )
         sentences.append(f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}.")
     return sentences
+
+
+def _reach_rank(estimate: Estimate) -> tuple[float, int]:
+    return (math.inf if estimate.median is None else estimate.median, -estimate.reached)
 
 
 def cautions(summary: Summary) -> list[str]:
