@@ -122,7 +122,7 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 def _warm_up() -> None:
     """Leave out what takes seconds, and run once, so that no fork has to import what is imported at the first use."""
     active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
-    active_learning.report.write_report = lambda *_, **__: None  # type: ignore[assignment]
+    active_learning.report.write_report = tiny.no_report  # type: ignore[assignment]
     active_learning.store._git_commit = lambda: None  # a process of its own each time
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
     silent = StringIO()

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -33,10 +32,7 @@ def tiny_main(monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """main.py with the flags of `TINY` before the given ones; no report is written."""
     monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
     monkeypatch.setattr("active_learning.report.figure", lambda *_: (Path("not drawn"), None))
-    monkeypatch.setattr(
-        "active_learning.report.write_report",
-        lambda folder, **_: SimpleNamespace(page=folder / "report" / "index.html", failures=()),
-    )
+    monkeypatch.setattr("active_learning.report.write_report", tiny.no_report)
     return lambda *flags: main([*TINY, *map(str, flags)])
 
 
