@@ -3,7 +3,8 @@
 The only file that knows torch and skorch internals. Its secret: everything before the first dropout is deterministic,
 so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
 all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
-keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout).
+keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). And most of
+the second convolution's gradients are zero, since pooling, relu and dropout stop them: training computes the others.
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
@@ -20,8 +21,12 @@ import numpy.typing as npt
 import torch
 from skorch import NeuralNetClassifier
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 from torch.nn.utils import skip_init
+
+from active_learning.pooled_convolution import pooled_convolution_gradients
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
@@ -139,10 +144,16 @@ class BayesianCNN(nn.Module):
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
-        x = (images_nchw.float() * self.scale + self.shift).contiguous(memory_format=torch.channels_last)
-        x = self.conv2(functional.relu(self.conv1(x)))
+        # A copy: with one channel any strides count as channels_last, and oneDNN is five times slower with some.
+        x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
+        if self.training and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            features: Tensor = _TrainedConvolutions.apply(
+                x, self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
+            )
+            return features
+        x = self.conv2(functional.relu(self.conv1(x), inplace=True))
         # relu and max commute; after the pooling it has a quarter of the elements to do.
-        return functional.relu(functional.max_pool2d(x, POOLING))
+        return functional.relu(functional.max_pool2d(x, POOLING), inplace=True)
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits (N, C) of uint8 images (N, channels, height, width)."""
@@ -166,6 +177,34 @@ class BayesianCNN(nn.Module):
         words.random_(torch.iinfo(torch.int64).min, None, generator=self._mask_generators[x.device])
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * rate)
         return x * kept.to(x.dtype).mul_(1 / (1 - rate))
+
+
+class _TrainedConvolutions(Function):
+    """Both convolutions with their relus and the pooling, where the second's gradients skip what the pooling stops."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+        """Return the activations before the first dropout."""
+        between = functional.conv2d(x, weight1, bias1).relu_()
+        outputs = functional.conv2d(between, weight2, bias2)
+        pooled, places = functional.max_pool2d(outputs, POOLING, return_indices=True)
+        ctx.save_for_backward(x, weight1, between, weight2, pooled.relu_(), places)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients by weights and biases; the images need none."""
+        x, weight1, between, weight2, pooled, places = ctx.saved_tensors
+        arrays = (
+            tensor.detach().permute(0, 2, 3, 1).numpy() for tensor in (between, weight2, pooled, places, gradient)
+        )
+        by_between, by_weight2, by_bias2 = map(
+            torch.from_numpy, pooled_convolution_gradients(*arrays, threads=torch.get_num_threads())
+        )
+        by_between = by_between.permute(0, 3, 1, 2)
+        by_weight1 = conv2d_weight(x, weight1.shape, by_between)
+        return None, by_weight1, by_between.sum((0, 2, 3)), by_weight2.permute(0, 3, 1, 2), by_bias2
 
 
 class TensorBatches:

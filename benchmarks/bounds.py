@@ -50,7 +50,7 @@ MOST_SHAPES = 10
 
 Work = Callable[[], Tensor]
 Way = tuple[str, Work, Work]
-"""What another way is called, ours, and the other one."""
+"""What another way is called, that way, and ours."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 """How far apart the logits of two ways of computing the same may be: rounding, not another result."""
@@ -96,16 +96,17 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     dense = work(passes.logits, features_fb)
     weights = pass_weights(module, masks, features_fb.dtype)
     kept_weights = [(kept, first[:, kept], *others) for kept, first, *others in weights]
+    other_layout = by_torch(module, torch.contiguous_format).features
     ways: list[Way] = [
-        ("convolutions in inference: NCHW", convolutions, work(nchw(module).features, few)),
-        ("dense layers in inference: dropped features as zeros, one product a pass", dense,
-         work(masked_weights, passes, weights, features_fb)),
-        ("dense layers in inference: kept features multiplied, none subtracted", dense,
-         work(kept_features, passes, kept_weights, features_fb)),
-        ("dense layers in inference: oneDNN's linear layer in place of addmm", dense,
-         work(onednn_linear, passes, features_fb)),
-        *((f"inference: blocks of {size} images in place of {IMAGES_PER_BLOCK}", whole,
-           work(in_blocks, passes, images, size)) for size in (50, 125, 250)),
+        ("convolutions in inference: NCHW", work(other_layout, few), convolutions),
+        ("dense layers in inference: dropped features as zeros, one product a pass",
+         work(masked_weights, passes, weights, features_fb), dense),
+        ("dense layers in inference: kept features multiplied, none subtracted",
+         work(kept_features, passes, kept_weights, features_fb), dense),
+        ("dense layers in inference: oneDNN's linear layer in place of addmm",
+         work(onednn_linear, passes, features_fb), dense),
+        *((f"inference: blocks of {size} images in place of {IMAGES_PER_BLOCK}",
+           work(in_blocks, passes, images, size), whole) for size in (50, 125, 250)),
     ]  # fmt: skip
     rows = [(way[0], speed_of(*way[1:], tolerance=TOLERANCE[bench.precision])) for way in ways]
     with settings.patch(freezing=True):
@@ -116,6 +117,7 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
 
 def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, str]]:
     """Profile one step and return how fast the other ways are."""
+    floor = fit_flops(bench, net, bench.labelled(BATCH_SIZE)[0], 1) / bench.peak
     module: BayesianCNN = net.module_.train()
     images, labels = (torch.from_numpy(array) for array in bench.labelled(BATCH_SIZE))
 
@@ -136,9 +138,11 @@ def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, s
         return step
 
     ours = work(module, module)
-    show_profile(f"One training step of {BATCH_SIZE} images", ours, fit_flops(bench, BATCH_SIZE, 1) / bench.peak)
-    textbook, other = TextbookDropout(module).train(), nchw(module).train()
+    show_profile(f"One training step of {BATCH_SIZE} images", ours, floor)
+    dense, other = by_torch(module).train(), by_torch(module, torch.contiguous_format).train()
+    textbook = TextbookDropout(by_torch(module)).train()
     return [
+        ("training step: all gradients by torch, zeros too", speed_of(work(dense, dense), ours)),
         ("training step: torch.compile", speed_of(work(textbook, torch.compile(textbook)), ours)),
         ("training step: NCHW", speed_of(work(other, other), ours)),
         ("training step: without oneDNN", speed_of(partial(without_onednn, ours), ours)),
@@ -218,22 +222,24 @@ class TextbookDropout(nn.Module):
         return logits_nc
 
 
-class _Nchw(BayesianCNN):
-    """Our network in torch's default layout of memory."""
+class _ByTorch(BayesianCNN):
+    """Our network with all gradients computed by torch."""
+
+    layout = torch.channels_last
 
     def features(self, images_nchw: Tensor) -> Tensor:
-        x = (images_nchw.float() * self.scale + self.shift).contiguous(memory_format=torch.contiguous_format)
+        x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=self.layout)
         return functional.relu(functional.max_pool2d(self.conv2(functional.relu(self.conv1(x))), 2))
 
 
-def nchw(module: BayesianCNN) -> BayesianCNN:
-    """Return the same network in torch's default layout of memory."""
+def by_torch(module: BayesianCNN, layout: torch.memory_format = torch.channels_last) -> BayesianCNN:
+    """Return the same network in another layout of memory, with all gradients computed by torch."""
     channels, classes = module.conv1.in_channels, module.output.out_features
     side = 2 * int((module.hidden.in_features // module.conv2.out_channels) ** 0.5) + 6
-    other = _Nchw((channels, side, side), classes)
-    other.scale, other.shift = module.scale, module.shift
+    other = _ByTorch((channels, side, side), classes)
+    other.layout, other.scale, other.shift = layout, module.scale, module.shift
     other.load_state_dict(module.state_dict())
-    return other.to(memory_format=torch.contiguous_format)
+    return other.to(memory_format=layout)
 
 
 def without_onednn(work: Work) -> Tensor:

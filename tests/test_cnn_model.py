@@ -100,6 +100,31 @@ def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
     torch.testing.assert_close(module.features(images).double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_training_gradients_equal_those_of_the_textbook_order(
+    threads: int, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_threads(threads)
+    images, labels = (torch.from_numpy(array) for array in make_images(40))
+
+    def gradients(module: BayesianCNN) -> dict[str, torch.Tensor]:
+        functional.cross_entropy(module.train()(images), labels).backward()
+        return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+    def textbook(self: BayesianCNN, images_nchw: torch.Tensor) -> torch.Tensor:
+        x = (images_nchw / 255 - 0.3) / 0.2
+        for layer in (self.conv1, self.conv2):
+            x = functional.relu(layer(x))
+        return functional.max_pool2d(x, 2)
+
+    ours = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))
+    monkeypatch.setattr(BayesianCNN, "features", textbook)
+    theirs = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))  # the seed draws the same masks
+    assert len(ours) == 8
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
     images, labels = make_images(40)
     first = make_classifier().fit(images, labels).weights()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-LEAVES = {"acquisition_functions", "load_data", "cnn_model"}
+LEAVES = {"acquisition_functions", "load_data", "active_learning.pooled_convolution"}
 FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")) if path.name != "__init__.py"]
 NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
 
@@ -19,6 +19,7 @@ FORBIDDEN = {
     "active_learning.streams": {"active_learning", "torch"},
     "active_learning.interruption": {"active_learning"},
     "active_learning.status": {"torch", "active_learning.loop", "active_learning.execution"},
+    "active_learning.pooled_convolution": {"torch"},
     "load_data": {"torch"},
 }
 
@@ -52,6 +53,10 @@ def test_nothing_forbidden_is_imported(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_leaves_import_nothing_of_ours(name: str) -> None:
     assert not ours(NAMES[name])
+
+
+def test_the_network_imports_nothing_of_ours_but_its_gradients() -> None:
+    assert ours(NAMES["cnn_model"]) == {"active_learning.pooled_convolution"}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"main"}))
