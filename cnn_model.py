@@ -3,8 +3,8 @@
 The only file that knows torch and skorch internals. Its secret: everything before the first dropout is deterministic,
 so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
 all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
-keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). And most of
-the second convolution's gradients are zero, since pooling, relu and dropout stop them: training computes the others.
+keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). On a CPU in
+float32 the convolutional part is our own code too, see `active_learning/convolutions.py`.
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
@@ -23,17 +23,13 @@ from skorch import NeuralNetClassifier
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
-from torch.nn.grad import conv2d_weight
 from torch.nn.utils import skip_init
 
-from active_learning.pooled_convolution import pooled_convolution_gradients
+from active_learning.convolutions import FILTERS, KERNEL, POOLING, convolution_gradients, convolve
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
 HIDDEN_UNITS = 128
-FILTERS = 32
-KERNEL = 4
-POOLING = 2
 
 IMAGES_PER_BLOCK = 500
 """Images of one inference block: enough for the matrix products of a pass to be long."""
@@ -146,10 +142,9 @@ class BayesianCNN(nn.Module):
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
         # A copy: with one channel any strides count as channels_last, and oneDNN is five times slower with some.
         x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
-        if self.training and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            features: Tensor = _TrainedConvolutions.apply(
-                x, self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
-            )
+        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            parameters = self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
+            features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), x, *parameters)
             return features
         x = self.conv2(functional.relu(self.conv1(x), inplace=True))
         # relu and max commute; after the pooling it has a quarter of the elements to do.
@@ -179,32 +174,33 @@ class BayesianCNN(nn.Module):
         return x * kept.to(x.dtype).mul_(1 / (1 - rate))
 
 
-class _TrainedConvolutions(Function):
-    """Both convolutions with their relus and the pooling, where the second's gradients skip what the pooling stops."""
+class _Convolutions(Function):
+    """The convolutional part of the network as `active_learning.convolutions` computes it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-        """Return the activations before the first dropout."""
-        between = functional.conv2d(x, weight1, bias1).relu_()
-        outputs = functional.conv2d(between, weight2, bias2)
-        pooled, places = functional.max_pool2d(outputs, POOLING, return_indices=True)
-        ctx.save_for_backward(x, weight1, between, weight2, pooled.relu_(), places)
-        return pooled
+    def forward(ctx: Any, for_gradients: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+        """Return the activations before the first dropout; the parameters are both weights, each with its bias."""
+        weight1, bias1, weight2, bias2 = parameters
+        arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), bias2.numpy()
+        convolved = convolve(*arrays, for_gradients=for_gradients, threads=torch.get_num_threads())
+        if for_gradients:
+            ctx.save_for_backward(x, weight2)
+            ctx.convolved = convolved
+        return torch.from_numpy(convolved.features_npqo).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by weights and biases; the images need none."""
-        x, weight1, between, weight2, pooled, places = ctx.saved_tensors
-        arrays = (
-            tensor.detach().permute(0, 2, 3, 1).numpy() for tensor in (between, weight2, pooled, places, gradient)
-        )
-        by_between, by_weight2, by_bias2 = map(
-            torch.from_numpy, pooled_convolution_gradients(*arrays, threads=torch.get_num_threads())
-        )
-        by_between = by_between.permute(0, 3, 1, 2)
-        by_weight1 = conv2d_weight(x, weight1.shape, by_between)
-        return None, by_weight1, by_between.sum((0, 2, 3)), by_weight2.permute(0, 3, 1, 2), by_bias2
+        """Return the gradients by the parameters; the images need none."""
+        x, weight2 = map(_as_array, ctx.saved_tensors)
+        threads = torch.get_num_threads()
+        found = convolution_gradients(ctx.convolved, x, weight2, _as_array(gradient), threads=threads)
+        by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
+        return None, None, by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
+
+
+def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
+    return tensor_nchw.permute(0, 2, 3, 1).numpy()
 
 
 class TensorBatches:

@@ -90,15 +90,16 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
         return inference
 
     whole, convolutions = work(passes.class_probabilities, images), work(module.features, few)
-    floor = inference_flops(bench, IMAGES_PER_BLOCK, PASSES) / bench.peak
+    floor = inference_flops(bench, bench.precision, IMAGES_PER_BLOCK, PASSES) / bench.peak
     show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", whole, floor)
     features_fb = work(passes.features, images)()
     dense = work(passes.logits, features_fb)
     weights = pass_weights(module, masks, features_fb.dtype)
     kept_weights = [(kept, first[:, kept], *others) for kept, first, *others in weights]
-    other_layout = by_torch(module, torch.contiguous_format).features
+    same, other_layout = by_torch(module).eval(), by_torch(module, torch.contiguous_format).eval()
     ways: list[Way] = [
-        ("convolutions in inference: NCHW", work(other_layout, few), convolutions),
+        ("convolutions in inference: by torch", work(same.features, few), convolutions),
+        ("convolutions in inference: by torch, NCHW", work(other_layout.features, few), convolutions),
         ("dense layers in inference: dropped features as zeros, one product a pass",
          work(masked_weights, passes, weights, features_fb), dense),
         ("dense layers in inference: kept features multiplied, none subtracted",
@@ -110,7 +111,7 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     ]  # fmt: skip
     rows = [(way[0], speed_of(*way[1:], tolerance=TOLERANCE[bench.precision])) for way in ways]
     with settings.patch(freezing=True):
-        fast = work(torch.compile(module.features), few)
+        fast = work(torch.compile(same.features), few)
         rows.append(("convolutions in inference: torch.compile with freezing", speed_of(fast, convolutions)))
     return rows
 
@@ -142,10 +143,10 @@ def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, s
     dense, other = by_torch(module).train(), by_torch(module, torch.contiguous_format).train()
     textbook = TextbookDropout(by_torch(module)).train()
     return [
-        ("training step: all gradients by torch, zeros too", speed_of(work(dense, dense), ours)),
+        ("training step: by torch", speed_of(work(dense, dense), ours)),
         ("training step: torch.compile", speed_of(work(textbook, torch.compile(textbook)), ours)),
-        ("training step: NCHW", speed_of(work(other, other), ours)),
-        ("training step: without oneDNN", speed_of(partial(without_onednn, ours), ours)),
+        ("training step: by torch, NCHW", speed_of(work(other, other), ours)),
+        ("training step: by torch without oneDNN", speed_of(partial(without_onednn, work(dense, dense)), ours)),
     ]
 
 
@@ -223,7 +224,7 @@ class TextbookDropout(nn.Module):
 
 
 class _ByTorch(BayesianCNN):
-    """Our network with all gradients computed by torch."""
+    """Our network with convolutions, pooling and their gradients by torch."""
 
     layout = torch.channels_last
 
@@ -233,7 +234,7 @@ class _ByTorch(BayesianCNN):
 
 
 def by_torch(module: BayesianCNN, layout: torch.memory_format = torch.channels_last) -> BayesianCNN:
-    """Return the same network in another layout of memory, with all gradients computed by torch."""
+    """Return the same network with everything computed by torch, in this layout of memory."""
     channels, classes = module.conv1.in_channels, module.output.out_features
     side = 2 * int((module.hidden.in_features // module.conv2.out_channels) ** 0.5) + 6
     other = _ByTorch((channels, side, side), classes)

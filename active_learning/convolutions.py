@@ -1,0 +1,511 @@
+"""The convolutional part of the network on a CPU in float32, in fewer operations than a library takes.
+
+relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4 each, and its gradients:
+
+- The second convolution is Winograd's minimal filtering (Lavin and Gray 2016) on tiles that are the pooling's windows:
+  with the matrices below, the four outputs of a window under the filters g and the 5x5 inputs d are
+
+      OUTPUT [ sum over channels of (FILTER g FILTER^T) * (INPUT d INPUT^T) ] OUTPUT^T,
+
+  25 products in place of 64, and nothing but their maximum is stored. It rounds about as the direct sum does: its root
+  mean square error is 1.6 times as large.
+- The pooling hands each gradient on to one of four places, and the relu and the dropout behind it stop a part of them:
+  less than a fifth of the second convolution's outputs have a gradient. A library multiplies the zeros too; here the
+  others are added up one by one. A gradient g at the output (y, x) of filter o is, for each row r of the kernel, a
+  scaled row in two sums:
+
+      gradient by the image [y + r, x : x + 4, :]  +=  g * weight[o, r, :, :]
+      gradient by the weight [o, r, :, :]          +=  g * image[y + r, x : x + 4, :]
+
+Each image is computed by itself: batches, blocks and threads change no bit of its activations.
+
+All of it is in one file, because numba keeps machine code until the file of a compiled function changes.
+
+Dimensions: N images, H and W the height and width between the convolutions, P and Q after the pooling; O filters;
+E the 25 products of a tile; L = 4 * O numbers, a row of a kernel.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+FILTERS = 32
+KERNEL = 4
+POOLING = 2
+
+TILE = POOLING + KERNEL - 1
+PRODUCTS = TILE * TILE
+CORNERS = POOLING * POOLING
+ROW = KERNEL * FILTERS
+
+# Of the polynomials' values at 0, 1, -1, 2 and infinity.
+INPUT = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1))
+FILTER = (
+    (1 / 2, 0, 0, 0),
+    (-1 / 2, -1 / 2, -1 / 2, -1 / 2),
+    (-1 / 6, 1 / 6, -1 / 6, 1 / 6),
+    (1 / 6, 1 / 3, 2 / 3, 4 / 3),
+    (0, 0, 0, 1),
+)
+OUTPUT = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 1))
+
+IMAGES_PER_PART = 16
+"""Images that one thread computes at a time: a fixed number, so that the threads change no rounding of gradients."""
+
+PIXELS = 2
+"""Pixels or tiles that are multiplied at once: their sums over all filters fill half of the vector registers."""
+
+TILE_ROWS = 2
+"""Rows of tiles that are transformed and multiplied together: they stay in the second cache."""
+
+GRADIENT_ROWS = 3
+"""Pooled rows after which the weight's gradient turns to the next filter: their images stay in the first cache."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class Convolved(NamedTuple):
+    """What the forward computation leaves; the last two are for the gradients, and empty if none are wanted."""
+
+    features_npqo: Floats
+    corners_npqo: npt.NDArray[np.uint8]  # which corner of its window each maximum is: 0 and 1 above, 2 and 3 below
+    between_nhwo: Floats  # after the first relu
+
+
+class Gradients(NamedTuple):
+    """By the parameters of both convolutions."""
+
+    weight1_okkc: Floats
+    bias1_o: Floats
+    weight2_okko: Floats
+    bias2_o: Floats
+
+
+def convolve(
+    images_nhwc: Floats,
+    weight1_okkc: Floats,
+    bias1_o: Floats,
+    weight2_okko: Floats,
+    bias2_o: Floats,
+    *,
+    for_gradients: bool = False,
+    threads: int = 1,
+) -> Convolved:
+    """Return relu(max_pool(convolution(relu(convolution(images))))).
+
+    Args:
+        images_nhwc: images, with any number of channels.
+        weight1_okkc: the first convolution's weight, (32, 4, 4, channels).
+        bias1_o: its bias.
+        weight2_okko: the second convolution's weight, (32, 4, 4, 32).
+        bias2_o: its bias.
+        for_gradients: keep what `weight_gradients` needs.
+        threads: threads that compute; they change nothing in the result.
+    """
+    count, image_height, image_width, channels = images_nhwc.shape
+    height, width = image_height - KERNEL + 1, image_width - KERNEL + 1
+    pooled = (count, (height - KERNEL + 1) // POOLING, (width - KERNEL + 1) // POOLING, FILTERS)
+    kept = count if for_gradients else 0
+    features = np.empty(pooled, np.float32)
+    corners = np.empty((kept, *pooled[1:]), np.uint8)
+    between = np.empty((kept, height, width, FILTERS), np.float32)
+    images_nhw = np.ascontiguousarray(images_nhwc).reshape(count, image_height, image_width * channels)
+    weight1_kio = np.ascontiguousarray(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, KERNEL * channels, FILTERS)
+    both = np.kron(FILTER, FILTER)
+    weight2_eoo = (both @ np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, -1)).astype(np.float32)
+    weights = weight1_kio, np.ascontiguousarray(bias1_o), weight2_eoo, np.ascontiguousarray(bias2_o)
+
+    def compute(few: slice) -> None:
+        _convolve_part(features[few], corners[few], between[few], images_nhw[few], *weights)
+
+    _in_parts(compute, count, threads)
+    return Convolved(features, corners, between)
+
+
+def convolution_gradients(
+    convolved: Convolved, images_nhwc: Floats, weight2_okko: Floats, gradient_npqo: Floats, *, threads: int = 1
+) -> Gradients:
+    """Return the gradients by weights and biases.
+
+    Args:
+        convolved: what `convolve` returned for gradients.
+        images_nhwc: the images.
+        weight2_okko: the second convolution's weight.
+        gradient_npqo: the gradient by the features.
+        threads: threads that compute; they change nothing in the result.
+    """
+    features_npqo, corners_npqo, between_nhwo = convolved
+    count, height, width, channels = images_nhwc.shape
+    weight2_kol = np.ascontiguousarray(weight2_okko.reshape(FILTERS, KERNEL, ROW).swapaxes(0, 1))
+    arrays: list[npt.NDArray[Any]] = [
+        np.ascontiguousarray(images_nhwc).reshape(count, height, width * channels),
+        between_nhwo,
+        features_npqo,
+        corners_npqo,
+        np.ascontiguousarray(gradient_npqo),
+    ]
+    parts = -(-count // IMAGES_PER_PART)
+    shapes = (KERNEL, channels, KERNEL, FILTERS), (FILTERS,), (FILTERS, KERNEL, KERNEL, FILTERS), (FILTERS,)
+    sums = [np.zeros((parts, *shape), np.float32) for shape in shapes]
+
+    def compute(few: slice) -> None:
+        part = few.start // IMAGES_PER_PART
+        _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), weight2_kol)
+
+    _in_parts(compute, count, threads)
+    by_weight1_kcko, by_bias1, by_weight2, by_bias2 = (array.sum(axis=0) for array in sums)
+    return Gradients(by_weight1_kcko.transpose(3, 0, 2, 1), by_bias1, by_weight2, by_bias2)
+
+
+def _in_parts(compute: Callable[[slice], None], count: int, threads: int) -> None:
+    """Call `compute` with slices of the images, in several threads."""
+    parts = [slice(start, start + IMAGES_PER_PART) for start in range(0, count, IMAGES_PER_PART)]
+    if threads == 1:
+        for part in parts:
+            compute(part)
+        return
+    with ThreadPoolExecutor(threads) as executor:
+        list(executor.map(compute, parts))
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a function at its first use, and keep the machine code beside this file or in the user's cache."""
+    try:
+        compiled: Callable[..., None] = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither can be written to: each process compiles anew, which takes seconds
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
+
+
+@_compiled
+def _convolve_part(  # type: ignore[no-untyped-def]
+    features_npqo, corners_npqo, between_nhwo, images_nhw, weight1_kio, bias1_o, weight2_eoo, bias2_o
+):
+    """Write the first three arrays, the second and third only where they are not empty."""
+    count, image_height, image_numbers = images_nhw.shape
+    row_numbers = weight1_kio.shape[1]
+    channels = row_numbers // KERNEL
+    height, width = image_height - KERNEL + 1, image_numbers // channels - KERNEL + 1
+    pooled_height, pooled_width = features_npqo.shape[1:3]
+    for_gradients = len(between_nhwo) > 0
+    between_hwo = np.empty((height, width, FILTERS), np.float32)
+    corners_o = np.empty(FILTERS, np.uint8)
+    tiles = TILE_ROWS * pooled_width
+    tiles += -tiles % PIXELS
+    half_iwo = np.empty((TILE, width, FILTERS), np.float32)
+    inputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
+    outputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
+    half_ijo = np.empty((POOLING, TILE, FILTERS), np.float32)
+    window_ao = np.empty((CORNERS, FILTERS), np.float32)
+    nothing_o = np.zeros(FILTERS, np.float32)
+    for n in range(count):
+        between = between_nhwo[n].ctypes.data if for_gradients else between_hwo.ctypes.data
+        for y in range(height):
+            for left in range(0, width, PIXELS):
+                x = min(left, width - PIXELS)
+                _multiply_relu(
+                    between + 4 * (y * width + x) * FILTERS,
+                    images_nhw.ctypes.data + 4 * ((n * image_height + y) * image_numbers + x * channels),
+                    channels, KERNEL, image_numbers, row_numbers, 1, weight1_kio.ctypes.data, bias1_o.ctypes.data, 0,
+                )  # fmt: skip
+        for top in range(0, pooled_height, TILE_ROWS):
+            bottom = min(top + TILE_ROWS, pooled_height)
+            for p in range(top, bottom):
+                for x in range(width):
+                    source = between + 4 * (POOLING * p * width + x) * FILTERS
+                    _map_input(half_iwo.ctypes.data + 4 * x * FILTERS, width, source, width)
+                for i in range(TILE):
+                    for q in range(pooled_width):
+                        t = (p - top) * pooled_width + q
+                        target = inputs_eto.ctypes.data + 4 * (i * TILE * tiles + t) * FILTERS
+                        _map_input(target, tiles, half_iwo.ctypes.data + 4 * (i * width + POOLING * q) * FILTERS, 1)
+            for e in range(PRODUCTS):
+                for t in range(0, (bottom - top) * pooled_width, PIXELS):
+                    at = 4 * (e * tiles + t) * FILTERS
+                    _multiply(
+                        outputs_eto.ctypes.data + at, inputs_eto.ctypes.data + at, FILTERS, 1, 0, FILTERS, 1,
+                        weight2_eoo.ctypes.data + 4 * e * FILTERS * FILTERS, nothing_o.ctypes.data, 0,
+                    )  # fmt: skip
+            for p in range(top, bottom):
+                for q in range(pooled_width):
+                    t = (p - top) * pooled_width + q
+                    for j in range(TILE):
+                        source = outputs_eto.ctypes.data + 4 * (j * tiles + t) * FILTERS
+                        _map_output(half_ijo.ctypes.data + 4 * j * FILTERS, TILE, source, TILE * tiles)
+                    for i in range(POOLING):
+                        source = half_ijo.ctypes.data + 4 * i * TILE * FILTERS
+                        _map_output(window_ao.ctypes.data + 4 * i * POOLING * FILTERS, 1, source, 1)
+                    at = ((n * pooled_height + p) * pooled_width + q) * FILTERS
+                    _pool(
+                        features_npqo.ctypes.data + 4 * at,
+                        corners_npqo.ctypes.data + at if for_gradients else corners_o.ctypes.data,
+                        window_ao.ctypes.data,
+                        bias2_o.ctypes.data,
+                    )
+
+
+@_compiled
+def _gradients_of_part(  # type: ignore[no-untyped-def]
+    by_weight1_kcko, by_bias1_o, by_weight2_okko, by_bias2_o,
+    images_nhw, between_nhwo, features_npqo, corners_npqo, gradient_npqo, weight2_kol,
+):  # fmt: skip
+    """Add these images' parts to the first four arrays."""
+    count, height, width = between_nhwo.shape[:3]
+    image_height, image_numbers = images_nhw.shape[1:]
+    channels = by_weight1_kcko.shape[1]
+    pooled_height, pooled_width = features_npqo.shape[1:3]
+    by_between_hwo = np.empty((height, width, FILTERS), np.float32)
+    # Gradients, and where their rows start: for each filter in the image, for each corner of a window in the weight.
+    bands = (pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS
+    most = GRADIENT_ROWS * pooled_width
+    found_bo = np.empty((bands, FILTERS), np.int64)
+    scales_bom, starts_bom = np.empty((bands, FILTERS, most), np.float32), np.empty((bands, FILTERS, most), np.int64)
+    corners = (pooled_height, pooled_width, CORNERS)
+    found_pqa = np.empty(corners, np.int64)
+    scales_pqao, starts_pqao = np.empty((*corners, FILTERS), np.float32), np.empty((*corners, FILTERS), np.int64)
+    for n in range(count):
+        found_bo[:] = 0
+        found_pqa[:] = 0
+        for p in range(pooled_height):
+            b = p // GRADIENT_ROWS
+            for q in range(pooled_width):
+                for o in range(FILTERS):
+                    gradient = gradient_npqo[n, p, q, o]
+                    if gradient == 0 or features_npqo[n, p, q, o] <= 0:
+                        continue
+                    by_bias2_o[o] += gradient
+                    corner = int(corners_npqo[n, p, q, o])
+                    y, x = POOLING * p + corner // POOLING, POOLING * q + corner % POOLING
+                    m = found_bo[b, o]
+                    scales_bom[b, o, m] = gradient
+                    starts_bom[b, o, m] = (y * width + x) * FILTERS
+                    found_bo[b, o] = m + 1
+                    m = found_pqa[p, q, corner]
+                    scales_pqao[p, q, corner, m] = gradient
+                    starts_pqao[p, q, corner, m] = o * ROW
+                    found_pqa[p, q, corner] = m + 1
+        for b in range(bands):
+            for o in range(FILTERS):
+                first = (b * FILTERS + o) * most
+                for r in range(KERNEL):
+                    for part in range(0, ROW, ROW_PART):
+                        _add_scaled_rows(
+                            by_weight2_okko.ctypes.data + 4 * ((o * KERNEL + r) * ROW + part),
+                            between_nhwo.ctypes.data + 4 * ((n * height + r) * width * FILTERS + part),
+                            starts_bom.ctypes.data + 8 * first,
+                            scales_bom.ctypes.data + 4 * first,
+                            found_bo[b, o],
+                        )
+        by_between_hwo[:] = 0
+        for r in range(KERNEL):  # the outermost: one row of all filters stays in the first cache
+            for part in range(0, ROW, ROW_PART):
+                for p in range(pooled_height):
+                    for q in range(pooled_width):
+                        for a in range(CORNERS):
+                            y, x = POOLING * p + r + a // POOLING, POOLING * q + a % POOLING
+                            first = ((p * pooled_width + q) * CORNERS + a) * FILTERS
+                            _add_scaled_rows(
+                                by_between_hwo.ctypes.data + 4 * ((y * width + x) * FILTERS + part),
+                                weight2_kol.ctypes.data + 4 * (r * FILTERS * ROW + part),
+                                starts_pqao.ctypes.data + 8 * first,
+                                scales_pqao.ctypes.data + 4 * first,
+                                found_pqa[p, q, a],
+                            )
+        numbers, gradients = between_nhwo[n].reshape(-1), by_between_hwo.reshape(-1)
+        for i in range(len(numbers)):
+            gradients[i] = np.float32(0) if numbers[i] <= 0 else gradients[i]
+        for r in range(KERNEL):
+            for c in range(channels):
+                for k in range(0, KERNEL, PIXELS):
+                    sums = by_weight1_kcko.ctypes.data + 4 * ((r * channels + c) * KERNEL + k) * FILTERS
+                    _multiply(
+                        sums, images_nhw.ctypes.data + 4 * ((n * image_height + r) * image_numbers + k * channels + c),
+                        channels, height, image_numbers, width, channels, by_between_hwo.ctypes.data, sums, 1,
+                    )  # fmt: skip
+        for i in range(0, height * width * FILTERS, FILTERS):
+            for o in range(FILTERS):
+                by_bias1_o[o] += gradients[i + o]
+
+
+# What follows is in the compiler's own terms: numba would load and store every sum at every step, and does not see that
+# arrays are apart. Addresses and strides come as integers; a stride counts rows of FILTERS numbers if nothing is said.
+
+LANES = 8
+ROW_PART = 64
+"""Numbers of a row that are summed at once, in registers."""
+
+_NUMBER, _INDEX, _BYTE, _LANE = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(32)
+_VECTOR = ir.VectorType(_NUMBER, LANES)
+_FUSED = ("contract",)  # a product and its sum are rounded once
+
+Value = Any
+Builder = Any
+
+
+def _load(builder: Builder, base: Value, position: Value, kind: ir.Type = _VECTOR) -> Value:
+    return builder.load(_pointer(builder, base, position, kind), align=4)
+
+
+def _store(builder: Builder, value: Value, base: Value, position: Value) -> None:
+    builder.store(value, _pointer(builder, base, position, _VECTOR), align=4)
+
+
+def _pointer(builder: Builder, base: Value, position: Value, kind: ir.Type) -> Value:
+    """Return a pointer to the float number `position` behind an address."""
+    position = _INDEX(position) if isinstance(position, int) else position
+    return builder.inttoptr(builder.add(base, builder.mul(position, _INDEX(4))), kind.as_pointer())
+
+
+def _constant(number: float) -> Value:
+    return ir.Constant(_VECTOR, [ir.Constant(_NUMBER, float(number))] * LANES)
+
+
+def _everywhere(builder: Builder, number: Value) -> Value:
+    """Return a vector of one number."""
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, number, _LANE(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
+
+
+def _add_product(builder: Builder, register: Value, factor: Value, vector: Value) -> None:
+    product = builder.fmul(factor, vector, flags=_FUSED)
+    builder.store(builder.fadd(builder.load(register), product, flags=_FUSED), register)
+
+
+def _relu(builder: Builder, vector: Value) -> Value:
+    return builder.select(builder.fcmp_ordered("<=", vector, _constant(0)), _constant(0), vector)  # keeps NaN
+
+
+def _addresses(count: int, generate: Callable[..., None]) -> Any:
+    """Return what an intrinsic returns: its signature, and code made by `generate(builder, *values)`."""
+
+    def code(context: Any, builder: Builder, _: Any, values: Sequence[Value]) -> Value:
+        generate(builder, *values)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * count), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_scaled_rows(_: Any, sums: Any, rows: Any, starts: Any, scales: Any, count: Any) -> Any:
+    """Do sums[:] += sum_k scales[k] * rows[starts[k] : starts[k] + ROW_PART] over k < count."""
+
+    def generate(builder: Builder, sums: Value, rows: Value, starts: Value, scales: Value, count: Value) -> None:
+        registers = [cgutils.alloca_once(builder, _VECTOR) for _ in range(0, ROW_PART, LANES)]
+        for place, register in enumerate(registers):
+            builder.store(_load(builder, sums, place * LANES), register)
+        with cgutils.for_range(builder, count) as loop:
+            scale = _everywhere(builder, _load(builder, scales, loop.index, _NUMBER))
+            start = builder.load(
+                builder.inttoptr(builder.add(starts, builder.mul(loop.index, _INDEX(8))), _INDEX.as_pointer())
+            )
+            for place, register in enumerate(registers):
+                row = _load(builder, rows, builder.add(start, _INDEX(place * LANES)))
+                _add_product(builder, register, scale, row)
+        for place, register in enumerate(registers):
+            _store(builder, builder.load(register), sums, place * LANES)
+
+    return _addresses(5, generate)
+
+
+def _multiplication(relu: bool) -> Any:
+    """Return an intrinsic for PIXELS rows r of sums over k < outer and i < inner, for all filters o.
+
+    out[r, o] = begin[r * begin_step, o] + sum_k sum_i left[r * step + k * outer_step + i * inner_step] * right[k, i, o]
+
+    The steps of `left` count numbers.
+    """
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply(
+        _: Any, out: Any, left: Any, step: Any, outer: Any, outer_step: Any, inner: Any, inner_step: Any, right: Any,
+        begin: Any, begin_step: Any,
+    ) -> Any:  # fmt: skip
+        def generate(
+            builder: Builder, out: Value, left: Value, step: Value, outer: Value, outer_step: Value, inner: Value,
+            inner_step: Value, right: Value, begin: Value, begin_step: Value,
+        ) -> None:  # fmt: skip
+            add, times = builder.add, builder.mul
+            places = range(0, FILTERS, LANES)
+            registers = [[cgutils.alloca_once(builder, _VECTOR) for _ in places] for _ in range(PIXELS)]
+            for r, pixel in enumerate(registers):
+                for place, register in zip(places, pixel, strict=True):
+                    position = add(times(begin_step, _INDEX(r * FILTERS)), _INDEX(place))
+                    builder.store(_load(builder, begin, position), register)
+            with cgutils.for_range(builder, outer) as k, cgutils.for_range(builder, inner) as i:
+                position = times(add(times(k.index, inner), i.index), _INDEX(FILTERS))
+                factors = [_load(builder, right, add(position, _INDEX(place))) for place in places]
+                position = add(times(k.index, outer_step), times(i.index, inner_step))
+                for r, pixel in enumerate(registers):
+                    number = _load(builder, left, add(position, times(step, _INDEX(r))), _NUMBER)
+                    for register, vector in zip(pixel, factors, strict=True):
+                        _add_product(builder, register, _everywhere(builder, number), vector)
+            for r, pixel in enumerate(registers):
+                for place, register in zip(places, pixel, strict=True):
+                    value = builder.load(register)
+                    _store(builder, _relu(builder, value) if relu else value, out, r * FILTERS + place)
+
+        return _addresses(10, generate)
+
+    return multiply
+
+
+_multiply, _multiply_relu = _multiplication(relu=False), _multiplication(relu=True)
+
+
+def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
+    """Return an intrinsic: out[i * out_step, o] = sum_j matrix[i, j] * rows[j * step, o] for all o."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def transform(_: Any, out: Any, out_step: Any, rows: Any, step: Any) -> Any:
+        def generate(builder: Builder, out: Value, out_step: Value, rows: Value, step: Value) -> None:
+            def position(row: int, row_step: Value, place: int) -> Value:
+                return builder.add(builder.mul(row_step, _INDEX(row * FILTERS)), _INDEX(place))
+
+            for place in range(0, FILTERS, LANES):
+                vectors = [_load(builder, rows, position(j, step, place)) for j in range(len(matrix[0]))]
+                for i, factors in enumerate(matrix):
+                    terms = [
+                        vector if factor == 1 else builder.fmul(_constant(factor), vector, flags=_FUSED)
+                        for factor, vector in zip(factors, vectors, strict=True)
+                        if factor
+                    ]
+                    total = terms[0]
+                    for term in terms[1:]:
+                        total = builder.fadd(total, term, flags=_FUSED)
+                    _store(builder, total, out, position(i, out_step, place))
+
+        return _addresses(4, generate)
+
+    return transform
+
+
+_map_input, _map_output = _linear_map(INPUT), _linear_map(OUTPUT)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pool(_: Any, features: Any, corners: Any, window: Any, bias: Any) -> Any:
+    """Do features[o] = relu(max_a window[a, o] + bias[o]), and write the first a with the maximum as a byte."""
+
+    def generate(builder: Builder, features: Value, corners: Value, window: Value, bias: Value) -> None:
+        numbers, whole = ir.VectorType(_LANE, LANES), ir.VectorType(_BYTE, LANES)
+        for place in range(0, FILTERS, LANES):
+            best, corner = _load(builder, window, place), ir.Constant(numbers, [0] * LANES)
+            for a in range(1, CORNERS):
+                other = _load(builder, window, a * FILTERS + place)
+                better = builder.fcmp_ordered(">", other, best)
+                best = builder.select(better, other, best)
+                corner = builder.select(better, ir.Constant(numbers, [a] * LANES), corner)
+            _store(builder, _relu(builder, builder.fadd(best, _load(builder, bias, place))), features, place)
+            target = builder.inttoptr(builder.add(corners, _INDEX(place)), whole.as_pointer())
+            builder.store(builder.trunc(corner, whole), target, align=1)
+
+    return _addresses(4, generate)

@@ -1,0 +1,191 @@
+"""The convolutional part of the network and its gradients against torch's own."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from active_learning.convolutions import (
+    FILTER,
+    IMAGES_PER_PART,
+    INPUT,
+    OUTPUT,
+    Convolved,
+    Floats,
+    convolution_gradients,
+    convolve,
+)
+from tests.conftest import ROOT
+
+Arguments = tuple[Floats, Floats, Floats, Floats, Floats]
+
+
+def make_arguments(count: int = 3, height: int = 13, width: int = 12, channels: int = 1, seed: int = 0) -> Arguments:
+    """Images, and weights and biases of both convolutions."""
+    rng = np.random.default_rng(seed)
+    shapes = (count, height, width, channels), (32, 4, 4, channels), (32,), (32, 4, 4, 32), (32,)
+    scales = 1, 1 / 4, 1 / 4, 1 / 20, 1 / 4
+    arrays = [
+        (scale * rng.standard_normal(shape)).astype(np.float32) for scale, shape in zip(scales, shapes, strict=True)
+    ]
+    return arrays[0], arrays[1], arrays[2], arrays[3], arrays[4]
+
+
+def by_torch(arguments: Arguments, found: Convolved | None = None) -> tuple[Tensor, list[Tensor]]:
+    """The features (N, P, Q, 32) in double precision, and the leaves that they are made of.
+
+    Given what was `found`, relus and maxima are decided as there: near a tie, rounding may decide either way.
+    """
+    leaves = [torch.from_numpy(array).double().requires_grad_() for array in arguments]
+    images, weight1, bias1, weight2, bias2 = (x.permute(0, 3, 1, 2) if x.ndim == 4 else x for x in leaves)
+    between = functional.conv2d(images, weight1, bias1)
+    if found is None:
+        pooled = functional.max_pool2d(functional.conv2d(functional.relu(between), weight2, bias2), 2)
+        return functional.relu(pooled).permute(0, 2, 3, 1), leaves
+    between = between * torch.from_numpy(found.between_nhwo > 0).permute(0, 3, 1, 2)
+    outputs = functional.conv2d(between, weight2, bias2).permute(0, 2, 3, 1)
+    n, p, q, o = np.indices(found.features_npqo.shape)
+    at_corners = outputs[n, 2 * p + found.corners_npqo // 2, 2 * q + found.corners_npqo % 2, o]
+    return at_corners * torch.from_numpy(found.features_npqo > 0), leaves
+
+
+def make_gradient(convolved: Convolved, seed: int = 0) -> Floats:
+    """A gradient by the features, a quarter of which dropout has dropped."""
+    rng = np.random.default_rng(seed)
+    shape = convolved.features_npqo.shape
+    return np.where(rng.random(shape) < 0.25, 0, rng.standard_normal(shape)).astype(np.float32)
+
+
+def assert_close(found: npt.NDArray[Any], right: Tensor, *, error: float) -> None:
+    """Equal but for `error`, as a fraction of the largest number."""
+    right_array = right.detach().numpy()
+    np.testing.assert_allclose(found, right_array, rtol=0, atol=error * abs(right_array).max(initial=1e-6))
+
+
+sizes = given(
+    count=st.integers(1, 2 * IMAGES_PER_PART + 3),
+    height=st.integers(8, 17),
+    width=st.integers(8, 17),
+    channels=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+    threads=st.integers(1, 3),
+)
+on_mnist = example(count=128, height=28, width=28, channels=1, seed=0, threads=1)
+
+
+@settings(max_examples=40, deadline=None)
+@sizes
+@on_mnist
+def test_features_equal_torchs(count: int, height: int, width: int, channels: int, seed: int, threads: int) -> None:
+    arguments = make_arguments(count, height, width, channels, seed)
+    found = convolve(*arguments, threads=threads)
+    assert_close(found.features_npqo, by_torch(arguments)[0], error=5e-6)
+    assert not found.between_nhwo.size
+    assert not found.corners_npqo.size
+
+
+@settings(max_examples=40, deadline=None)
+@sizes
+@on_mnist
+def test_gradients_equal_torchs(count: int, height: int, width: int, channels: int, seed: int, threads: int) -> None:
+    arguments = make_arguments(count, height, width, channels, seed)
+    convolved = convolve(*arguments, for_gradients=True, threads=threads)
+    gradient = make_gradient(convolved, seed)
+    features, (_, *parameters) = by_torch(arguments, convolved)
+    rights = torch.autograd.grad(features, parameters, torch.from_numpy(gradient).double())
+    found = convolution_gradients(convolved, arguments[0], arguments[3], gradient, threads=threads)
+    for one, right in zip(found, rights, strict=True):
+        assert_close(one, right, error=1e-5)
+
+
+def test_the_filtering_is_exact() -> None:
+    """OUTPUT ((FILTER g) * (INPUT d)) is the correlation of d with g: the coefficients of every product of the two."""
+    transform, filters, inputs = (np.array(matrix, float) for matrix in (OUTPUT, FILTER, INPUT))
+    found = np.einsum("ye,ek,ed->ykd", transform, filters, inputs)
+    expected = np.array([[[d == y + k for d in range(5)] for k in range(4)] for y in range(2)])
+    np.testing.assert_allclose(found, expected, atol=1e-15)
+
+
+def test_neither_batch_nor_threads_change_a_bit() -> None:
+    images, *weights = make_arguments(3 * IMAGES_PER_PART + 1)
+    whole = convolve(images, *weights, for_gradients=True)
+    for n in (0, IMAGES_PER_PART, len(images) - 1):
+        alone = convolve(images[n : n + 1], *weights, for_gradients=True)
+        assert np.array_equal(alone.features_npqo[0], whole.features_npqo[n])
+        assert np.array_equal(alone.corners_npqo[0], whole.corners_npqo[n])
+        assert np.array_equal(alone.between_nhwo[0], whole.between_nhwo[n])
+    gradient = make_gradient(whole)
+    by_threads = [convolution_gradients(whole, images, weights[2], gradient, threads=threads) for threads in (1, 3)]
+    for one, other in zip(*by_threads, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_each_feature_is_the_output_at_its_corner() -> None:
+    arguments = make_arguments()
+    found = convolve(*arguments, for_gradients=True)
+    assert_close(found.features_npqo, by_torch(arguments, found)[0], error=5e-6)
+    images, weight1, bias1 = (torch.from_numpy(array) for array in arguments[:3])
+    between = functional.conv2d(images.permute(0, 3, 1, 2), weight1.permute(0, 3, 1, 2), bias1)
+    assert_close(found.between_nhwo, functional.relu(between).permute(0, 2, 3, 1), error=1e-6)
+    assert set(np.unique(found.corners_npqo)) == {0, 1, 2, 3}
+
+
+def test_of_equal_maxima_the_first_has_the_gradient() -> None:
+    """Images and weights of zero: all outputs are the bias."""
+    images, weight1, bias1, weight2, bias2 = make_arguments()
+    found = convolve(0 * images, 0 * weight1, 0 * bias1, 0 * weight2, bias2, for_gradients=True)
+    assert not found.corners_npqo.any()
+
+
+def test_without_gradients_or_open_relus_nothing_comes_back() -> None:
+    images, *weights = make_arguments()
+    found = convolve(images, *weights, for_gradients=True)
+    gradient = make_gradient(found)
+    for convolved, upstream in (
+        (found, 0 * gradient),
+        (found._replace(features_npqo=0 * found.features_npqo), gradient),
+    ):
+        gradients = convolution_gradients(convolved, images, weights[2], upstream)
+        assert not any(one.any() for one in gradients)
+
+
+def test_what_is_not_a_number_is_not_lost() -> None:
+    images, *weights = make_arguments()
+    found = convolve(images, *weights, for_gradients=True)
+    gradients = convolution_gradients(found, images, weights[2], np.full_like(found.features_npqo, np.nan))
+    assert all(np.isnan(one).any() for one in gradients)
+    images[1, 6, 6] = np.nan
+    assert np.isnan(convolve(images, *weights).features_npqo).any(axis=(1, 2, 3)).tolist() == [False, True, False]
+
+
+def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
+    arguments = make_arguments(channels=3)
+    strided = [np.asfortranarray(array) for array in arguments]
+    for array in strided:
+        array.flags.writeable = False
+    images, *weights = strided
+    right, found = convolve(*arguments, for_gradients=True), convolve(images, *weights, for_gradients=True)
+    gradient = make_gradient(right)
+    assert np.array_equal(found.features_npqo, right.features_npqo)
+    rights = convolution_gradients(right, arguments[0], arguments[3], gradient)
+    gradients = convolution_gradients(found, images, weights[2], np.asfortranarray(gradient))
+    for one, other in zip(gradients, rights, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_where_no_machine_code_can_be_kept_it_is_made_anew() -> None:
+    """As where neither the program's folder nor a home can be written to."""
+    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/dev/null/nowhere"}
+    program = "from tests.test_convolutions import *; test_each_feature_is_the_output_at_its_corner()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **nowhere}, capture_output=True, text=True, cwd=ROOT
+    )
+    assert ended.returncode == 0, ended.stderr
