@@ -103,6 +103,7 @@ class BayesianCNN(nn.Module):
         pixel_std: their standard deviation, which divides the input.
         seed: seed of the weights and of the training masks.
         initial_weights: start from these in place of drawn ones (`--warm_start`).
+        threads: threads of the convolutions in training, on a CPU in float32; `training_threads` says how many.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class BayesianCNN(nn.Module):
         pixel_std: float = 1.0,
         seed: int = 0,
         initial_weights: Weights | None = None,
+        threads: int = 1,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
@@ -125,6 +127,7 @@ class BayesianCNN(nn.Module):
         self.hidden = skip_init(nn.Linear, feature_count, HIDDEN_UNITS)
         self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
         self.seed = seed
+        self.threads = threads
         self._mask_generators: dict[torch.device, torch.Generator] = {}
         if initial_weights is None:
             self._draw_weights()
@@ -144,7 +147,8 @@ class BayesianCNN(nn.Module):
         x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
         if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             parameters = self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
-            features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), x, *parameters)
+            threads = self.threads if self.training else torch.get_num_threads()
+            features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), threads, x, *parameters)
             return features
         x = self.conv2(functional.relu(self.conv1(x), inplace=True))
         # relu and max commute; after the pooling it has a quarter of the elements to do.
@@ -178,14 +182,14 @@ class _Convolutions(Function):
     """The convolutional part of the network as `active_learning.convolutions` computes it."""
 
     @staticmethod
-    def forward(ctx: Any, for_gradients: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, for_gradients: bool, threads: int, x: Tensor, *parameters: Tensor) -> Tensor:
         """Return the activations before the first dropout; the parameters are both weights, each with its bias."""
         weight1, bias1, weight2, bias2 = parameters
         arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), bias2.numpy()
-        convolved = convolve(*arrays, for_gradients=for_gradients, threads=torch.get_num_threads())
+        convolved = convolve(*arrays, for_gradients=for_gradients, threads=threads)
         if for_gradients:
             ctx.save_for_backward(x, weight2)
-            ctx.convolved = convolved
+            ctx.convolved, ctx.threads = convolved, threads
         return torch.from_numpy(convolved.features_npqo).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -193,10 +197,9 @@ class _Convolutions(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the parameters; the images need none."""
         x, weight2 = map(_as_array, ctx.saved_tensors)
-        threads = torch.get_num_threads()
-        found = convolution_gradients(ctx.convolved, x, weight2, _as_array(gradient), threads=threads)
+        found = convolution_gradients(ctx.convolved, x, weight2, _as_array(gradient), threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
-        return None, None, by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
+        return None, None, None, by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
 
 
 def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
@@ -274,7 +277,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.module__seed = int(weights_seed >> 1)
         self.iterator_train__seed = int(batches_seed >> 1)
         self.optimizer__param_groups = [("hidden.weight", {"weight_decay": 2 * self.weight_decay / len(X)})]
-        super().fit(X, y, **fit_params)
+        with training_threads(self._device_type, self.precision) as self.module__threads:
+            super().fit(X, y, **fit_params)
         return self
 
     def weights(self) -> Weights:
@@ -400,6 +404,23 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device_type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@contextmanager
+def training_threads(device_type: str, precision: Precision) -> Iterator[int]:
+    """Give the threads of the convolutions in training; on a CPU in float32 all else has one while this lasts.
+
+    It is too short to be shared out, and torch's threads keep a core busy for some time after each operation.
+    """
+    threads = torch.get_num_threads()
+    if device_type != "cpu" or precision != "float32":
+        yield 1
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

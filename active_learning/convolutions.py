@@ -25,8 +25,10 @@ Dimensions: N images, H and W the height and width between the convolutions, P a
 E the 25 products of a tile; L = 4 * O numbers, a row of a kernel.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
@@ -166,14 +168,27 @@ def convolution_gradients(
 
 
 def _in_parts(compute: Callable[[slice], None], count: int, threads: int) -> None:
-    """Call `compute` with slices of the images, in several threads."""
+    """Call `compute` with slices of the images, in this and other threads, each with an equal share."""
     parts = [slice(start, start + IMAGES_PER_PART) for start in range(0, count, IMAGES_PER_PART)]
-    if threads == 1:
-        for part in parts:
+
+    def compute_share(thread: int) -> None:
+        for part in parts[thread::threads]:
             compute(part)
-        return
-    with ThreadPoolExecutor(threads) as executor:
-        list(executor.map(compute, parts))
+
+    others = [_executor().submit(compute_share, thread) for thread in range(1, threads)]
+    compute_share(0)
+    for other in others:
+        other.result()
+
+
+@cache
+def _executor() -> ThreadPoolExecutor:
+    """Return threads that stay: to start one takes as long as to compute several images."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_executor.cache_clear)  # a fork has none of its parent's threads
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from cnn_model import (
     TensorBatches,
     Weights,
     choose_precision,
+    training_threads,
 )
 from load_data import DataError, ImageData, load_data
 
@@ -306,8 +308,8 @@ def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np
     module, optimizer = net.module_.train(), net.optimizer_
     criterion = torch.nn.CrossEntropyLoss()
     source = TensorBatches(Dataset(images, labels), BATCH_SIZE)
-    for _ in range(epochs):
-        for batch, target in source:
+    with training_threads("cpu", bench.precision):
+        for batch, target in chain.from_iterable(repeat(source, epochs)):
             optimizer.zero_grad()
             with net._autocast():
                 logits = module(batch)

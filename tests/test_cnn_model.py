@@ -101,10 +101,7 @@ def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_gradients_equal_those_of_the_textbook_order(
-    threads: int, set_threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_threads(threads)
+def test_training_gradients_equal_those_of_the_textbook_order(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = (torch.from_numpy(array) for array in make_images(40))
 
     def gradients(module: BayesianCNN) -> dict[str, torch.Tensor]:
@@ -117,7 +114,7 @@ def test_training_gradients_equal_those_of_the_textbook_order(
             x = functional.relu(layer(x))
         return functional.max_pool2d(x, 2)
 
-    ours = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))
+    ours = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3, threads=threads))
     monkeypatch.setattr(BayesianCNN, "features", textbook)
     theirs = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))  # the seed draws the same masks
     assert len(ours) == 8
@@ -132,6 +129,16 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
     other = make_classifier(fit_seed=8).fit(images, labels).weights()
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not any(np.array_equal(first[name], other[name]) for name in first)
+
+
+def test_threads_change_no_weight(set_threads: Callable[[int], None]) -> None:
+    images, labels = make_images(50)
+    weights = []
+    for threads in (1, 2):
+        set_threads(threads)
+        weights.append(make_classifier(batch_size=40).fit(images, labels).weights())
+        assert torch.get_num_threads() == threads
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_second_fit_starts_from_fresh_weights() -> None:
