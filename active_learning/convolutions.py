@@ -111,8 +111,13 @@ def convolve(
         bias2_o: its bias.
         for_gradients: keep what `weight_gradients` needs.
         threads: threads that compute; they change nothing in the result.
+
+    Raises:
+        ValueError: for images below 8x8, of which nothing is left to pool.
     """
     count, image_height, image_width, channels = images_nhwc.shape
+    if min(image_height, image_width) < 2 * KERNEL + POOLING - 2:
+        raise ValueError(f"the images are {image_height}x{image_width}; the network takes 8x8 at least.")
     height, width = image_height - KERNEL + 1, image_width - KERNEL + 1
     pooled = (count, (height - KERNEL + 1) // POOLING, (width - KERNEL + 1) // POOLING, FILTERS)
     kept = count if for_gradients else 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -164,6 +165,12 @@ def test_what_is_not_a_number_is_not_lost() -> None:
     assert all(np.isnan(one).any() for one in gradients)
     images[1, 6, 6] = np.nan
     assert np.isnan(convolve(images, *weights).features_npqo).any(axis=(1, 2, 3)).tolist() == [False, True, False]
+
+
+def test_images_of_which_nothing_is_left_are_refused() -> None:
+    convolve(*make_arguments(height=8, width=8))
+    with pytest.raises(ValueError, match=r"^the images are 9x7; the network takes 8x8 at least\.$"):
+        convolve(*make_arguments(height=9, width=7))
 
 
 def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
