@@ -215,9 +215,7 @@ def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) 
         bench.note(key, flops / ours[precision] / peak, f"of the measured {precision} peak, in operations carried out")
         direct = inference_flops(bench, "bfloat16", TEST_IMAGES, PASSES)
         key = key.replace("fraction", "effective_fraction")
-        bench.note(
-            key, direct / ours[precision] / peak, "the same with convolutions counted as direct sums, as is usual"
-        )
+        bench.note(key, direct / ours[precision] / peak, "the same, convolutions counted as direct sums, as is usual")
         bench.note(f"mc_bound_{precision}_vs_plain", plain * peak / flops, "x faster than plain passes, at most")
     bench.peak = peaks[bench.precision]
     bench.reference_pass_seconds = reference / TEST_IMAGES / PASSES
