@@ -25,7 +25,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from active_learning.convolutions import FILTERS, KERNEL, POOLING, convolution_gradients, convolve
+from active_learning.convolutions import FILTERS, KERNEL, POOLING, Convolved, convolution_gradients, convolve
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
@@ -145,7 +145,8 @@ class BayesianCNN(nn.Module):
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
         # A copy: with one channel any strides count as channels_last, and oneDNN is five times slower with some.
         x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
-        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        own = x.device.type == "cpu" and x.dtype == self.conv1.weight.dtype == torch.float32 and not x.requires_grad
+        if own and not torch.is_autocast_enabled("cpu"):
             parameters = self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
             threads = self.threads if self.training else torch.get_num_threads()
             features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), threads, x, *parameters)
@@ -187,23 +188,26 @@ class _Convolutions(Function):
         weight1, bias1, weight2, bias2 = parameters
         arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), bias2.numpy()
         convolved = convolve(*arrays, for_gradients=for_gradients, threads=threads)
-        if for_gradients:
-            ctx.save_for_backward(x, weight2)
-            ctx.convolved, ctx.threads = convolved, threads
-        return torch.from_numpy(convolved.features_npqo).permute(0, 3, 1, 2)
+        features, *others = map(torch.from_numpy, convolved)
+        features = features.permute(0, 3, 1, 2)
+        ctx.save_for_backward(x, weight2, features, *others)
+        ctx.threads = threads
+        return features
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the parameters; the images need none."""
-        x, weight2 = map(_as_array, ctx.saved_tensors)
-        found = convolution_gradients(ctx.convolved, x, weight2, _as_array(gradient), threads=ctx.threads)
+        x, weight2, features, corners, between = ctx.saved_tensors
+        convolved = Convolved(_as_array(features), corners.numpy(), between.numpy())
+        arrays = _as_array(x), _as_array(weight2), _as_array(gradient)
+        found = convolution_gradients(convolved, *arrays, threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
         return None, None, None, by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
 
 
 def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
-    return tensor_nchw.permute(0, 2, 3, 1).numpy()
+    return tensor_nchw.detach().permute(0, 2, 3, 1).numpy()
 
 
 class TensorBatches:

@@ -38,12 +38,13 @@ TASK = "deep-bayesian-active-learning-run"
 """The kind of task a run is to Dask, which learns from the first how long the others may take."""
 CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
+RUN_MODULES = (
+    *("config", "streams", "convolutions", "loop", "metrics", "mbr"),
+    *("run_field", "store", "execution", "cluster"),
+)
 RUN_SOURCES = (
     *("load_data.py", "cnn_model.py", "acquisition_functions.py"),
-    *(
-        f"active_learning/{name}.py"
-        for name in ("config", "streams", "loop", "metrics", "mbr", "run_field", "store", "execution", "cluster")
-    ),
+    *(f"active_learning/{name}.py" for name in RUN_MODULES),
 )
 
 

@@ -46,7 +46,7 @@ from active_learning.config import ARM_FIELDS, ConfigError, RunConfig
 Row = dict[str, Any]
 Weights = dict[str, npt.NDArray[np.float32]]
 
-VERSIONED = ("torch", "torchvision", "skorch", "modAL-python", "scikit-learn", "scipy", "numpy")
+VERSIONED = ("torch", "torchvision", "skorch", "modAL-python", "scikit-learn", "scipy", "numpy", "numba", "llvmlite")
 
 
 class StoreError(Exception):

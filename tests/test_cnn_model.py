@@ -131,6 +131,27 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
     assert not any(np.array_equal(first[name], other[name]) for name in first)
 
 
+def test_features_that_change_before_the_gradient_is_taken_are_an_error() -> None:
+    module = BayesianCNN(IMAGE_SHAPE, CLASSES).train()
+    features = module.features(torch.from_numpy(make_images(5)[0]))
+    total = features.sum()
+    with torch.no_grad():
+        features.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+def test_images_may_want_a_gradient_and_numbers_be_double() -> None:
+    images = torch.from_numpy(make_images(5)[0])
+    module = BayesianCNN(IMAGE_SHAPE, CLASSES)
+    wanting = images.float().requires_grad_()
+    module.features(wanting).sum().backward()
+    assert wanting.grad is not None
+    assert wanting.grad.any()
+    with pytest.raises(RuntimeError, match="type"):
+        module.double().features(images)  # the images are float32 then, which torch refuses to mix
+
+
 def test_threads_change_no_weight(set_threads: Callable[[int], None]) -> None:
     images, labels = make_images(50)
     weights = []

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from active_learning.convolutions import (
     OUTPUT,
     Convolved,
     Floats,
+    _in_parts,
     convolution_gradients,
     convolve,
 )
@@ -159,18 +162,29 @@ def test_without_gradients_or_open_relus_nothing_comes_back() -> None:
 
 
 def test_what_is_not_a_number_is_not_lost() -> None:
-    images, *weights = make_arguments()
+    height, width = 10, 12  # even sizes: nothing is left over beside the pooling
+    images, *weights = make_arguments(height=height, width=width)
     found = convolve(images, *weights, for_gradients=True)
     gradients = convolution_gradients(found, images, weights[2], np.full_like(found.features_npqo, np.nan))
     assert all(np.isnan(one).any() for one in gradients)
-    images[1, 6, 6] = np.nan
-    assert np.isnan(convolve(images, *weights).features_npqo).any(axis=(1, 2, 3)).tolist() == [False, True, False]
+    for y, x in ((6, 6), (0, 0), (height - 1, width - 1), (height - 1, 0)):
+        images = make_arguments(height=height, width=width)[0]
+        images[1, y, x] = np.nan
+        lost = np.isnan(convolve(images, *weights).features_npqo).any(axis=(1, 2, 3))
+        assert lost.tolist() == [False, True, False], (y, x)
 
 
 def test_images_of_which_nothing_is_left_are_refused() -> None:
     convolve(*make_arguments(height=8, width=8))
     with pytest.raises(ValueError, match=r"^the images are 9x7; the network takes 8x8 at least\.$"):
         convolve(*make_arguments(height=9, width=7))
+
+
+def test_other_numbers_are_converted() -> None:
+    arguments = make_arguments()
+    doubles: list[Any] = [array.astype(np.float64) for array in arguments]
+    images, *weights = doubles
+    assert np.array_equal(convolve(images, *weights).features_npqo, convolve(*arguments).features_npqo)
 
 
 def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
@@ -188,11 +202,43 @@ def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
         assert np.array_equal(one, other)
 
 
-def test_where_no_machine_code_can_be_kept_it_is_made_anew() -> None:
-    """As where neither the program's folder nor a home can be written to."""
-    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/dev/null/nowhere"}
-    program = "from tests.test_convolutions import *; test_each_feature_is_the_output_at_its_corner()"
-    ended = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **nowhere}, capture_output=True, text=True, cwd=ROOT
-    )
+def test_a_share_that_fails_is_told_when_no_other_is_at_work_any_more() -> None:
+    computed = []
+
+    def compute(part: slice) -> None:
+        if part.start == 0:
+            raise MemoryError("no memory")
+        time.sleep(0.05)
+        computed.append(part.start)
+
+    with pytest.raises(MemoryError, match="no memory"):
+        _in_parts(compute, 4 * IMAGES_PER_PART, threads=2)
+    assert computed == [IMAGES_PER_PART, 3 * IMAGES_PER_PART]
+
+
+def run_with_cache(folder: str, before: str = "") -> None:
+    """Compute in a process of its own, whose machine code is kept in a folder."""
+    cache = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": folder}
+    shapes = [array.shape for array in make_arguments()]
+    program = f"""{before}
+import numpy as np
+from active_learning.convolutions import convolve
+print(convolve(*(np.full(shape, 0.01) for shape in {shapes})).features_npqo.sum())
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env={**os.environ, **cache}, capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr
+    arrays: list[Any] = [np.full(shape, 0.01) for shape in shapes]
+    images, *weights = arrays
+    assert float(ended.stdout) == convolve(images, *weights).features_npqo.sum()
+
+
+def test_where_no_machine_code_can_be_kept_it_is_made_anew(tmp_path: Path) -> None:
+    run_with_cache("/dev/null/nowhere")  # as where neither the program's folder nor a home can be written to
+    run_with_cache(str(tmp_path), "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, -1))")
+    run_with_cache(str(tmp_path))
+    kept = list(tmp_path.rglob("*.nbi"))
+    assert kept
+    for index in kept:
+        index.write_bytes(b"")  # as a power cut leaves it
+    run_with_cache(str(tmp_path))
