@@ -175,8 +175,8 @@ class BayesianCNN(nn.Module):
         words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
         # Without its lower limit random_() would never set the sign bit, and with it every eighth byte.
         words.random_(torch.iinfo(torch.int64).min, None, generator=self._mask_generators[x.device])
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= round(256 * rate)
-        return x * kept.to(x.dtype).mul_(1 / (1 - rate))
+        kept = torch.ge(words.view(torch.uint8)[: x.numel()].view(x.shape), round(256 * rate), out=torch.empty_like(x))
+        return x * kept.mul_(1 / (1 - rate))
 
 
 class _Convolutions(Function):
