@@ -110,7 +110,7 @@ def convolve(
         bias1_o: its bias.
         weight2_okko: the second convolution's weight, (32, 4, 4, 32).
         bias2_o: its bias.
-        for_gradients: keep what `weight_gradients` needs.
+        for_gradients: keep what `convolution_gradients` needs.
         threads: threads that compute; they change nothing in the result.
 
     Raises:
