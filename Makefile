@@ -5,7 +5,7 @@ DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
 .PHONY: run test lint bench bounds pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4
 
-# The main job on the embedded digits: about three minutes on two cores.
+# The main job on the embedded digits: three to five minutes on two cores.
 run: $(VENV)/run
 	$(PYTHON) main.py --dataset mnist_5k --rounds 12 --experiments 1 --result_dir result_npy/quick_start
 	@echo "The full job (original MNIST, 100 rounds, 3 repetitions; hours): $(PYTHON) main.py"

@@ -7,8 +7,8 @@ relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4
 
       OUTPUT [ sum over channels of (FILTER g FILTER^T) * (INPUT d INPUT^T) ] OUTPUT^T,
 
-  25 products in place of 64, and nothing but their maximum is stored. Its root mean square error is about one and a
-  half times that of direct sums in float32.
+  25 products in place of 64, and nothing but their maximum is stored. Its root mean square error is one and a
+  half times to twice that of direct sums in float32.
 - The pooling hands each gradient on to one of four places, and the relu and the dropout behind it stop a part of them:
   less than a fifth of the second convolution's outputs have a gradient. A library multiplies the zeros too; here the
   others are added up one by one. A gradient g at the output (y, x) of filter o is, for each row r of the kernel, a
