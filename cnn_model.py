@@ -4,7 +4,7 @@ The only file that knows torch and skorch internals. Its secret: everything befo
 so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
 all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
 keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). On a CPU in
-float32 the convolutional part is our own code too, see `active_learning/convolutions.py`.
+float32 the convolutional part is our own code too, see `active_learning/kernels.py`.
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
@@ -25,16 +25,17 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from active_learning.convolutions import FILTERS, KERNEL, POOLING, Convolved, convolution_gradients, convolve
+from active_learning import kernels
+from active_learning.kernels import FILTERS, KERNEL, POOLING, Convolved, convolution_gradients, convolve
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
 HIDDEN_UNITS = 128
 
-IMAGES_PER_BLOCK = 500
+IMAGES_PER_BLOCK = 512
 """Images of one inference block: enough for the matrix products of a pass to be long."""
 
-IMAGES_PER_SLICE = 125
+IMAGES_PER_SLICE = 128
 """Images of a block that go through the convolutions at once: few enough for a cache to hold their activations."""
 
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
@@ -180,7 +181,7 @@ class BayesianCNN(nn.Module):
 
 
 class _Convolutions(Function):
-    """The convolutional part of the network as `active_learning.convolutions` computes it."""
+    """The convolutional part of the network as `active_learning.kernels` computes it."""
 
     @staticmethod
     def forward(ctx: Any, for_gradients: bool, threads: int, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -355,7 +356,10 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ) -> Iterator[Tensor]:
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
-        passes = _StochasticPasses(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
+        masks = feature_masks_tf, hidden_masks_th
+        if self._device_type == "cpu" and self.precision == "float32":
+            return self._computed(images, rows, block_size, _CompiledPasses(module, *masks).class_probabilities)
+        passes = _StochasticPasses(module, *masks, getattr(torch, self.precision))
         return self._computed(images, rows, block_size, passes.class_probabilities)
 
     def _computed(
@@ -520,6 +524,33 @@ class _StochasticPasses:
             hidden = undropped_hb.index_select(0, one.kept).addmm_(one.hidden_weight, dropped, alpha=-1).relu_()
             torch.addmm(self.output_bias_c1, one.output_weight, hidden, out=logits_cb)
         return logits_tcb
+
+
+class _CompiledPasses:
+    """The same on a CPU in float32, as `active_learning.kernels` computes it."""
+
+    def __init__(self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor) -> None:
+        self.module = module
+        with torch.inference_mode():
+            self.passes = kernels.StochasticPasses(
+                _filters_last(module.hidden.weight / (1 - FEATURE_DROPOUT)).numpy(),
+                module.hidden.bias.numpy(),
+                (module.output.weight / (1 - HIDDEN_DROPOUT)).numpy(),
+                module.output.bias.numpy(),
+                _filters_last(~feature_masks_tf).numpy(),
+                hidden_masks_th.numpy(),
+            )
+
+    def class_probabilities(self, images_bchw: Tensor) -> Tensor:
+        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
+        features_bpqo = _as_array(self.module.features(images_bchw))
+        logits_tcb = torch.from_numpy(self.passes.logits(features_bpqo.reshape(len(features_bpqo), -1)))
+        return logits_tcb.softmax(dim=1).transpose(1, 2)
+
+
+def _filters_last(array_nf: Tensor) -> Tensor:
+    """Return an array of features, filter by filter, as one that runs over the filters first."""
+    return array_nf.unflatten(1, (FILTERS, -1)).transpose(1, 2).flatten(1)
 
 
 class _PassWeights(NamedTuple):

@@ -39,7 +39,7 @@ TASK = "deep-bayesian-active-learning-run"
 CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
 RUN_MODULES = (
-    *("config", "streams", "convolutions", "loop", "metrics", "mbr"),
+    *("config", "streams", "kernels", "loop", "metrics", "mbr"),
     *("run_field", "store", "execution", "cluster"),
 )
 RUN_SOURCES = (

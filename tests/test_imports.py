@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-LEAVES = {"acquisition_functions", "load_data", "active_learning.convolutions"}
+LEAVES = {"acquisition_functions", "load_data", "active_learning.kernels"}
 FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")) if path.name != "__init__.py"]
 NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
 
@@ -19,7 +19,7 @@ FORBIDDEN = {
     "active_learning.streams": {"active_learning", "torch"},
     "active_learning.interruption": {"active_learning"},
     "active_learning.status": {"torch", "active_learning.loop", "active_learning.execution"},
-    "active_learning.convolutions": {"torch"},
+    "active_learning.kernels": {"torch"},
     "load_data": {"torch"},
 }
 
@@ -56,7 +56,7 @@ def test_leaves_import_nothing_of_ours(name: str) -> None:
 
 
 def test_the_network_imports_nothing_of_ours_but_its_convolutions() -> None:
-    assert ours(NAMES["cnn_model"]) == {"active_learning.convolutions"}
+    assert ours(NAMES["cnn_model"]) == {"active_learning.kernels"}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"main"}))

@@ -1,6 +1,6 @@
-"""The convolutional part of the network on a CPU in float32, in fewer operations than a library takes.
+"""The network on a CPU in float32, in fewer operations and nearer to the processor's peak than a library takes it.
 
-relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4 each, and its gradients:
+The convolutional part, relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4 each:
 
 - The second convolution is Winograd's minimal filtering (Lavin and Gray 2016) on tiles that are the pooling's windows:
   with the matrices below, the four outputs of a window under the filters g and the 5x5 inputs d are
@@ -17,14 +17,19 @@ relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4
       gradient by the image [y + r, x : x + 4, :]  +=  g * weight[o, r, :, :]
       gradient by the weight [o, r, :, :]          +=  g * image[y + r, x : x + 4, :]
 
+The dense part of MC dropout: a pass subtracts the features that it drops, from the hidden units that it keeps. They
+are read where they are, from strips of STRIP images side by side: no matrix of them is made, as a library needs it.
+
 Each image is computed by itself: batches, blocks and threads change no bit of its activations.
 
 All of it is in one file, because numba keeps machine code until the file of a compiled function changes.
 
 Dimensions: N images, H and W the height and width between the convolutions, P and Q after the pooling; O filters;
-E the 25 products of a tile; L = 4 * O numbers, a row of a kernel.
+E the 25 products of a tile; L = 4 * O numbers, a row of a kernel. In the dense part S strips of I images, F features,
+K hidden units, D features that a pass drops, C classes; U units that are summed at once, in G groups.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -71,6 +76,17 @@ TILE_ROWS = 2
 
 GRADIENT_ROWS = 3
 """Pooled rows after which the weight's gradient turns to the next filter: their images stay in the first cache."""
+
+STRIP = 16
+"""Images side by side in the dense part: one cache line of a feature."""
+
+UNITS = 6
+"""Hidden units that are summed at once for a strip: the sums and what is read fill the vector registers but two."""
+
+TERMS = 128
+"""Features after which the sums turn to the next units: those of a strip stay in the first cache."""
+
+CACHE_LINE = 64  # bytes
 
 Floats = npt.NDArray[np.float32]
 
@@ -122,9 +138,8 @@ def convolve(
     height, width = image_height - KERNEL + 1, image_width - KERNEL + 1
     pooled = (count, (height - KERNEL + 1) // POOLING, (width - KERNEL + 1) // POOLING, FILTERS)
     kept = count if for_gradients else 0
-    features = np.empty(pooled, np.float32)
-    corners = np.empty((kept, *pooled[1:]), np.uint8)
-    between = np.empty((kept, height, width, FILTERS), np.float32)
+    features, corners = _empty(pooled), _empty((kept, *pooled[1:]), np.uint8)
+    between = _empty((kept, height, width, FILTERS))
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
     weight1_kio = _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, KERNEL * channels, FILTERS)
     both = np.kron(FILTER, FILTER)
@@ -152,7 +167,7 @@ def convolution_gradients(
     """
     features_npqo, corners_npqo, between_nhwo = convolved
     count, height, width, channels = images_nhwc.shape
-    weight2_kol = _float32(weight2_okko.reshape(FILTERS, KERNEL, ROW).swapaxes(0, 1))
+    weight2_okl = _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
     arrays: list[npt.NDArray[Any]] = [
         _float32(images_nhwc).reshape(count, height, width * channels),
         between_nhwo,
@@ -162,20 +177,99 @@ def convolution_gradients(
     ]
     parts = -(-count // IMAGES_PER_PART)
     shapes = (KERNEL, channels, KERNEL, FILTERS), (FILTERS,), (FILTERS, KERNEL, KERNEL, FILTERS), (FILTERS,)
-    sums = [np.zeros((parts, *shape), np.float32) for shape in shapes]
+    sums = [_empty((parts, *shape)) for shape in shapes]
+    for array in sums:
+        array.fill(0)
 
     def compute(few: slice) -> None:
         part = few.start // IMAGES_PER_PART
-        _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), weight2_kol)
+        _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), weight2_okl)
 
     _in_parts(compute, count, threads)
     by_weight1_kcko, by_bias1, by_weight2, by_bias2 = (array.sum(axis=0) for array in sums)
     return Gradients(by_weight1_kcko.transpose(3, 0, 2, 1), by_bias1, by_weight2, by_bias2)
 
 
+class StochasticPass(NamedTuple):
+    """One pass of MC dropout; both axes of units are filled up with zeros to whole groups."""
+
+    kept_k: npt.NDArray[np.int64]  # the hidden units that it keeps
+    dropped_d: npt.NDArray[np.int64]  # the features that it drops
+    hidden_weight_gdu: Floats  # by which the dropped features are subtracted from the kept units
+    output_weight_gku: Floats
+
+
+class StochasticPasses:
+    """The dense part under T pairs of masks: relu(hidden weight (mask * features) + bias), mask, output weight, bias.
+
+    Args:
+        hidden_weight_kf: weight of the hidden layer, with the factor of the kept features.
+        hidden_bias_k: its bias.
+        output_weight_ck: weight of the output layer, with the factor of the kept units.
+        output_bias_c: its bias.
+        dropped_tf: the features that each pass drops.
+        kept_tk: the hidden units that each pass keeps.
+    """
+
+    def __init__(
+        self,
+        hidden_weight_kf: Floats,
+        hidden_bias_k: Floats,
+        output_weight_ck: Floats,
+        output_bias_c: Floats,
+        dropped_tf: npt.NDArray[np.bool_],
+        kept_tk: npt.NDArray[np.bool_],
+    ) -> None:
+        self.classes = len(output_bias_c)
+        self.hidden_bias_k = _float32(hidden_bias_k)
+        self.output_bias_c = _float32(np.pad(output_bias_c, (0, -self.classes % UNITS)))
+        self.hidden_weight_gfu = _in_groups(hidden_weight_kf)
+        self.passes = []
+        for dropped_f, kept_units_k in zip(dropped_tf, kept_tk, strict=True):
+            dropped, kept = dropped_f.nonzero()[0], kept_units_k.nonzero()[0]
+            hidden_weight_gdu = _in_groups(-hidden_weight_kf[np.ix_(kept, dropped)])
+            output_weight_ck_ = np.pad(output_weight_ck[:, kept], ((0, 0), (0, -len(kept) % UNITS)))
+            self.passes.append(StochasticPass(kept, dropped, hidden_weight_gdu, _in_groups(output_weight_ck_)))
+
+    def logits(self, features_nf: Floats) -> Floats:
+        """Return the logits (T, C, N) of every pass (a view)."""
+        count, features = features_nf.shape
+        strips = -(-count // STRIP)
+        features_sfi = _empty((strips, features, STRIP))
+        undropped_ski = _empty((strips, len(self.hidden_weight_gfu) * UNITS, STRIP))
+        logits_tcn = _empty((len(self.passes), len(self.output_bias_c), strips * STRIP))
+        _undropped(undropped_ski, features_sfi, _float32(features_nf), self.hidden_weight_gfu, self.hidden_bias_k)
+        for one, logits_cn in zip(self.passes, logits_tcn, strict=True):
+            _stochastic_pass(logits_cn, undropped_ski, features_sfi, *one, self.output_bias_c)
+        return logits_tcn[:, : self.classes, :count]
+
+
+def _in_groups(weight_kf: Floats) -> Floats:
+    """Return a weight (G, F, U), filled up with zeros to whole groups of units."""
+    units, features = weight_kf.shape
+    groups = -(-units // UNITS)
+    weight_gfu = _empty((groups, features, UNITS))
+    filled_kf = np.pad(weight_kf, ((0, -units % UNITS), (0, 0)))
+    weight_gfu[...] = filled_kf.reshape(groups, UNITS, features).swapaxes(1, 2)
+    return weight_gfu
+
+
 def _float32(array: npt.NDArray[Any]) -> Floats:
-    """Return numbers as the compiled functions read them: side by side, in single precision."""
-    return np.ascontiguousarray(array, np.float32)
+    """Return numbers as the compiled functions read them: side by side, in single precision, aligned."""
+    contiguous = np.ascontiguousarray(array, np.float32)
+    if contiguous.ctypes.data % CACHE_LINE:
+        aligned = _empty(contiguous.shape)
+        aligned[...] = contiguous
+        return aligned
+    return contiguous
+
+
+def _empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Return an array that starts with a cache line: vectors that lie in two lines take twice as long to read."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.empty(size + CACHE_LINE, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def _in_parts(compute: Callable[[slice], None], count: int, threads: int) -> None:
@@ -247,46 +341,99 @@ def _convolve_part(  # type: ignore[no-untyped-def]
 @_compiled
 def _gradients_of_part(  # type: ignore[no-untyped-def]
     by_weight1_kcko, by_bias1_o, by_weight2_okko, by_bias2_o,
-    images_nhw, between_nhwo, features_npqo, corners_npqo, gradient_npqo, weight2_kol,
+    images_nhw, between_nhwo, features_npqo, corners_npqo, gradient_npqo, weight2_okl,
 ):  # fmt: skip
     """Add these images' parts to the first four arrays."""
     height, width = between_nhwo.shape[1:3]
     pooled_height, pooled_width = features_npqo.shape[1:3]
     by_between_hwo = np.empty((height, width, FILTERS), np.float32)
-    # The gradients that are not zero, and where their rows start. By filter within a few pooled rows: in the image ...
-    most = GRADIENT_ROWS * pooled_width
+    # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
     by_filter = ((pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS, FILTERS)
+    most = GRADIENT_ROWS * pooled_width + 1  # one beyond, which is written before it is known to be none
     found_bo = np.empty(by_filter, np.int64)
     scales_bom, starts_bom = np.empty((*by_filter, most), np.float32), np.empty((*by_filter, most), np.int64)
-    # ... and by corner of a pooling window: in the weight.
-    by_corner = (pooled_height, pooled_width, CORNERS)
-    found_pqa = np.empty(by_corner, np.int64)
-    scales_pqao, starts_pqao = np.empty((*by_corner, FILTERS), np.float32), np.empty((*by_corner, FILTERS), np.int64)
     for n in range(len(images_nhw)):
         found_bo[:] = 0
-        found_pqa[:] = 0
         for p in range(pooled_height):
             b = p // GRADIENT_ROWS
             for q in range(pooled_width):
-                for o in range(FILTERS):
-                    gradient = gradient_npqo[n, p, q, o]
-                    if gradient == 0 or features_npqo[n, p, q, o] <= 0:
-                        continue
+                for o in range(FILTERS):  # without branches: which gradients are zero cannot be foreseen
+                    gradient = np.float32(0) if features_npqo[n, p, q, o] <= 0 else gradient_npqo[n, p, q, o]
                     by_bias2_o[o] += gradient
                     corner = int(corners_npqo[n, p, q, o])
                     y, x = POOLING * p + corner // POOLING, POOLING * q + corner % POOLING
                     m = found_bo[b, o]
                     scales_bom[b, o, m] = gradient
                     starts_bom[b, o, m] = (y * width + x) * FILTERS
-                    found_bo[b, o] = m + 1
-                    m = found_pqa[p, q, corner]
-                    scales_pqao[p, q, corner, m] = gradient
-                    starts_pqao[p, q, corner, m] = o * ROW
-                    found_pqa[p, q, corner] = m + 1
+                    found_bo[b, o] = m + (gradient != 0)
         _add_by_weight2(by_weight2_okko, between_nhwo[n], found_bo, scales_bom, starts_bom)
-        _sum_by_between(by_between_hwo, weight2_kol, found_pqa, scales_pqao, starts_pqao)
+        by_between_hwo[:] = 0
+        _add_by_between(by_between_hwo, weight2_okl, found_bo, scales_bom, starts_bom)
         _close_relu(by_between_hwo.reshape(-1), between_nhwo[n].reshape(-1))
         _add_by_first_convolution(by_weight1_kcko, by_bias1_o, by_between_hwo, images_nhw[n])
+
+
+@_compiled
+def _undropped(hidden_ski, features_sfi, features_nf, weight_gfu, bias_k):  # type: ignore[no-untyped-def]
+    """Write the features in strips, zero where there are no more images, and weight * features + bias."""
+    count, features = features_nf.shape
+    starts = np.arange(0, features * STRIP, STRIP)
+    for s in range(len(features_sfi)):
+        images = min(STRIP, count - s * STRIP)
+        for f in range(features):
+            for i in range(images):
+                features_sfi[s, f, i] = features_nf[s * STRIP + i, f]
+            for i in range(images, STRIP):
+                features_sfi[s, f, i] = 0
+        for k in range(hidden_ski.shape[1]):
+            hidden_ski[s, k, :] = bias_k[k] if k < len(bias_k) else 0
+    _add_to_hidden(hidden_ski, features_sfi, starts, weight_gfu)
+
+
+@_compiled
+def _stochastic_pass(  # type: ignore[no-untyped-def]
+    logits_cn, undropped_ski, features_sfi, kept_k, dropped_d, hidden_weight_gdu, output_weight_gku, output_bias_c
+):
+    """Write the logits of one pass."""
+    strips, most = undropped_ski.shape[:2]
+    units, images = len(hidden_weight_gdu) * UNITS, logits_cn.shape[1]
+    hidden_ski = np.empty((strips, units, STRIP), np.float32)
+    for s in range(strips):
+        for k in range(units):
+            unit = kept_k[k] if k < len(kept_k) else 0  # the filling has no weight in the output
+            _copy_strip(_at(hidden_ski, (s * units + k) * STRIP), _at(undropped_ski, (s * most + unit) * STRIP))
+    _add_to_hidden(hidden_ski, features_sfi, dropped_d * STRIP, hidden_weight_gdu)
+    starts = np.arange(0, units * STRIP, STRIP)
+    for s in range(strips):
+        for k in range(units):
+            _relu_strip(_at(hidden_ski, (s * units + k) * STRIP))
+        for c in range(len(logits_cn)):
+            _fill_strip(_at(logits_cn, c * images + s * STRIP), _at(output_bias_c, c))
+        for g in range(len(output_weight_gku)):
+            _add_units(
+                _at(logits_cn, g * UNITS * images + s * STRIP), images, _at(output_weight_gku, g * units * UNITS),
+                _at(hidden_ski, s * units * STRIP), _at(starts, 0), units,
+            )  # fmt: skip
+
+
+@numba.njit
+def _add_to_hidden(hidden_ski, features_sfi, starts_d, weight_gdu):  # type: ignore[no-untyped-def]
+    """Add weight * features[starts]; `starts_d` counts numbers in a strip."""
+    strips, features = features_sfi.shape[:2]
+    groups, terms = weight_gdu.shape[:2]
+    units = groups * UNITS
+    for first in range(0, terms, TERMS):
+        few = min(TERMS, terms - first)
+        share = (few + groups - 1) // max(groups, 1)
+        for s in range(strips):
+            for g in range(groups):
+                if s + 1 < strips:  # fetch a share of the next strip's features, whose places no processor foresees
+                    for d in range(first + g * share, first + min((g + 1) * share, few)):
+                        _prefetch(_at(features_sfi, (s + 1) * features * STRIP + starts_d[d]))
+                _add_units(
+                    _at(hidden_ski, (s * units + g * UNITS) * STRIP), STRIP, _at(weight_gdu, (g * terms + first) * UNITS),
+                    _at(features_sfi, s * features * STRIP), _at(starts_d, first), few,
+                )  # fmt: skip
 
 
 # One image at a time. `_at(array, position)` is an address within an array, which lives as long as its function.
@@ -326,7 +473,6 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
     outputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
     half_ijo = np.empty((POOLING, TILE, FILTERS), np.float32)
     window_ao = np.empty((CORNERS, FILTERS), np.float32)
-    nothing_o = np.zeros(FILTERS, np.float32)
     for top in range(0, pooled_height, TILE_ROWS):
         rows = range(top, min(top + TILE_ROWS, pooled_height))
         for p in rows:
@@ -341,11 +487,8 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
                     _map_input(_at(inputs_eto, (i * TILE * tiles + t) * FILTERS), tiles, source, 1)
         for e in range(PRODUCTS):
             for t in range(0, len(rows) * pooled_width, PIXELS):
-                _multiply(
-                    _at(outputs_eto, (e * tiles + t) * FILTERS),
-                    _at(inputs_eto, (e * tiles + t) * FILTERS), FILTERS, 1, 0, FILTERS, 1,
-                    _at(weight_eoo, e * FILTERS * FILTERS), _at(nothing_o, 0), 0,
-                )  # fmt: skip
+                place = (e * tiles + t) * FILTERS
+                _multiply_tiles(_at(outputs_eto, place), _at(inputs_eto, place), _at(weight_eoo, e * FILTERS**2))
         for p in rows:
             for q in range(pooled_width):
                 t = (p - top) * pooled_width + q
@@ -374,22 +517,18 @@ def _add_by_weight2(by_weight_okko, between_hwo, found_bo, scales_bom, starts_bo
 
 
 @numba.njit
-def _sum_by_between(by_between_hwo, weight_kol, found_pqa, scales_pqao, starts_pqao):  # type: ignore[no-untyped-def]
-    """Write the sum of the weight's rows, scaled by gradients."""
+def _add_by_between(by_between_hwo, weight_okl, found_bo, scales_bom, starts_bom):  # type: ignore[no-untyped-def]
+    """Add rows of the weight, scaled by gradients, to the gradient by the image."""
     width = by_between_hwo.shape[1]
-    pooled_height, pooled_width = found_pqa.shape[:2]
-    by_between_hwo[:] = 0
-    for r in range(KERNEL):  # the outermost: one row of all filters stays in the first cache
-        for part in range(0, ROW, ROW_PART):
-            rows = _at(weight_kol, r * FILTERS * ROW + part)
-            for p in range(pooled_height):
-                for q in range(pooled_width):
-                    for a in range(CORNERS):
-                        y, x = POOLING * p + r + a // POOLING, POOLING * q + a % POOLING
-                        sums = _at(by_between_hwo, (y * width + x) * FILTERS + part)
-                        listed = ((p * pooled_width + q) * CORNERS + a) * FILTERS
-                        starts, scales = _at(starts_pqao, listed), _at(scales_pqao, listed)
-                        _add_scaled_rows(sums, rows, starts, scales, found_pqa[p, q, a])
+    bands, filters, most = scales_bom.shape
+    for b in range(bands):
+        for o in range(filters):
+            listed = (b * filters + o) * most
+            for r in range(KERNEL):
+                for part in range(0, ROW, ROW_PART):
+                    row = _at(weight_okl, (o * KERNEL + r) * ROW + part)
+                    sums = _at(by_between_hwo, r * width * FILTERS + part)
+                    _add_scaled_row(sums, row, _at(starts_bom, listed), _at(scales_bom, listed), found_bo[b, o])
 
 
 @numba.njit
@@ -401,7 +540,7 @@ def _close_relu(gradients, outputs):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def _add_by_first_convolution(by_weight_kcko, by_bias_o, by_between_hwo, image_hw):  # type: ignore[no-untyped-def]
-    """Add the image's part of the gradients by the first convolution's weight and bias."""
+    """Add the image's part of the gradients by the first convolution's weight and bias; overwrite `by_between_hwo`."""
     height, width = by_between_hwo.shape[:2]
     channels = by_weight_kcko.shape[1]
     numbers = image_hw.shape[1]
@@ -415,9 +554,14 @@ def _add_by_first_convolution(by_weight_kcko, by_bias_o, by_between_hwo, image_h
                     _at(by_between_hwo, 0), sums, 1,
                 )  # fmt: skip
     gradients = by_between_hwo.reshape(-1)
-    for i in range(0, len(gradients), FILTERS):
-        for o in range(FILTERS):
-            by_bias_o[o] += gradients[i + o]
+    pixels = height * width
+    while pixels > 1:  # halves are added until one is left
+        half = (pixels + 1) // 2
+        for i in range((pixels - half) * FILTERS):
+            gradients[i] += gradients[half * FILTERS + i]
+        pixels = half
+    for o in range(FILTERS):
+        by_bias_o[o] += gradients[o]
 
 
 # What follows is in the compiler's own terms: numba would load and store every sum at every step, and does not see that
@@ -429,6 +573,7 @@ ROW_PART = 64
 
 _NUMBER, _INDEX, _BYTE, _LANE = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(32)
 _VECTOR = ir.VectorType(_NUMBER, LANES)
+_PLACES = range(0, FILTERS, LANES)
 _FUSED = ("contract",)  # a product and its sum may be rounded once, where the processor can
 
 Value = Any
@@ -465,6 +610,17 @@ def _add_product(builder: Builder, register: Value, factor: Value, vector: Value
     builder.store(builder.fadd(builder.load(register), product, flags=_FUSED), register)
 
 
+def _add_row(
+    builder: Builder, registers: Sequence[Sequence[Value]], left: Value, numbers: Sequence[Value], right: Value, row: Value
+) -> None:
+    """Do registers[r, :] += left[numbers[r]] * right[row, :]."""
+    factors = [_load(builder, right, builder.add(builder.mul(row, _INDEX(FILTERS)), _INDEX(place))) for place in _PLACES]
+    for number, pixel in zip(numbers, registers, strict=True):
+        factor = _everywhere(builder, _load(builder, left, number, _NUMBER))
+        for register, vector in zip(pixel, factors, strict=True):
+            _add_product(builder, register, factor, vector)
+
+
 def _relu(builder: Builder, vector: Value) -> Value:
     return builder.select(builder.fcmp_ordered("<=", vector, _constant(0)), _constant(0), vector)  # keeps NaN
 
@@ -489,14 +645,30 @@ def _add_scaled_rows(_: Any, sums: Any, rows: Any, starts: Any, scales: Any, cou
             builder.store(_load(builder, sums, place * LANES), register)
         with cgutils.for_range(builder, count) as loop:
             scale = _everywhere(builder, _load(builder, scales, loop.index, _NUMBER))
-            start = builder.load(
-                builder.inttoptr(builder.add(starts, builder.mul(loop.index, _INDEX(8))), _INDEX.as_pointer())
-            )
+            start = _load(builder, starts, builder.mul(loop.index, _INDEX(2)), _INDEX)
             for place, register in enumerate(registers):
                 row = _load(builder, rows, builder.add(start, _INDEX(place * LANES)))
                 _add_product(builder, register, scale, row)
         for place, register in enumerate(registers):
             _store(builder, builder.load(register), sums, place * LANES)
+
+    return _addresses(5, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_scaled_row(_: Any, sums: Any, row: Any, starts: Any, scales: Any, count: Any) -> Any:
+    """Do sums[starts[k] : starts[k] + ROW_PART] += scales[k] * row[:] for k < count."""
+
+    def generate(builder: Builder, sums: Value, row: Value, starts: Value, scales: Value, count: Value) -> None:
+        places = range(0, ROW_PART, LANES)
+        vectors = [_load(builder, row, place) for place in places]
+        with cgutils.for_range(builder, count) as loop:
+            scale = _everywhere(builder, _load(builder, scales, loop.index, _NUMBER))
+            start = _load(builder, starts, builder.mul(loop.index, _INDEX(2)), _INDEX)
+            for place, vector in zip(places, vectors, strict=True):
+                position = builder.add(start, _INDEX(place))
+                product = builder.fmul(scale, vector, flags=_FUSED)
+                _store(builder, builder.fadd(_load(builder, sums, position), product, flags=_FUSED), sums, position)
 
     return _addresses(5, generate)
 
@@ -519,22 +691,17 @@ def _multiplication(relu: bool) -> Any:
             inner_step: Value, right: Value, begin: Value, begin_step: Value,
         ) -> None:  # fmt: skip
             add, times = builder.add, builder.mul
-            places = range(0, FILTERS, LANES)
-            registers = [[cgutils.alloca_once(builder, _VECTOR) for _ in places] for _ in range(PIXELS)]
+            registers = [[cgutils.alloca_once(builder, _VECTOR) for _ in _PLACES] for _ in range(PIXELS)]
             for r, pixel in enumerate(registers):
-                for place, register in zip(places, pixel, strict=True):
+                for place, register in zip(_PLACES, pixel, strict=True):
                     position = add(times(begin_step, _INDEX(r * FILTERS)), _INDEX(place))
                     builder.store(_load(builder, begin, position), register)
             with cgutils.for_range(builder, outer) as k, cgutils.for_range(builder, inner) as i:
-                position = times(add(times(k.index, inner), i.index), _INDEX(FILTERS))
-                factors = [_load(builder, right, add(position, _INDEX(place))) for place in places]
                 position = add(times(k.index, outer_step), times(i.index, inner_step))
-                for r, pixel in enumerate(registers):
-                    number = _load(builder, left, add(position, times(step, _INDEX(r))), _NUMBER)
-                    for register, vector in zip(pixel, factors, strict=True):
-                        _add_product(builder, register, _everywhere(builder, number), vector)
+                numbers = [add(position, times(step, _INDEX(r))) for r in range(PIXELS)]
+                _add_row(builder, registers, left, numbers, right, add(times(k.index, inner), i.index))
             for r, pixel in enumerate(registers):
-                for place, register in zip(places, pixel, strict=True):
+                for place, register in zip(_PLACES, pixel, strict=True):
                     value = builder.load(register)
                     _store(builder, _relu(builder, value) if relu else value, out, r * FILTERS + place)
 
@@ -546,6 +713,25 @@ def _multiplication(relu: bool) -> Any:
 _multiply, _multiply_relu = _multiplication(relu=False), _multiplication(relu=True)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _multiply_tiles(_: Any, out: Any, left: Any, right: Any) -> Any:
+    """Do out[r, :] = sum_i left[r, i] * right[i, :] for PIXELS rows r and FILTERS terms, without a loop.
+
+    At its end a loop as short as this would cost a third of its time.
+    """
+
+    def generate(builder: Builder, out: Value, left: Value, right: Value) -> None:
+        registers = [[cgutils.alloca_once_value(builder, _constant(0)) for _ in _PLACES] for _ in range(PIXELS)]
+        for i in range(FILTERS):
+            numbers = [_INDEX(r * FILTERS + i) for r in range(PIXELS)]
+            _add_row(builder, registers, left, numbers, right, _INDEX(i))
+        for r, pixel in enumerate(registers):
+            for place, register in zip(_PLACES, pixel, strict=True):
+                _store(builder, builder.load(register), out, r * FILTERS + place)
+
+    return _addresses(3, generate)
+
+
 def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
     """Return an intrinsic: out[i * out_step, o] = sum_j matrix[i, j] * rows[j * step, o] for all o."""
 
@@ -555,7 +741,7 @@ def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
             def position(row: int, row_step: Value, place: int) -> Value:
                 return builder.add(builder.mul(row_step, _INDEX(row * FILTERS)), _INDEX(place))
 
-            for place in range(0, FILTERS, LANES):
+            for place in _PLACES:
                 vectors = [_load(builder, rows, position(j, step, place)) for j in range(len(matrix[0]))]
                 for i, factors in enumerate(matrix):
                     terms = [
@@ -577,12 +763,81 @@ _map_input, _map_output = _linear_map(INPUT), _linear_map(OUTPUT)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _add_units(_: Any, out: Any, step: Any, weight: Any, strip: Any, starts: Any, count: Any) -> Any:
+    """Do out[u * step + i] += sum_k weight[k, u] * strip[starts[k] + i] over k < count, for UNITS u and STRIP i."""
+
+    def generate(
+        builder: Builder, out: Value, step: Value, weight: Value, strip: Value, starts: Value, count: Value
+    ) -> None:
+        places = [
+            [builder.add(builder.mul(step, _INDEX(u)), _INDEX(i)) for i in range(0, STRIP, LANES)] for u in range(UNITS)
+        ]
+        registers = [
+            [cgutils.alloca_once_value(builder, _load(builder, out, place)) for place in row] for row in places
+        ]
+        with cgutils.for_range(builder, count) as k:
+            start = _load(builder, starts, builder.mul(k.index, _INDEX(2)), _INDEX)
+            vectors = [_load(builder, strip, builder.add(start, _INDEX(i))) for i in range(0, STRIP, LANES)]
+            for u, row in enumerate(registers):
+                position = builder.add(builder.mul(k.index, _INDEX(UNITS)), _INDEX(u))
+                factor = _everywhere(builder, _load(builder, weight, position, _NUMBER))
+                for register, vector in zip(row, vectors, strict=True):
+                    _add_product(builder, register, factor, vector)
+        for row, registers_of_row in zip(places, registers, strict=True):
+            for place, register in zip(row, registers_of_row, strict=True):
+                _store(builder, builder.load(register), out, place)
+
+    return _addresses(6, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _copy_strip(_: Any, out: Any, source: Any) -> Any:
+    def generate(builder: Builder, out: Value, source: Value) -> None:
+        for i in range(0, STRIP, LANES):
+            _store(builder, _load(builder, source, i), out, i)
+
+    return _addresses(2, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fill_strip(_: Any, out: Any, number: Any) -> Any:
+    def generate(builder: Builder, out: Value, number: Value) -> None:
+        vector = _everywhere(builder, _load(builder, number, 0, _NUMBER))
+        for i in range(0, STRIP, LANES):
+            _store(builder, vector, out, i)
+
+    return _addresses(2, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _relu_strip(_: Any, numbers: Any) -> Any:
+    def generate(builder: Builder, numbers: Value) -> None:
+        for i in range(0, STRIP, LANES):
+            _store(builder, _relu(builder, _load(builder, numbers, i)), numbers, i)
+
+    return _addresses(1, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(_: Any, address: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def generate(builder: Builder, address: Value) -> None:
+        line = builder.inttoptr(address, _BYTE.as_pointer())
+        of_type = ir.FunctionType(ir.VoidType(), [line.type, _LANE, _LANE, _LANE])
+        function = cgutils.get_or_insert_function(builder.module, of_type, "llvm.prefetch.p0i8")
+        builder.call(function, [line, _LANE(0), _LANE(3), _LANE(1)])  # to read, into the first cache, data
+
+    return _addresses(1, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _pool(_: Any, features: Any, corners: Any, window: Any, bias: Any) -> Any:
     """Do features[o] = relu(max_a window[a, o] + bias[o]), and write that a, of equal ones the first, as a byte."""
 
     def generate(builder: Builder, features: Value, corners: Value, window: Value, bias: Value) -> None:
         numbers, whole = ir.VectorType(_LANE, LANES), ir.VectorType(_BYTE, LANES)
-        for place in range(0, FILTERS, LANES):
+        for place in _PLACES:
             best, corner = _load(builder, window, place), ir.Constant(numbers, [0] * LANES)
             for a in range(1, CORNERS):
                 other = _load(builder, window, a * FILTERS + place)

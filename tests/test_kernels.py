@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from active_learning.convolutions import (
+from active_learning.kernels import (
     FILTER,
     IMAGES_PER_PART,
     INPUT,
@@ -236,7 +236,7 @@ def run_with_cache(folder: str, before: str = "") -> None:
     shapes = [array.shape for array in make_arguments()]
     program = f"""{before}
 import numpy as np
-from active_learning.convolutions import convolve
+from active_learning.kernels import convolve
 print(convolve(*(np.full(shape, 0.01) for shape in {shapes})).features_npqo.sum())
 """
     command = [sys.executable, "-c", program]
