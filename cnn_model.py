@@ -4,7 +4,7 @@ The only file that knows torch and skorch internals. Its secret: everything befo
 so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
 all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
 keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). On a CPU in
-float32 the convolutional part is our own code too, see `active_learning/kernels.py`.
+float32 the convolutions, their gradients and the passes are our own code, see `active_learning/kernels.py`.
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, cast
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -356,11 +357,12 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ) -> Iterator[Tensor]:
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
-        masks = feature_masks_tf, hidden_masks_th
+        passes: _Passes
         if self._device_type == "cpu" and self.precision == "float32":
-            return self._computed(images, rows, block_size, _CompiledPasses(module, *masks).class_probabilities)
-        passes = _StochasticPasses(module, *masks, getattr(torch, self.precision))
-        return self._computed(images, rows, block_size, passes.class_probabilities)
+            passes = _CompiledPasses(module, feature_masks_tf, hidden_masks_th)
+        else:
+            passes = _TorchPasses(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
+        return self._computed(images, rows, block_size, partial(_class_probabilities, passes))
 
     def _computed(
         self,
@@ -468,8 +470,24 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-class _StochasticPasses:
-    """The network under T fixed pairs of masks.
+class _Passes(Protocol):
+    """The network under T fixed pairs of masks."""
+
+    def features(self, images_bchw: Tensor) -> Tensor:
+        """Return the activations before the first dropout, as `logits` takes them."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (T, C, B) of every pass."""
+
+
+def _class_probabilities(passes: _Passes, images_bchw: Tensor) -> Tensor:
+    """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
+    logits_tcb = passes.logits(passes.features(images_bchw))
+    return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
+
+
+class _TorchPasses:
+    """Passes computed by torch.
 
     For pass t with feature mask a and hidden mask b the hidden layer is relu(W (a * x) / 0.75 + c) on the rows that b
     keeps; the dropped rows are zero and are not computed. Since a drops a quarter of the features,
@@ -499,11 +517,6 @@ class _StochasticPasses:
             ]
             self.most_dropped = max(len(one.dropped) for one in self.passes)
 
-    def class_probabilities(self, images_bchw: Tensor) -> Tensor:
-        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-        logits_tcb = self.logits(self.features(images_bchw))
-        return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
-
     def features(self, images_bchw: Tensor) -> Tensor:
         """Return the activations (F, B) before the first dropout."""
         features_fb: Tensor = self.hidden_weight_hf.new_empty(self.hidden_weight_hf.shape[1], len(images_bchw))
@@ -527,7 +540,7 @@ class _StochasticPasses:
 
 
 class _CompiledPasses:
-    """The same on a CPU in float32, as `active_learning.kernels` computes it."""
+    """Passes on a CPU in float32, as `active_learning.kernels` computes them."""
 
     def __init__(self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor) -> None:
         self.module = module
@@ -541,11 +554,15 @@ class _CompiledPasses:
                 hidden_masks_th.numpy(),
             )
 
-    def class_probabilities(self, images_bchw: Tensor) -> Tensor:
-        """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-        features_bpqo = _as_array(self.module.features(images_bchw))
-        logits_tcb = torch.from_numpy(self.passes.logits(features_bpqo.reshape(len(features_bpqo), -1)))
-        return logits_tcb.softmax(dim=1).transpose(1, 2)
+    def features(self, images_bchw: Tensor) -> Tensor:
+        """Return the activations (B, F) before the first dropout, the filters' axis last."""
+        features_bf: Tensor = self.module.features(images_bchw).permute(0, 2, 3, 1).flatten(1)
+        return features_bf
+
+    def logits(self, features_bf: Tensor) -> Tensor:
+        """Return the logits (T, C, B) of every pass."""
+        logits_tcb: Tensor = torch.from_numpy(self.passes.logits(features_bf.numpy()))
+        return logits_tcb
 
 
 def _filters_last(array_nf: Tensor) -> Tensor:

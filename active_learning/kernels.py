@@ -431,7 +431,8 @@ def _add_to_hidden(hidden_ski, features_sfi, starts_d, weight_gdu):  # type: ign
                     for d in range(first + g * share, first + min((g + 1) * share, few)):
                         _prefetch(_at(features_sfi, (s + 1) * features * STRIP + starts_d[d]))
                 _add_units(
-                    _at(hidden_ski, (s * units + g * UNITS) * STRIP), STRIP, _at(weight_gdu, (g * terms + first) * UNITS),
+                    _at(hidden_ski, (s * units + g * UNITS) * STRIP), STRIP,
+                    _at(weight_gdu, (g * terms + first) * UNITS),
                     _at(features_sfi, s * features * STRIP), _at(starts_d, first), few,
                 )  # fmt: skip
 
@@ -611,10 +612,16 @@ def _add_product(builder: Builder, register: Value, factor: Value, vector: Value
 
 
 def _add_row(
-    builder: Builder, registers: Sequence[Sequence[Value]], left: Value, numbers: Sequence[Value], right: Value, row: Value
+    builder: Builder,
+    registers: Sequence[Sequence[Value]],
+    left: Value,
+    numbers: Sequence[Value],
+    right: Value,
+    row: Value,
 ) -> None:
     """Do registers[r, :] += left[numbers[r]] * right[row, :]."""
-    factors = [_load(builder, right, builder.add(builder.mul(row, _INDEX(FILTERS)), _INDEX(place))) for place in _PLACES]
+    start = builder.mul(row, _INDEX(FILTERS))
+    factors = [_load(builder, right, builder.add(start, _INDEX(place))) for place in _PLACES]
     for number, pixel in zip(numbers, registers, strict=True):
         factor = _everywhere(builder, _load(builder, left, number, _NUMBER))
         for register, vector in zip(pixel, factors, strict=True):

@@ -38,7 +38,10 @@ from cnn_model import (
     IMAGES_PER_BLOCK,
     BayesianCNN,
     BayesianCNNClassifier,
-    _StochasticPasses,
+    _class_probabilities,
+    _CompiledPasses,
+    _Passes,
+    _TorchPasses,
     choose_precision,
 )
 
@@ -78,7 +81,8 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     generator = torch.Generator().manual_seed(0)
     layers = ((module.hidden, FEATURE_DROPOUT), (module.output, HIDDEN_DROPOUT))
     masks = [torch.rand(PASSES, layer.in_features, generator=generator) >= rate for layer, rate in layers]
-    passes = _StochasticPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
+    torchs = _TorchPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
+    passes = _CompiledPasses(module, masks[0], masks[1]) if bench.precision == "float32" else torchs
     images = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
     few = images[:BATCH_SIZE]
 
@@ -89,25 +93,27 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
 
         return inference
 
-    whole, convolutions = work(passes.class_probabilities, images), work(module.features, few)
+    whole, convolutions = work(_class_probabilities, passes, images), work(module.features, few)
     floor = inference_flops(bench, bench.precision, IMAGES_PER_BLOCK, PASSES) / bench.peak
     show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", whole, floor)
-    features_fb = work(passes.features, images)()
-    dense = work(passes.logits, features_fb)
+    features_fb = work(torchs.features, images)()
+    dense = work(passes.logits, work(passes.features, images)())
     weights = pass_weights(module, masks, features_fb.dtype)
     kept_weights = [(kept, first[:, kept], *others) for kept, first, *others in weights]
     same, other_layout = by_torch(module).eval(), by_torch(module, torch.contiguous_format).eval()
     ways: list[Way] = [
         ("convolutions in inference: by torch", work(same.features, few), convolutions),
         ("convolutions in inference: by torch, NCHW", work(other_layout.features, few), convolutions),
-        ("dense layers in inference: dropped features as zeros, one product a pass",
-         work(masked_weights, passes, weights, features_fb), dense),
-        ("dense layers in inference: kept features multiplied, none subtracted",
-         work(kept_features, passes, kept_weights, features_fb), dense),
-        ("dense layers in inference: oneDNN's linear layer in place of addmm",
-         work(onednn_linear, passes, features_fb), dense),
+        ("dense layers in inference: by torch, dropped features subtracted",
+         work(torchs.logits, features_fb), dense),
+        ("dense layers in inference: by torch, dropped features as zeros, one product a pass",
+         work(masked_weights, torchs, weights, features_fb), dense),
+        ("dense layers in inference: by torch, kept features multiplied, none subtracted",
+         work(kept_features, torchs, kept_weights, features_fb), dense),
+        ("dense layers in inference: by oneDNN's linear layer, dropped features subtracted",
+         work(onednn_linear, torchs, features_fb), dense),
         *((f"inference: blocks of {size} images in place of {IMAGES_PER_BLOCK}",
-           work(in_blocks, passes, images, size), whole) for size in (50, 125, 250)),
+           work(in_blocks, passes, images, size), whole) for size in (64, 128, 256)),
     ]  # fmt: skip
     rows = [(way[0], speed_of(*way[1:], tolerance=TOLERANCE[bench.precision])) for way in ways]
     with settings.patch(freezing=True):
@@ -249,9 +255,9 @@ def without_onednn(work: Work) -> Tensor:
         return work()
 
 
-def in_blocks(passes: _StochasticPasses, images: Tensor, size: int) -> Tensor:
+def in_blocks(passes: _Passes, images: Tensor, size: int) -> Tensor:
     """Compute the passes of some images in smaller blocks."""
-    return torch.cat([passes.class_probabilities(few) for few in images.split(size)], dim=1)
+    return torch.cat([_class_probabilities(passes, few) for few in images.split(size)], dim=1)
 
 
 def pass_weights(module: BayesianCNN, masks: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
@@ -266,7 +272,7 @@ def pass_weights(module: BayesianCNN, masks: Sequence[Tensor], dtype: torch.dtyp
     return weights
 
 
-def masked_weights(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+def masked_weights(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass as one product with the weights of dropped features set to zero."""
     return torch.stack(
         [
@@ -276,7 +282,7 @@ def masked_weights(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ..
     )
 
 
-def kept_features(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+def kept_features(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass from the features that it keeps; `weights` hold no others."""
     return torch.stack(
         [
@@ -288,7 +294,7 @@ def kept_features(passes: _StochasticPasses, weights: Sequence[tuple[Tensor, ...
     )
 
 
-def onednn_linear(passes: _StochasticPasses, features_fb: Tensor) -> Tensor:
+def onednn_linear(passes: _TorchPasses, features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass and subtract the dropped features with oneDNN's linear layer, images first."""
     undropped_hb = torch.addmm(passes.hidden_bias_h1, passes.hidden_weight_hf, features_fb)
     logits = []

@@ -34,8 +34,8 @@ from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction
 from active_learning.config import RunConfig
-from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.execution import keep_freed_memory
+from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.loop import active_learning_rounds
 from active_learning.store import provenance
 from benchmarks.reference import (

@@ -17,7 +17,15 @@ import torch
 from torch.nn import functional
 
 import cnn_model
-from cnn_model import BayesianCNN, BayesianCNNClassifier, NonFiniteLossError, choose_device, choose_precision
+from cnn_model import (
+    BayesianCNN,
+    BayesianCNNClassifier,
+    NonFiniteLossError,
+    _class_probabilities,
+    _TorchPasses,
+    choose_device,
+    choose_precision,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -278,8 +286,11 @@ def test_mc_dropout_has_the_shape_and_order_of_the_images(fitted: BayesianCNNCla
     )
 
 
+@pytest.mark.parametrize("by_torch", [False, True])  # as on a GPU
 @pytest.mark.parametrize("passes", [1, 10, 23])
-def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(fitted: BayesianCNNClassifier, passes: int) -> None:
+def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
+    fitted: BayesianCNNClassifier, passes: int, by_torch: bool
+) -> None:
     images, _ = make_images(9, seed=3)
     module = fitted.module_
     generator = torch.Generator().manual_seed(passes)
@@ -287,6 +298,10 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(fitted: Baye
     hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
     blocks = fitted._blocks(images, None, feature_masks, hidden_masks, 4)
+    if by_torch:
+        torchs = _TorchPasses(module, feature_masks, hidden_masks, torch.float32)
+        with torch.inference_mode():
+            blocks = iter([_class_probabilities(torchs, few) for few in torch.from_numpy(images).split(4)])
     features = module.features(torch.from_numpy(images)).flatten(1).double()
     expected = []
     for feature_mask, hidden_mask in zip(feature_masks, hidden_masks, strict=True):

@@ -55,7 +55,7 @@ def test_leaves_import_nothing_of_ours(name: str) -> None:
     assert not ours(NAMES[name])
 
 
-def test_the_network_imports_nothing_of_ours_but_its_convolutions() -> None:
+def test_the_network_imports_nothing_of_ours_but_its_kernels() -> None:
     assert ours(NAMES["cnn_model"]) == {"active_learning.kernels"}
 
 

@@ -1,4 +1,4 @@
-"""The convolutional part of the network and its gradients against torch's own."""
+"""The convolutional part of the network, its gradients and the dense part of MC dropout against torch's own."""
 
 import os
 import subprocess
@@ -21,8 +21,11 @@ from active_learning.kernels import (
     IMAGES_PER_PART,
     INPUT,
     OUTPUT,
+    STRIP,
+    TERMS,
     Convolved,
     Floats,
+    StochasticPasses,
     _in_parts,
     convolution_gradients,
     convolve,
@@ -214,6 +217,60 @@ def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
     gradients = convolution_gradients(found, images, weights[2], np.asfortranarray(gradient))
     for one, other in zip(gradients, rights, strict=True):
         assert np.array_equal(one, other)
+
+
+def make_passes(
+    passes: int, features: int, units: int, classes: int, seed: int = 0
+) -> tuple[Floats, Floats, Floats, Floats, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Weights and biases of both dense layers, the features that each pass drops and the units that it keeps."""
+    rng = np.random.default_rng(seed)
+    hidden, output = rng.standard_normal((units, features)), rng.standard_normal((classes, units))
+    biases = rng.standard_normal(units), rng.standard_normal(classes)
+    weights = [array.astype(np.float32) for array in (hidden, biases[0], output, biases[1])]
+    dropped, kept = rng.random((passes, features)) < 0.25, rng.random((passes, units)) < 0.5
+    return weights[0], weights[1], weights[2], weights[3], dropped, kept
+
+
+def make_features(count: int, features: int, seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).standard_normal((count, features)).clip(0).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 3 * STRIP + 1),
+    features=st.integers(1, 2 * TERMS + 5),
+    units=st.integers(1, 20),
+    classes=st.integers(2, 14),
+    passes=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(count=20, features=3872, units=128, classes=10, passes=2, seed=0)
+@example(count=1, features=1, units=1, classes=2, passes=3, seed=2)  # passes that keep no unit
+def test_passes_are_the_layers_under_their_masks(
+    count: int, features: int, units: int, classes: int, passes: int, seed: int
+) -> None:
+    weights = make_passes(passes, features, units, classes, seed)
+    hidden, hidden_bias, output, output_bias, dropped, kept = (torch.from_numpy(array).double() for array in weights)
+    x = make_features(count, features, seed)
+    right = torch.stack([
+        output @ ((hidden @ ((1 - d) * torch.from_numpy(x)).T + hidden_bias[:, None]).relu() * k[:, None])
+        + output_bias[:, None]
+        for d, k in zip(dropped, kept, strict=True)
+    ])  # fmt: skip
+    found = StochasticPasses(*weights).logits(x)
+    assert found.shape == (passes, classes, count)
+    assert_close(found, right, error=1e-5)
+
+
+def test_the_other_images_change_no_bit_of_a_pass() -> None:
+    passes = StochasticPasses(*make_passes(2, 300, 20, 10))
+    x = make_features(2 * STRIP + 3, 300)
+    whole = passes.logits(x)
+    for n in (0, STRIP, len(x) - 1):
+        assert np.array_equal(passes.logits(x[n : n + 1])[:, :, 0], whole[:, :, n])
+    x[STRIP, 7] = np.nan
+    lost = np.isnan(passes.logits(x)).any(axis=(0, 1))
+    assert lost.tolist() == [n == STRIP for n in range(len(x))]
 
 
 def test_a_share_that_fails_is_told_when_no_other_is_at_work_any_more() -> None:
