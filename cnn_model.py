@@ -561,13 +561,13 @@ class _CompiledPasses:
 
     def logits(self, features_bf: Tensor) -> Tensor:
         """Return the logits (T, C, B) of every pass."""
-        logits_tcb: Tensor = torch.from_numpy(self.passes.logits(features_bf.numpy()))
-        return logits_tcb
+        return torch.from_numpy(self.passes.logits(features_bf.numpy()))
 
 
 def _filters_last(array_nf: Tensor) -> Tensor:
     """Return an array of features, filter by filter, as one that runs over the filters first."""
-    return array_nf.unflatten(1, (FILTERS, -1)).transpose(1, 2).flatten(1)
+    filters_last_nf: Tensor = array_nf.unflatten(1, (FILTERS, -1)).transpose(1, 2).flatten(1)
+    return filters_last_nf
 
 
 class _PassWeights(NamedTuple):
