@@ -26,18 +26,25 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from active_learning import kernels
-from active_learning.kernels import FILTERS, KERNEL, POOLING, Convolved, convolution_gradients, convolve
+from active_learning.kernels import (
+    FILTERS,
+    KERNEL,
+    POOLING,
+    Convolved,
+    StochasticPasses,
+    convolution_gradients,
+    convolve,
+)
 
 FEATURE_DROPOUT = 0.25
 HIDDEN_DROPOUT = 0.5
 HIDDEN_UNITS = 128
 
 IMAGES_PER_BLOCK = 512
-"""Images of one inference block: enough for the matrix products of a pass to be long."""
+"""Images of one inference block: enough for a pass's weights to be fetched seldom, in whole strips of the kernels."""
 
 IMAGES_PER_SLICE = 128
-"""Images of a block that go through the convolutions at once: few enough for a cache to hold their activations."""
+"""Images that go through torch's convolutions at once: few enough for a cache to hold their activations."""
 
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
 """In bfloat16, a pass's kept hidden units and dropped features are filled up with zeros to multiples of these."""
@@ -545,7 +552,7 @@ class _CompiledPasses:
     def __init__(self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor) -> None:
         self.module = module
         with torch.inference_mode():
-            self.passes = kernels.StochasticPasses(
+            self.passes = StochasticPasses(
                 _filters_last(module.hidden.weight / (1 - FEATURE_DROPOUT)).numpy(),
                 module.hidden.bias.numpy(),
                 (module.output.weight / (1 - HIDDEN_DROPOUT)).numpy(),
@@ -564,10 +571,10 @@ class _CompiledPasses:
         return torch.from_numpy(self.passes.logits(features_bf.numpy()))
 
 
-def _filters_last(array_nf: Tensor) -> Tensor:
-    """Return an array of features, filter by filter, as one that runs over the filters first."""
-    filters_last_nf: Tensor = array_nf.unflatten(1, (FILTERS, -1)).transpose(1, 2).flatten(1)
-    return filters_last_nf
+def _filters_last(by_filter: Tensor) -> Tensor:
+    """Return rows of numbers by feature, which are in order filter by filter, as rows window by window."""
+    by_window: Tensor = by_filter.unflatten(1, (FILTERS, -1)).transpose(1, 2).flatten(1)
+    return by_window
 
 
 class _PassWeights(NamedTuple):

@@ -17,8 +17,8 @@ The convolutional part, relu(convolution) - convolution - 2x2 max pooling - relu
       gradient by the image [y + r, x : x + 4, :]  +=  g * weight[o, r, :, :]
       gradient by the weight [o, r, :, :]          +=  g * image[y + r, x : x + 4, :]
 
-The dense part of MC dropout: a pass subtracts the features that it drops, from the hidden units that it keeps. They
-are read where they are, from strips of STRIP images side by side: no matrix of them is made, as a library needs it.
+The dense part of MC dropout: a pass subtracts the features that it drops, from the hidden units that it keeps. The
+features are read where they are, in strips of STRIP images side by side; a library needs a matrix of those dropped.
 
 Each image is computed by itself: batches, blocks and threads change no bit of its activations.
 
@@ -191,16 +191,20 @@ def convolution_gradients(
 
 
 class StochasticPass(NamedTuple):
-    """One pass of MC dropout; both axes of units are filled up with zeros to whole groups."""
+    """One pass of MC dropout; what is summed in groups is filled up with zeros to whole ones."""
 
     kept_k: npt.NDArray[np.int64]  # the hidden units that it keeps
     dropped_d: npt.NDArray[np.int64]  # the features that it drops
     hidden_weight_gdu: Floats  # by which the dropped features are subtracted from the kept units
-    output_weight_gku: Floats
+    output_weight_gku: Floats  # of the kept units, in groups of classes
 
 
 class StochasticPasses:
-    """The dense part under T pairs of masks: relu(hidden weight (mask * features) + bias), mask, output weight, bias.
+    """The dense part under T pairs of masks.
+
+        output weight (mask * relu(hidden weight (mask * features) + hidden bias)) + output bias
+
+    Everything is copied: what happens to the arguments later changes no pass.
 
     Args:
         hidden_weight_kf: weight of the hidden layer, with the factor of the kept features.
@@ -209,6 +213,9 @@ class StochasticPasses:
         output_bias_c: its bias.
         dropped_tf: the features that each pass drops.
         kept_tk: the hidden units that each pass keeps.
+
+    Raises:
+        ValueError: for arrays whose sizes do not go together.
     """
 
     def __init__(
@@ -220,20 +227,32 @@ class StochasticPasses:
         dropped_tf: npt.NDArray[np.bool_],
         kept_tk: npt.NDArray[np.bool_],
     ) -> None:
+        units, features = hidden_weight_kf.shape
         self.classes = len(output_bias_c)
-        self.hidden_bias_k = _float32(hidden_bias_k)
+        found = hidden_bias_k.shape, output_weight_ck.shape, dropped_tf.shape, kept_tk.shape
+        expected = (units,), (self.classes, units), (len(kept_tk), features), (len(kept_tk), units)
+        if found != expected:
+            raise ValueError(f"the sizes of biases, weights and masks are {found}; {expected} go together.")
+        self.hidden_bias_k = _float32(np.pad(hidden_bias_k, (0, -units % UNITS)))
         self.output_bias_c = _float32(np.pad(output_bias_c, (0, -self.classes % UNITS)))
         self.hidden_weight_gfu = _in_groups(hidden_weight_kf)
         self.passes = []
         for dropped_f, kept_units_k in zip(dropped_tf, kept_tk, strict=True):
             dropped, kept = dropped_f.nonzero()[0], kept_units_k.nonzero()[0]
             hidden_weight_gdu = _in_groups(-hidden_weight_kf[np.ix_(kept, dropped)])
-            output_weight_ck_ = np.pad(output_weight_ck[:, kept], ((0, 0), (0, -len(kept) % UNITS)))
-            self.passes.append(StochasticPass(kept, dropped, hidden_weight_gdu, _in_groups(output_weight_ck_)))
+            self.passes.append(StochasticPass(kept, dropped, hidden_weight_gdu, _in_groups(output_weight_ck[:, kept])))
 
     def logits(self, features_nf: Floats) -> Floats:
-        """Return the logits (T, C, N) of every pass (a view)."""
+        """Return the logits (T, C, N) of every pass (a view).
+
+        Raises:
+            ValueError: for another number of features than the weight has.
+        """
         count, features = features_nf.shape
+        if features != self.hidden_weight_gfu.shape[1]:
+            raise ValueError(
+                f"the images have {features} features; the network takes {self.hidden_weight_gfu.shape[1]}."
+            )
         strips = -(-count // STRIP)
         features_sfi = _empty((strips, features, STRIP))
         undropped_ski = _empty((strips, len(self.hidden_weight_gfu) * UNITS, STRIP))
@@ -349,7 +368,7 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
     by_between_hwo = np.empty((height, width, FILTERS), np.float32)
     # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
     by_filter = ((pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS, FILTERS)
-    most = GRADIENT_ROWS * pooled_width + 1  # one beyond, which is written before it is known to be none
+    most = GRADIENT_ROWS * pooled_width
     found_bo = np.empty(by_filter, np.int64)
     scales_bom, starts_bom = np.empty((*by_filter, most), np.float32), np.empty((*by_filter, most), np.int64)
     for n in range(len(images_nhw)):
@@ -357,7 +376,7 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
         for p in range(pooled_height):
             b = p // GRADIENT_ROWS
             for q in range(pooled_width):
-                for o in range(FILTERS):  # without branches: which gradients are zero cannot be foreseen
+                for o in range(FILTERS):  # without branches, which cannot be foreseen: the next overwrites a zero
                     gradient = np.float32(0) if features_npqo[n, p, q, o] <= 0 else gradient_npqo[n, p, q, o]
                     by_bias2_o[o] += gradient
                     corner = int(corners_npqo[n, p, q, o])
@@ -386,7 +405,7 @@ def _undropped(hidden_ski, features_sfi, features_nf, weight_gfu, bias_k):  # ty
             for i in range(images, STRIP):
                 features_sfi[s, f, i] = 0
         for k in range(hidden_ski.shape[1]):
-            hidden_ski[s, k, :] = bias_k[k] if k < len(bias_k) else 0
+            hidden_ski[s, k, :] = bias_k[k]
     _add_to_hidden(hidden_ski, features_sfi, starts, weight_gfu)
 
 
@@ -400,19 +419,20 @@ def _stochastic_pass(  # type: ignore[no-untyped-def]
     hidden_ski = np.empty((strips, units, STRIP), np.float32)
     for s in range(strips):
         for k in range(units):
-            unit = kept_k[k] if k < len(kept_k) else 0  # the filling has no weight in the output
+            unit = kept_k[k] if k < len(kept_k) else 0  # the filling is not read any more
             _copy_strip(_at(hidden_ski, (s * units + k) * STRIP), _at(undropped_ski, (s * most + unit) * STRIP))
     _add_to_hidden(hidden_ski, features_sfi, dropped_d * STRIP, hidden_weight_gdu)
-    starts = np.arange(0, units * STRIP, STRIP)
+    starts = np.arange(0, len(kept_k) * STRIP, STRIP)
     for s in range(strips):
-        for k in range(units):
+        for k in range(len(kept_k)):
             _relu_strip(_at(hidden_ski, (s * units + k) * STRIP))
         for c in range(len(logits_cn)):
             _fill_strip(_at(logits_cn, c * images + s * STRIP), _at(output_bias_c, c))
         for g in range(len(output_weight_gku)):
             _add_units(
-                _at(logits_cn, g * UNITS * images + s * STRIP), images, _at(output_weight_gku, g * units * UNITS),
-                _at(hidden_ski, s * units * STRIP), _at(starts, 0), units,
+                _at(logits_cn, g * UNITS * images + s * STRIP), images,
+                _at(output_weight_gku, g * len(kept_k) * UNITS),
+                _at(hidden_ski, s * units * STRIP), _at(starts, 0), len(kept_k),
             )  # fmt: skip
 
 
@@ -437,7 +457,8 @@ def _add_to_hidden(hidden_ski, features_sfi, starts_d, weight_gdu):  # type: ign
                 )  # fmt: skip
 
 
-# One image at a time. `_at(array, position)` is an address within an array, which lives as long as its function.
+# One image at a time. `_at(array, position)` is an address within an array. An array lives until the loop ends in which
+# it is named last: take no address of a function's own array outside of a loop.
 
 
 @numba.njit
@@ -799,6 +820,8 @@ def _add_units(_: Any, out: Any, step: Any, weight: Any, strip: Any, starts: Any
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _copy_strip(_: Any, out: Any, source: Any) -> Any:
+    """Do out[i] = source[i] for STRIP i."""
+
     def generate(builder: Builder, out: Value, source: Value) -> None:
         for i in range(0, STRIP, LANES):
             _store(builder, _load(builder, source, i), out, i)
@@ -808,6 +831,8 @@ def _copy_strip(_: Any, out: Any, source: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _fill_strip(_: Any, out: Any, number: Any) -> Any:
+    """Do out[i] = number[0] for STRIP i."""
+
     def generate(builder: Builder, out: Value, number: Value) -> None:
         vector = _everywhere(builder, _load(builder, number, 0, _NUMBER))
         for i in range(0, STRIP, LANES):
@@ -818,6 +843,8 @@ def _fill_strip(_: Any, out: Any, number: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _relu_strip(_: Any, numbers: Any) -> Any:
+    """Do numbers[i] = relu(numbers[i]) for STRIP i."""
+
     def generate(builder: Builder, numbers: Value) -> None:
         for i in range(0, STRIP, LANES):
             _store(builder, _relu(builder, _load(builder, numbers, i)), numbers, i)

@@ -106,8 +106,8 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     ways: list[Way] = [
         ("convolutions in inference: by torch", work(same.features, few), convolutions),
         ("convolutions in inference: by torch, NCHW", work(other_layout.features, few), convolutions),
-        ("dense layers in inference: by torch, dropped features subtracted",
-         work(torchs.logits, features_fb), dense),
+        *((("dense layers in inference: by torch, dropped features subtracted",
+            work(torchs.logits, features_fb), dense),) if passes is not torchs else ()),
         ("dense layers in inference: by torch, dropped features as zeros, one product a pass",
          work(masked_weights, torchs, weights, features_fb), dense),
         ("dense layers in inference: by torch, kept features multiplied, none subtracted",
@@ -266,7 +266,7 @@ class Recorded:
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits (T, C, B) of every pass."""
-        with record_function("kernels.StochasticPasses"):
+        with record_function("StochasticPasses"):
             return self.passes.logits(features)
 
 

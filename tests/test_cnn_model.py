@@ -22,6 +22,7 @@ from cnn_model import (
     BayesianCNNClassifier,
     NonFiniteLossError,
     _class_probabilities,
+    _CompiledPasses,
     _TorchPasses,
     choose_device,
     choose_precision,
@@ -297,11 +298,13 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     feature_masks = torch.rand(passes, module.hidden.in_features, generator=generator) >= 0.25
     hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
-    blocks = fitted._blocks(images, None, feature_masks, hidden_masks, 4)
-    if by_torch:
-        torchs = _TorchPasses(module, feature_masks, hidden_masks, torch.float32)
-        with torch.inference_mode():
-            blocks = iter([_class_probabilities(torchs, few) for few in torch.from_numpy(images).split(4)])
+    blocks = list(fitted._blocks(images, None, feature_masks, hidden_masks, 4))
+    masks = module, feature_masks, hidden_masks
+    way = _TorchPasses(*masks, torch.float32) if by_torch else _CompiledPasses(*masks)
+    with torch.inference_mode():
+        computed = [_class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
+    same = all(torch.equal(one, other) for one, other in zip(blocks, computed, strict=True))
+    assert same != by_torch, "on a CPU in float32 the compiled passes are taken"
     features = module.features(torch.from_numpy(images)).flatten(1).double()
     expected = []
     for feature_mask, hidden_mask in zip(feature_masks, hidden_masks, strict=True):
@@ -314,7 +317,7 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
             hidden * hidden_mask / 0.5, module.output.weight.double(), module.output.bias.double()
         )
         expected.append(functional.softmax(logits, dim=-1))
-    torch.testing.assert_close(torch.cat(list(blocks), dim=1).double(), torch.stack(expected), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(computed, dim=1).double(), torch.stack(expected), atol=1e-5, rtol=0)
 
 
 def test_mc_dropout_has_the_distribution_of_plain_passes(fitted: BayesianCNNClassifier) -> None:

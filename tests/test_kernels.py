@@ -23,6 +23,7 @@ from active_learning.kernels import (
     OUTPUT,
     STRIP,
     TERMS,
+    UNITS,
     Convolved,
     Floats,
     StochasticPasses,
@@ -271,6 +272,44 @@ def test_the_other_images_change_no_bit_of_a_pass() -> None:
     x[STRIP, 7] = np.nan
     lost = np.isnan(passes.logits(x)).any(axis=(0, 1))
     assert lost.tolist() == [n == STRIP for n in range(len(x))]
+
+
+def test_a_unit_that_a_pass_drops_does_not_touch_it() -> None:
+    """Not even if it is infinite, for any number of kept units."""
+    weights = make_passes(20, 30, 13, 3)
+    weights[1][0], weights[5][:, 0] = np.inf, False
+    assert {int(kept.sum()) % UNITS for kept in weights[5]} == set(range(UNITS))
+    assert np.isfinite(StochasticPasses(*weights).logits(make_features(5, 30))).all()
+
+
+def test_passes_take_arrays_of_any_kind_and_copy_them() -> None:
+    weights, x = make_passes(3, 40, 12, 4), make_features(19, 40)
+    right = StochasticPasses(*weights).logits(x)
+    others: list[Any] = [np.asfortranarray(array.astype(np.float64)) for array in weights[:4]]
+    passes = StochasticPasses(others[0], others[1], others[2], others[3], *weights[4:])
+    for array in others:
+        array.fill(0)
+    strided: Any = np.asfortranarray(x.astype(np.float64))
+    strided.flags.writeable = False
+    assert np.array_equal(passes.logits(strided), right)
+    assert passes.logits(x[:0]).shape == (3, 4, 0)
+    aligned = torch.ones(12).numpy()
+    copied = StochasticPasses(weights[0], aligned, *weights[2:])
+    before = copied.logits(x)
+    aligned.fill(0)
+    assert np.array_equal(copied.logits(x), before)
+
+
+def test_passes_refuse_what_does_not_fit() -> None:
+    """They read by address: what is not there would end the process."""
+    weights = make_passes(2, 30, 13, 3)
+    with pytest.raises(ValueError, match=r"^the images have 29 features; the network takes 30\.$"):
+        StochasticPasses(*weights).logits(make_features(4, 29))
+    for place in range(1, 6):
+        wrong: list[Any] = list(weights)
+        wrong[place] = wrong[place][..., :-1]
+        with pytest.raises(ValueError, match="go together"):
+            StochasticPasses(*wrong)
 
 
 def test_a_share_that_fails_is_told_when_no_other_is_at_work_any_more() -> None:
