@@ -327,10 +327,10 @@ def bench_round(bench: Bench) -> None:
     """Arm (c): fit at 520, MC test on 10,000, scoring of 2,000 or of the whole pool, against the reference's way."""
     images, labels = bench.labelled(520)
     net = bench.classifier(bench.precision)
-    fit = seconds(lambda: net.fit(images, labels), 1)
-    test = seconds(lambda: infer(net, bench.images(TEST_IMAGES), PASSES), 2)
-    subset = seconds(lambda: score(net, bench.images(SUBSET)), 2)
-    pool = seconds(lambda: score(net, bench.images(POOL)), 1)
+    fit = seconds(lambda: net.fit(images, labels))
+    test = seconds(lambda: infer(net, bench.images(TEST_IMAGES), PASSES))
+    subset = seconds(lambda: score(net, bench.images(SUBSET)))
+    pool = seconds(lambda: score(net, bench.images(POOL)), 2)
     arguments = (net.weights(), bench.data.class_count, bench.normalised(images), labels)
     reference_fit = bench.elsewhere(_reference_fit, *arguments)
     reference_subset = bench.reference_pass_seconds * PASSES * SUBSET
