@@ -32,7 +32,7 @@ def textbook_network(weights: Weights) -> nn.Sequential:
     )
     with torch.no_grad():
         for parameter, array in zip(network.parameters(), weights.values(), strict=True):
-            parameter.copy_(torch.tensor(array))  # from another process come arrays that torch warns of
+            parameter.copy_(torch.from_numpy(array))
     return network
 
 
