@@ -81,7 +81,7 @@ STRIP = 16
 """Images side by side in the dense part: one cache line of a feature."""
 
 UNITS = 6
-"""Hidden units that are summed at once for a strip: the sums and what is read fill the vector registers but two."""
+"""Hidden units that are summed at once for a strip: the sums and what is read take 15 of 16 vector registers."""
 
 TERMS = 128
 """Features after which the sums turn to the next units: those of a strip stay in the first cache."""
@@ -745,7 +745,7 @@ _multiply, _multiply_relu = _multiplication(relu=False), _multiplication(relu=Tr
 def _multiply_tiles(_: Any, out: Any, left: Any, right: Any) -> Any:
     """Do out[r, :] = sum_i left[r, i] * right[i, :] for PIXELS rows r and FILTERS terms, without a loop.
 
-    At its end a loop as short as this would cost a third of its time.
+    A loop as short as this would end too often: no processor foresees where.
     """
 
     def generate(builder: Builder, out: Value, left: Value, right: Value) -> None:
