@@ -540,7 +540,10 @@ def _add_by_weight2(by_weight_okko, between_hwo, found_bo, scales_bom, starts_bo
 
 @numba.njit
 def _add_by_between(by_between_hwo, weight_okl, found_bo, scales_bom, starts_bom):  # type: ignore[no-untyped-def]
-    """Add rows of the weight, scaled by gradients, to the gradient by the image."""
+    """Add rows of the weight, scaled by gradients, to the gradient by the image.
+
+    By itself, although the lists are those of the weight: both images together would not fit into the first cache.
+    """
     width = by_between_hwo.shape[1]
     bands, filters, most = scales_bom.shape
     for b in range(bands):
