@@ -6,7 +6,7 @@ slow to be measured in full, a part is measured and multiplied, and the table sa
 theirs should be as their users have them. Prints a table and writes `benchmarks/latest.json`.
 
 A `*_bound_*` figure says what a ratio would be if ours did the same operations at the measured peak, which is the rate
-of the library's best large matrix product. The processor's own may be higher: MKL reaches four fifths of it on AMD.
+of the library's best large matrix product; what the processor itself could do may be more.
 
 Dimensions: T passes, N images.
 """
