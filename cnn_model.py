@@ -98,6 +98,17 @@ def _cpu_computes_bfloat16() -> bool:
 _BFLOAT16_CAPABILITIES = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
 
 
+def computed_by_kernels(device_type: str, precision: Precision) -> bool:
+    """Return whether convolutions and passes are our own code: on a CPU, unless torch has better instructions for them.
+
+    Those are AMX's and ARM's for bfloat16, which the kernels do not use.
+    """
+    if device_type != "cpu" or precision == "float32":
+        return device_type == "cpu"
+    capabilities = torch.cpu.get_capabilities()
+    return not (capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
 class BayesianCNN(nn.Module):
     """The network of Gal, Islam and Ghahramani (2017), section 5.
 
@@ -154,11 +165,12 @@ class BayesianCNN(nn.Module):
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
         # A copy: with one channel any strides count as channels_last, and oneDNN is five times slower with some.
         x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
-        own = x.device.type == "cpu" and x.dtype == self.conv1.weight.dtype == torch.float32 and not x.requires_grad
-        if own and not torch.is_autocast_enabled("cpu"):
+        in_bfloat16 = torch.is_autocast_enabled(x.device.type)
+        own = x.dtype == self.conv1.weight.dtype == torch.float32 and not x.requires_grad
+        if own and computed_by_kernels(x.device.type, "bfloat16" if in_bfloat16 else "float32"):
             parameters = self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias
             threads = self.threads if self.training else torch.get_num_threads()
-            features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), threads, x, *parameters)
+            features: Tensor = _Convolutions.apply(torch.is_grad_enabled(), in_bfloat16, threads, x, *parameters)
             return features
         x = self.conv2(functional.relu(self.conv1(x), inplace=True))
         # relu and max commute; after the pooling it has a quarter of the elements to do.
@@ -192,11 +204,13 @@ class _Convolutions(Function):
     """The convolutional part of the network as `active_learning.kernels` computes it."""
 
     @staticmethod
-    def forward(ctx: Any, for_gradients: bool, threads: int, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, for_gradients: bool, in_bfloat16: bool, threads: int, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
         """Return the activations before the first dropout; the parameters are both weights, each with its bias."""
         weight1, bias1, weight2, bias2 = parameters
         arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), bias2.numpy()
-        convolved = convolve(*arrays, for_gradients=for_gradients, threads=threads)
+        convolved = convolve(*arrays, for_gradients=for_gradients, bfloat16=in_bfloat16, threads=threads)
         features, *others = map(torch.from_numpy, convolved)
         features = features.permute(0, 3, 1, 2)
         ctx.save_for_backward(x, weight2, features, *others)
@@ -212,7 +226,16 @@ class _Convolutions(Function):
         arrays = _as_array(x), _as_array(weight2), _as_array(gradient)
         found = convolution_gradients(convolved, *arrays, threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
-        return None, None, None, by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
+        return (
+            None,
+            None,
+            None,
+            None,
+            by_weight1.permute(0, 3, 1, 2),
+            by_bias1,
+            by_weight2.permute(0, 3, 1, 2),
+            by_bias2,
+        )
 
 
 def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
@@ -365,8 +388,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """Yield (T, B, C) for given masks (True = kept)."""
         module: BayesianCNN = self.module_
         passes: _Passes
-        if self._device_type == "cpu" and self.precision == "float32":
-            passes = _CompiledPasses(module, feature_masks_tf, hidden_masks_th)
+        if computed_by_kernels(self._device_type, self.precision):
+            passes = _CompiledPasses(module, feature_masks_tf, hidden_masks_th, self.precision)
         else:
             passes = _TorchPasses(module, feature_masks_tf, hidden_masks_th, getattr(torch, self.precision))
         return self._computed(images, rows, block_size, partial(_class_probabilities, passes))
@@ -430,7 +453,7 @@ def training_threads(device_type: str, precision: Precision) -> Iterator[int]:
     It is too short to be shared out, and torch's threads keep a core busy for some time after each operation.
     """
     threads = torch.get_num_threads()
-    if device_type != "cpu" or precision != "float32":
+    if not computed_by_kernels(device_type, precision):
         yield 1
         return
     torch.set_num_threads(1)
@@ -450,6 +473,7 @@ def _block_threads(threads: int) -> Iterator[tuple[Executor, int]]:
         yield _CallingThread(), 1
         return
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    torch.set_num_threads(1)
     try:
         yield pool, threads + 1
     finally:
@@ -549,7 +573,9 @@ class _TorchPasses:
 class _CompiledPasses:
     """Passes on a CPU in float32, as `active_learning.kernels` computes them."""
 
-    def __init__(self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor) -> None:
+    def __init__(
+        self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, precision: Precision
+    ) -> None:
         self.module = module
         with torch.inference_mode():
             self.passes = StochasticPasses(
@@ -559,6 +585,7 @@ class _CompiledPasses:
                 module.output.bias.numpy(),
                 _filters_last(~feature_masks_tf).numpy(),
                 hidden_masks_th.numpy(),
+                bfloat16=precision == "bfloat16",
             )
 
     def features(self, images_bchw: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 FILTERS = 32
@@ -68,20 +69,28 @@ OUTPUT = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 1))
 IMAGES_PER_PART = 16
 """Images that one thread computes at a time: a fixed number, so that the threads change no rounding of gradients."""
 
-PIXELS = 2
-"""Pixels or tiles that are multiplied at once: their sums over all filters fill half of the vector registers."""
+_, _, _PROCESSOR = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
 
-TILE_ROWS = 2
+LANES = 16 if "+avx512f" in _PROCESSOR else 8
+"""Numbers of a vector register; elsewhere a compiler makes two or four of one."""
+
+BFLOAT16 = "+avx512bf16" in _PROCESSOR
+"""Whether the processor has the instructions for bfloat16 that are used here; elsewhere they are emulated."""
+
+PIXELS = LANES // 4
+"""Pixels or tiles that are multiplied at once: their sums over all filters take eight vector registers."""
+
+TILE_ROWS = 4
 """Rows of tiles that are transformed and multiplied together: they stay in the second cache."""
 
 GRADIENT_ROWS = 3
 """Pooled rows after which the weight's gradient turns to the next filter: their images stay in the first cache."""
 
-STRIP = 16
-"""Images side by side in the dense part: one cache line of a feature."""
+STRIP = 2 * LANES
+"""Images side by side in the dense part."""
 
 UNITS = 6
-"""Hidden units that are summed at once for a strip: the sums and what is read take 15 of 16 vector registers."""
+"""Hidden units that are summed at once for a strip: the sums and what is read take 15 vector registers."""
 
 TERMS = 128
 """Features after which the sums turn to the next units: those of a strip stay in the first cache."""
@@ -89,6 +98,8 @@ TERMS = 128
 CACHE_LINE = 64  # bytes
 
 Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.uint16]  # the bits of numbers in bfloat16
+Factors = Floats | Halves
 
 
 class Convolved(NamedTuple):
@@ -116,6 +127,7 @@ def convolve(
     bias2_o: Floats,
     *,
     for_gradients: bool = False,
+    bfloat16: bool = False,
     threads: int = 1,
 ) -> Convolved:
     """Return relu(max_pool(convolution(relu(convolution(images))))).
@@ -127,6 +139,7 @@ def convolve(
         weight2_okko: the second convolution's weight, (32, 4, 4, 32).
         bias2_o: its bias.
         for_gradients: keep what `convolution_gradients` needs.
+        bfloat16: multiply the second convolution's transformed inputs and weights in bfloat16.
         threads: threads that compute; they change nothing in the result.
 
     Raises:
@@ -143,13 +156,14 @@ def convolve(
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
     weight1_kio = _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, KERNEL * channels, FILTERS)
     both = np.kron(FILTER, FILTER)
-    weight2_eoo = both @ np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, -1)
-    weights = weight1_kio, _float32(bias1_o), _float32(weight2_eoo), _float32(bias2_o)
+    weight2_eoo = np.tensordot(both, np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS), axes=1)
+    factors = _in_pairs(weight2_eoo) if bfloat16 else _float32(weight2_eoo)
+    weights = weight1_kio, _float32(bias1_o), factors, _float32(bias2_o)
 
     def compute(few: slice) -> None:
         _convolve_part(features[few], corners[few], between[few], images_nhw[few], *weights)
 
-    _in_parts(compute, count, threads)
+    _in_parts(compute, count, -(-count // threads), threads)
     return Convolved(features, corners, between)
 
 
@@ -185,18 +199,9 @@ def convolution_gradients(
         part = few.start // IMAGES_PER_PART
         _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), weight2_okl)
 
-    _in_parts(compute, count, threads)
+    _in_parts(compute, count, IMAGES_PER_PART, threads)
     by_weight1_kcko, by_bias1, by_weight2, by_bias2 = (array.sum(axis=0) for array in sums)
     return Gradients(by_weight1_kcko.transpose(3, 0, 2, 1), by_bias1, by_weight2, by_bias2)
-
-
-class StochasticPass(NamedTuple):
-    """One pass of MC dropout; what is summed in groups is filled up with zeros to whole ones."""
-
-    kept_k: npt.NDArray[np.int64]  # the hidden units that it keeps
-    dropped_d: npt.NDArray[np.int64]  # the features that it drops
-    hidden_weight_gdu: Floats  # by which the dropped features are subtracted from the kept units
-    output_weight_gku: Floats  # of the kept units, in groups of classes
 
 
 class StochasticPasses:
@@ -213,6 +218,7 @@ class StochasticPasses:
         output_bias_c: its bias.
         dropped_tf: the features that each pass drops.
         kept_tk: the hidden units that each pass keeps.
+        bfloat16: multiply features and hidden weights in bfloat16; all sums are in single precision.
 
     Raises:
         ValueError: for arrays whose sizes do not go together.
@@ -226,6 +232,8 @@ class StochasticPasses:
         output_bias_c: Floats,
         dropped_tf: npt.NDArray[np.bool_],
         kept_tk: npt.NDArray[np.bool_],
+        *,
+        bfloat16: bool = False,
     ) -> None:
         units, features = hidden_weight_kf.shape
         self.classes = len(output_bias_c)
@@ -233,14 +241,18 @@ class StochasticPasses:
         expected = (units,), (self.classes, units), (len(kept_tk), features), (len(kept_tk), units)
         if found != expected:
             raise ValueError(f"the sizes of biases, weights and masks are {found}; {expected} go together.")
+        self.features = features
         self.hidden_bias_k = _float32(np.pad(hidden_bias_k, (0, -units % UNITS)))
         self.output_bias_c = _float32(np.pad(output_bias_c, (0, -self.classes % UNITS)))
-        self.hidden_weight_gfu = _in_groups(hidden_weight_kf)
-        self.passes = []
-        for dropped_f, kept_units_k in zip(dropped_tf, kept_tk, strict=True):
-            dropped, kept = dropped_f.nonzero()[0], kept_units_k.nonzero()[0]
-            hidden_weight_gdu = _in_groups(-hidden_weight_kf[np.ix_(kept, dropped)])
-            self.passes.append(StochasticPass(kept, dropped, hidden_weight_gdu, _in_groups(output_weight_ck[:, kept])))
+        self.dropped, self.kept = _listed(dropped_tf), _listed(kept_tk)
+        dtype, terms_at_once = (np.uint16, 2) if bfloat16 else (np.float32, 1)
+        self.hidden_weight_gfu = _empty((-(-units // UNITS), features + -features % LANES, UNITS), dtype)
+        dropped_t, kept_t = np.diff(self.dropped.starts), np.diff(self.kept.starts)
+        sizes_t = (dropped_t + dropped_t % terms_at_once) * (kept_t + -kept_t % UNITS)
+        self.hidden_weights = _empty((int(sizes_t.sum()),), dtype)
+        self.output_weights = _empty((int(kept_t.sum()) * len(self.output_bias_c),))
+        arranged = self.hidden_weight_gfu, self.hidden_weights, self.output_weights
+        _arrange(*arranged, _float32(hidden_weight_kf.T), _float32(output_weight_ck.T), *self.dropped, *self.kept)
 
     def logits(self, features_nf: Floats) -> Floats:
         """Return the logits (T, C, N) of every pass (a view).
@@ -249,28 +261,37 @@ class StochasticPasses:
             ValueError: for another number of features than the weight has.
         """
         count, features = features_nf.shape
-        if features != self.hidden_weight_gfu.shape[1]:
-            raise ValueError(
-                f"the images have {features} features; the network takes {self.hidden_weight_gfu.shape[1]}."
-            )
-        strips = -(-count // STRIP)
-        features_sfi = _empty((strips, features, STRIP))
+        if features != self.features:
+            raise ValueError(f"the images have {features} features; the network takes {self.features}.")
+        whole_nf = np.pad(features_nf, ((0, -count % STRIP), (0, -features % LANES)))
+        strips, features = len(whole_nf) // STRIP, whole_nf.shape[1]
+        features_sfi = _empty((strips, features, STRIP), self.hidden_weight_gfu.dtype)
         undropped_ski = _empty((strips, len(self.hidden_weight_gfu) * UNITS, STRIP))
-        logits_tcn = _empty((len(self.passes), len(self.output_bias_c), strips * STRIP))
-        _undropped(undropped_ski, features_sfi, _float32(features_nf), self.hidden_weight_gfu, self.hidden_bias_k)
-        for one, logits_cn in zip(self.passes, logits_tcn, strict=True):
-            _stochastic_pass(logits_cn, undropped_ski, features_sfi, *one, self.output_bias_c)
+        logits_tcn = _empty((len(self.kept.starts) - 1, len(self.output_bias_c), strips * STRIP))
+        _undropped(undropped_ski, features_sfi, _float32(whole_nf), self.hidden_weight_gfu, self.hidden_bias_k)
+        weights = self.hidden_weights, self.output_weights, self.output_bias_c
+        _stochastic_passes(logits_tcn, undropped_ski, features_sfi, *self.dropped, *self.kept, *weights)
         return logits_tcn[:, : self.classes, :count]
 
 
-def _in_groups(weight_kf: Floats) -> Floats:
-    """Return a weight (G, F, U), filled up with zeros to whole groups of units."""
-    units, features = weight_kf.shape
-    groups = -(-units // UNITS)
-    weight_gfu = _empty((groups, features, UNITS))
-    filled_kf = np.pad(weight_kf, ((0, -units % UNITS), (0, 0)))
-    weight_gfu[...] = filled_kf.reshape(groups, UNITS, features).swapaxes(1, 2)
-    return weight_gfu
+class Listed(NamedTuple):
+    """Where the rows of a mask are true: the indices, row after row, and where each row's start and the last ends."""
+
+    indices: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+
+def _listed(mask_tx: npt.NDArray[np.bool_]) -> Listed:
+    return Listed(mask_tx.nonzero()[1], np.concatenate([[0], mask_tx.sum(axis=1).cumsum()]))
+
+
+def _in_pairs(factors: Floats) -> Halves:
+    """Return factors (G, D, U) in bfloat16 as (G, D / 2, U, 2) in memory, under the shape that they had."""
+    groups, terms, units = factors.shape
+    paired = _float32(factors.reshape(groups, terms // 2, 2, units).swapaxes(2, 3))
+    rounded = _empty(factors.shape, np.uint16)
+    _round(rounded.reshape(-1), paired.reshape(-1))
+    return rounded
 
 
 def _float32(array: npt.NDArray[Any]) -> Floats:
@@ -291,9 +312,9 @@ def _empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDA
     return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def _in_parts(compute: Callable[[slice], None], count: int, threads: int) -> None:
-    """Call `compute` with slices of the images, in this and other threads, in turn."""
-    parts = [slice(start, start + IMAGES_PER_PART) for start in range(0, count, IMAGES_PER_PART)]
+def _in_parts(compute: Callable[[slice], None], count: int, size: int, threads: int) -> None:
+    """Call `compute` with slices of so many images, in this and other threads, in turn."""
+    parts = [slice(start, start + size) for start in range(0, count, size)]
 
     def compute_share(thread: int) -> None:
         for part in parts[thread::threads]:
@@ -393,46 +414,120 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
 
 
 @_compiled
+def _round(out, numbers):  # type: ignore[no-untyped-def]
+    """Write numbers in another precision."""
+    for i in range(len(numbers)):
+        out[i] = _converted(numbers[i], out)
+
+
+@_compiled
 def _undropped(hidden_ski, features_sfi, features_nf, weight_gfu, bias_k):  # type: ignore[no-untyped-def]
-    """Write the features in strips, zero where there are no more images, and weight * features + bias."""
-    count, features = features_nf.shape
+    """Write the features in strips, and weight * features + bias."""
+    strips, features = features_sfi.shape[:2]
     starts = np.arange(0, features * STRIP, STRIP)
-    for s in range(len(features_sfi)):
-        images = min(STRIP, count - s * STRIP)
-        for f in range(features):
-            for i in range(images):
-                features_sfi[s, f, i] = features_nf[s * STRIP + i, f]
-            for i in range(images, STRIP):
-                features_sfi[s, f, i] = 0
+    for s in range(strips):
+        for f in range(0, features, LANES):
+            rows = _at(features_nf, s * STRIP * features + f)
+            _transpose_strip(_at(features_sfi, (s * features + f) * STRIP), rows, features, features_sfi)
         for k in range(hidden_ski.shape[1]):
             hidden_ski[s, k, :] = bias_k[k]
     _add_to_hidden(hidden_ski, features_sfi, starts, weight_gfu)
 
 
 @_compiled
-def _stochastic_pass(  # type: ignore[no-untyped-def]
-    logits_cn, undropped_ski, features_sfi, kept_k, dropped_d, hidden_weight_gdu, output_weight_gku, output_bias_c
-):
-    """Write the logits of one pass."""
+def _arrange(  # type: ignore[no-untyped-def]
+    hidden_weight_gfu, hidden_weights, output_weights, hidden_weight_fk, output_weight_kc,
+    dropped, dropped_starts, kept, kept_starts,
+):  # fmt: skip
+    """Write the hidden layer's weight in groups, and for each pass what it needs of both layers' weights.
+
+    A pass's are those by which the dropped features are subtracted from the kept units, and those of the kept units.
+    """
+    features, units = hidden_weight_fk.shape
+    classes = np.arange(output_weight_kc.shape[1])
+    terms = hidden_weight_gfu.shape[1]
+    _in_groups(hidden_weight_gfu.reshape(-1), hidden_weight_fk, np.arange(features), terms, np.arange(units), 1)
+    hidden_start = output_start = 0
+    for t in range(len(kept_starts) - 1):
+        dropped_d = dropped[dropped_starts[t] : dropped_starts[t + 1]]
+        kept_k = kept[kept_starts[t] : kept_starts[t + 1]]
+        terms = _terms(hidden_weights, len(dropped_d))
+        to_hidden, to_output = hidden_weights[hidden_start:], output_weights[output_start:]
+        hidden_start += _in_groups(to_hidden, hidden_weight_fk, dropped_d, terms, kept_k, -1)
+        output_start += _in_groups(to_output, output_weight_kc, kept_k, len(kept_k), classes, 1)
+
+
+@numba.njit
+def _terms(factors, count):  # type: ignore[no-untyped-def]
+    """Return how many terms a sum has: in bfloat16 an even number."""
+    return count + count % (4 // factors.itemsize)
+
+
+@numba.njit
+def _in_groups(out, weight_xy, rows_d, terms, columns_u, sign):  # type: ignore[no-untyped-def]
+    """Write sign * weight[rows, columns] as (G, D, U), filled up with zeros, and return its size.
+
+    In bfloat16 it is (G, D / 2, U, 2).
+    """
+    side = 4 // out.itemsize
+    groups = (len(columns_u) + UNITS - 1) // UNITS
+    for g in range(groups):
+        columns = columns_u[g * UNITS : (g + 1) * UNITS]
+        for d in range(terms):
+            start = (g * terms + d - d % side) * UNITS + d % side
+            for u in range(UNITS):
+                there = d < len(rows_d) and u < len(columns)
+                number = sign * weight_xy[rows_d[d], columns[u]] if there else np.float32(0)
+                out[start + u * side] = _converted(np.float32(number), out)
+    return groups * terms * UNITS
+
+
+@_compiled
+def _stochastic_passes(  # type: ignore[no-untyped-def]
+    logits_tcn, undropped_ski, features_sfi, dropped, dropped_starts, kept, kept_starts,
+    hidden_weights, output_weights, output_bias_c,
+):  # fmt: skip
+    """Write the logits of every pass."""
     strips, most = undropped_ski.shape[:2]
-    units, images = len(hidden_weight_gdu) * UNITS, logits_cn.shape[1]
-    hidden_ski = np.empty((strips, units, STRIP), np.float32)
+    hidden = np.empty(undropped_ski.size, np.float32)
+    hidden_start = output_start = 0
+    for t in range(len(kept_starts) - 1):
+        dropped_d = dropped[dropped_starts[t] : dropped_starts[t + 1]]
+        kept_k = kept[kept_starts[t] : kept_starts[t + 1]]
+        groups = (len(kept_k) + UNITS - 1) // UNITS
+        starts_d = np.zeros(_terms(hidden_weights, len(dropped_d)), np.int64)
+        starts_d[: len(dropped_d)] = dropped_d * STRIP
+        hidden_end = hidden_start + groups * len(starts_d) * UNITS
+        output_end = output_start + len(kept_k) * len(output_bias_c)
+        hidden_ski = hidden[: strips * groups * UNITS * STRIP].reshape(strips, groups * UNITS, STRIP)
+        hidden_weight_gdu = hidden_weights[hidden_start:hidden_end].reshape(groups, len(starts_d), UNITS)
+        output_weight_gku = output_weights[output_start:output_end].reshape(-1, len(kept_k), UNITS)
+        for s in range(strips):
+            for k in range(groups * UNITS):
+                unit = kept_k[k] if k < len(kept_k) else 0  # the filling is not read any more
+                _copy_strip(
+                    _at(hidden_ski, (s * groups * UNITS + k) * STRIP), _at(undropped_ski, (s * most + unit) * STRIP)
+                )
+        _add_to_hidden(hidden_ski, features_sfi, starts_d, hidden_weight_gdu)
+        _write_output(logits_tcn[t], hidden_ski, len(kept_k), output_weight_gku, output_bias_c)
+        hidden_start, output_start = hidden_end, output_end
+
+
+@numba.njit
+def _write_output(logits_cn, hidden_ski, count, weight_gku, bias_c):  # type: ignore[no-untyped-def]
+    """Write weight * relu(hidden) + bias, of the first `count` hidden units."""
+    strips, units = hidden_ski.shape[:2]
+    images = logits_cn.shape[1]
+    starts = np.arange(0, count * STRIP, STRIP)
     for s in range(strips):
-        for k in range(units):
-            unit = kept_k[k] if k < len(kept_k) else 0  # the filling is not read any more
-            _copy_strip(_at(hidden_ski, (s * units + k) * STRIP), _at(undropped_ski, (s * most + unit) * STRIP))
-    _add_to_hidden(hidden_ski, features_sfi, dropped_d * STRIP, hidden_weight_gdu)
-    starts = np.arange(0, len(kept_k) * STRIP, STRIP)
-    for s in range(strips):
-        for k in range(len(kept_k)):
+        for k in range(count):
             _relu_strip(_at(hidden_ski, (s * units + k) * STRIP))
-        for c in range(len(logits_cn)):
-            _fill_strip(_at(logits_cn, c * images + s * STRIP), _at(output_bias_c, c))
-        for g in range(len(output_weight_gku)):
+        for c in range(len(bias_c)):
+            _fill_strip(_at(logits_cn, c * images + s * STRIP), _at(bias_c, c))
+        for g in range(len(bias_c) // UNITS):
             _add_units(
-                _at(logits_cn, g * UNITS * images + s * STRIP), images,
-                _at(output_weight_gku, g * len(kept_k) * UNITS),
-                _at(hidden_ski, s * units * STRIP), _at(starts, 0), len(kept_k),
+                _at(logits_cn, g * UNITS * images + s * STRIP), images, _at(weight_gku, g * count * UNITS),
+                _at(hidden_ski, s * units * STRIP), _at(starts, 0), count, hidden_ski,
             )  # fmt: skip
 
 
@@ -449,11 +544,11 @@ def _add_to_hidden(hidden_ski, features_sfi, starts_d, weight_gdu):  # type: ign
             for g in range(groups):
                 if s + 1 < strips:  # fetch a share of the next strip's features, whose places no processor foresees
                     for d in range(first + g * share, first + min((g + 1) * share, few)):
-                        _prefetch(_at(features_sfi, (s + 1) * features * STRIP + starts_d[d]))
+                        _prefetch_strip(_at(features_sfi, (s + 1) * features * STRIP + starts_d[d]), features_sfi)
                 _add_units(
                     _at(hidden_ski, (s * units + g * UNITS) * STRIP), STRIP,
                     _at(weight_gdu, (g * terms + first) * UNITS),
-                    _at(features_sfi, s * features * STRIP), _at(starts_d, first), few,
+                    _at(features_sfi, s * features * STRIP), _at(starts_d, first), few, features_sfi,
                 )  # fmt: skip
 
 
@@ -491,7 +586,7 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
     tiles = TILE_ROWS * pooled_width
     tiles += -tiles % PIXELS
     half_iwo = np.empty((TILE, width, FILTERS), np.float32)
-    inputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
+    inputs_eto = np.empty((PRODUCTS, tiles, FILTERS), weight_eoo.dtype)
     outputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
     half_ijo = np.empty((POOLING, TILE, FILTERS), np.float32)
     window_ao = np.empty((CORNERS, FILTERS), np.float32)
@@ -499,26 +594,27 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
         rows = range(top, min(top + TILE_ROWS, pooled_height))
         for p in rows:
             for x in range(width):
-                _map_input(
-                    _at(half_iwo, x * FILTERS), width, _at(between_hwo, (POOLING * p * width + x) * FILTERS), width
-                )
+                source = _at(between_hwo, (POOLING * p * width + x) * FILTERS)
+                _map_input(_at(half_iwo, x * FILTERS), width, source, width, half_iwo)
             for i in range(TILE):
                 for q in range(pooled_width):
                     t = (p - top) * pooled_width + q
                     source = _at(half_iwo, (i * width + POOLING * q) * FILTERS)
-                    _map_input(_at(inputs_eto, (i * TILE * tiles + t) * FILTERS), tiles, source, 1)
+                    _map_input(_at(inputs_eto, (i * TILE * tiles + t) * FILTERS), tiles, source, 1, inputs_eto)
         for e in range(PRODUCTS):
             for t in range(0, len(rows) * pooled_width, PIXELS):
                 place = (e * tiles + t) * FILTERS
-                _multiply_tiles(_at(outputs_eto, place), _at(inputs_eto, place), _at(weight_eoo, e * FILTERS**2))
+                weight = _at(weight_eoo, e * FILTERS**2)
+                _multiply_tiles(_at(outputs_eto, place), _at(inputs_eto, place), weight, weight_eoo)
         for p in rows:
             for q in range(pooled_width):
                 t = (p - top) * pooled_width + q
                 for j in range(TILE):
                     source = _at(outputs_eto, (j * tiles + t) * FILTERS)
-                    _map_output(_at(half_ijo, j * FILTERS), TILE, source, TILE * tiles)
+                    _map_output(_at(half_ijo, j * FILTERS), TILE, source, TILE * tiles, half_ijo)
                 for i in range(POOLING):
-                    _map_output(_at(window_ao, i * POOLING * FILTERS), 1, _at(half_ijo, i * TILE * FILTERS), 1)
+                    source = _at(half_ijo, i * TILE * FILTERS)
+                    _map_output(_at(window_ao, i * POOLING * FILTERS), 1, source, 1, window_ao)
                 feature = (p * pooled_width + q) * FILTERS
                 _pool(_at(features_pqo, feature), _at(corners_pqo, feature), _at(window_ao, 0), _at(bias_o, 0))
 
@@ -592,12 +688,12 @@ def _add_by_first_convolution(by_weight_kcko, by_bias_o, by_between_hwo, image_h
 # What follows is in the compiler's own terms: numba would load and store every sum at every step, and does not see that
 # arrays are apart. Addresses and strides come as integers; a stride counts rows of FILTERS numbers if nothing is said.
 
-LANES = 8
 ROW_PART = 64
 """Numbers of a row that are summed at once, in registers."""
 
-_NUMBER, _INDEX, _BYTE, _LANE = ir.FloatType(), ir.IntType(64), ir.IntType(8), ir.IntType(32)
-_VECTOR = ir.VectorType(_NUMBER, LANES)
+_NUMBER, _INDEX, _BYTE, _HALF, _LANE = ir.FloatType(), *map(ir.IntType, (64, 8, 16, 32))
+_VECTOR, _LANES, _HALVES = (ir.VectorType(kind, LANES) for kind in (_NUMBER, _LANE, _HALF))
+_STRIP, _STRIP_LANES = (ir.VectorType(kind, STRIP) for kind in (_HALF, _LANE))
 _PLACES = range(0, FILTERS, LANES)
 _FUSED = ("contract",)  # a product and its sum may be rounded once, where the processor can
 
@@ -605,18 +701,32 @@ Value = Any
 Builder = Any
 
 
+class _BFloat16(ir.Type):  # type: ignore[misc]
+    """A type of the compiler's that llvmlite has no name for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat16)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat16)
+
+
 def _load(builder: Builder, base: Value, position: Value, kind: ir.Type = _VECTOR) -> Value:
-    return builder.load(_pointer(builder, base, position, kind), align=4)
+    return builder.load(_pointer(builder, base, position, kind), align=2)
 
 
 def _store(builder: Builder, value: Value, base: Value, position: Value) -> None:
-    builder.store(value, _pointer(builder, base, position, _VECTOR), align=4)
+    builder.store(value, _pointer(builder, base, position, value.type), align=2)
 
 
 def _pointer(builder: Builder, base: Value, position: Value, kind: ir.Type) -> Value:
-    """Return a pointer to the float number `position` behind an address."""
+    """Return a pointer to the number `position` behind an address; numbers of two bytes if `kind` is of such."""
     position = _INDEX(position) if isinstance(position, int) else position
-    return builder.inttoptr(builder.add(base, builder.mul(position, _INDEX(4))), kind.as_pointer())
+    size = 2 if getattr(kind, "element", kind) == _HALF else 4
+    return builder.inttoptr(builder.add(base, builder.mul(position, _INDEX(size))), kind.as_pointer())
 
 
 def _constant(number: float) -> Value:
@@ -625,14 +735,58 @@ def _constant(number: float) -> Value:
 
 def _everywhere(builder: Builder, number: Value) -> Value:
     """Return a vector of one number."""
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
     first = builder.insert_element(undefined, number, _LANE(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_LANES, [0] * LANES))
 
 
 def _add_product(builder: Builder, register: Value, factor: Value, vector: Value) -> None:
     product = builder.fmul(factor, vector, flags=_FUSED)
     builder.store(builder.fadd(builder.load(register), product, flags=_FUSED), register)
+
+
+def _add_products(builder: Builder, register: Value, pairs: Value, others: Value) -> None:
+    """Do register[i] += pairs[i, 1] * others[i, 1], then the same with 0, of numbers in bfloat16."""
+    if BFLOAT16:
+        kind = ir.VectorType(_BFloat16(), 2 * LANES)
+        of_type = ir.FunctionType(_VECTOR, [_VECTOR, kind, kind])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{32 * LANES}"
+        function = cgutils.get_or_insert_function(builder.module, of_type, name)
+        arguments = [builder.load(register), *(builder.bitcast(factors, kind) for factors in (pairs, others))]
+        builder.store(builder.call(function, arguments), register)
+        return
+    upper, sixteen = (ir.Constant(_LANES, [number] * LANES) for number in (0xFFFF0000, 16))
+    for of in (partial(builder.and_, rhs=upper), partial(builder.shl, rhs=sixteen)):
+        _add_product(builder, register, *(builder.bitcast(of(factors), _VECTOR) for factors in (pairs, others)))
+
+
+def _rounded(builder: Builder, number: Value) -> Value:
+    """Return the bits of a number or vector in bfloat16."""
+    vector = number.type == _VECTOR
+    if BFLOAT16:
+        kind = ir.VectorType(_BFloat16(), LANES) if vector else _BFloat16()
+        return builder.bitcast(builder.fptrunc(number, kind), _HALVES if vector else _HALF)
+    kind = _LANES if vector else _LANE
+
+    def constant(of: int) -> Value:
+        return ir.Constant(kind, [of] * LANES if vector else of)
+
+    bits = builder.bitcast(number, kind)
+    to_even = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    up = builder.add(bits, builder.add(to_even, constant(0x7FFF)))
+    up = builder.select(builder.fcmp_unordered("uno", number, number), constant(0x7FC00000), up)
+    return builder.trunc(builder.lshr(up, constant(16)), _HALVES if vector else _HALF)
+
+
+def _interleaved(builder: Builder, first: Value, second: Value) -> list[Value]:
+    """Return the images' pairs (first[i], second[i]) of two features' strips in bfloat16, in the images' order."""
+    vectors = []
+    for half in (0, 4):
+        of_first = [group + half + i for group in range(0, STRIP, 8) for i in range(4)]
+        mask = [place for i in of_first for place in (i, STRIP + i)]
+        pairs = builder.shuffle_vector(first, second, ir.Constant(_STRIP_LANES, mask))
+        vectors.append(builder.bitcast(pairs, _LANES))
+    return vectors
 
 
 def _add_row(
@@ -656,14 +810,27 @@ def _relu(builder: Builder, vector: Value) -> Value:
     return builder.select(builder.fcmp_ordered("<=", vector, _constant(0)), _constant(0), vector)  # keeps NaN
 
 
-def _addresses(count: int, generate: Callable[..., None]) -> Any:
-    """Return what an intrinsic returns: its signature, and code made by `generate(builder, *values)`."""
+def _addresses(count: int, generate: Callable[..., None], *like: Any) -> Any:
+    """Return what an intrinsic returns: its signature, and code made by `generate(builder, *values)`.
+
+    The types of further arguments, of whose values nothing is made, come last.
+    """
 
     def code(context: Any, builder: Builder, _: Any, values: Sequence[Value]) -> Value:
-        generate(builder, *values)
+        generate(builder, *values[:count])
         return context.get_dummy_value()
 
-    return types.void(*[types.intp] * count), code
+    return types.void(*[types.intp] * count, *like), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _converted(_: Any, number: Any, like: Any) -> Any:
+    """Return a number in the precision of an array, as that array keeps it."""
+
+    def code(context: Any, builder: Builder, _: Any, values: Sequence[Value]) -> Value:
+        return _rounded(builder, values[0]) if like.dtype == types.uint16 else values[0]
+
+    return like.dtype(types.float32, like), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -745,29 +912,40 @@ _multiply, _multiply_relu = _multiplication(relu=False), _multiplication(relu=Tr
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _multiply_tiles(_: Any, out: Any, left: Any, right: Any) -> Any:
+def _multiply_tiles(_: Any, out: Any, left: Any, right: Any, like: Any) -> Any:
     """Do out[r, :] = sum_i left[r, i] * right[i, :] for PIXELS rows r and FILTERS terms, without a loop.
 
-    The loops of `_multiply` take a quarter longer for so few terms.
+    The loops of `_multiply` take a quarter longer for so few terms. The factors are in the precision of `like`.
     """
 
     def generate(builder: Builder, out: Value, left: Value, right: Value) -> None:
         registers = [[cgutils.alloca_once_value(builder, _constant(0)) for _ in _PLACES] for _ in range(PIXELS)]
-        for i in range(FILTERS):
-            numbers = [_INDEX(r * FILTERS + i) for r in range(PIXELS)]
-            _add_row(builder, registers, left, numbers, right, _INDEX(i))
+        if like.dtype == types.uint16:
+            for pair in range(FILTERS // 2):
+                factors = [_load(builder, right, _INDEX(pair * FILTERS + place), _LANES) for place in _PLACES]
+                for r, row in enumerate(registers):
+                    pairs = _everywhere(builder, _load(builder, left, _INDEX((r * FILTERS) // 2 + pair), _LANE))
+                    for register, others in zip(row, factors, strict=True):
+                        _add_products(builder, register, pairs, others)
+        else:
+            for i in range(FILTERS):
+                numbers = [_INDEX(r * FILTERS + i) for r in range(PIXELS)]
+                _add_row(builder, registers, left, numbers, right, _INDEX(i))
         for r, pixel in enumerate(registers):
             for place, register in zip(_PLACES, pixel, strict=True):
                 _store(builder, builder.load(register), out, r * FILTERS + place)
 
-    return _addresses(3, generate)
+    return _addresses(3, generate, like)
 
 
 def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
-    """Return an intrinsic: out[i * out_step, o] = sum_j matrix[i, j] * rows[j * step, o] for all o."""
+    """Return an intrinsic: out[i * out_step, o] = sum_j matrix[i, j] * rows[j * step, o] for all o.
+
+    `out` is in the precision of `like`.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def transform(_: Any, out: Any, out_step: Any, rows: Any, step: Any) -> Any:
+    def transform(_: Any, out: Any, out_step: Any, rows: Any, step: Any, like: Any) -> Any:
         def generate(builder: Builder, out: Value, out_step: Value, rows: Value, step: Value) -> None:
             def position(row: int, row_step: Value, place: int) -> Value:
                 return builder.add(builder.mul(row_step, _INDEX(row * FILTERS)), _INDEX(place))
@@ -783,9 +961,10 @@ def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
                     total = terms[0]
                     for term in terms[1:]:
                         total = builder.fadd(total, term, flags=_FUSED)
+                    total = _rounded(builder, total) if like.dtype == types.uint16 else total
                     _store(builder, total, out, position(i, out_step, place))
 
-        return _addresses(4, generate)
+        return _addresses(4, generate, like)
 
     return transform
 
@@ -794,8 +973,12 @@ _map_input, _map_output = _linear_map(INPUT), _linear_map(OUTPUT)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _add_units(_: Any, out: Any, step: Any, weight: Any, strip: Any, starts: Any, count: Any) -> Any:
-    """Do out[u * step + i] += sum_k weight[k, u] * strip[starts[k] + i] over k < count, for UNITS u and STRIP i."""
+def _add_units(_: Any, out: Any, step: Any, weight: Any, strip: Any, starts: Any, count: Any, like: Any) -> Any:
+    """Do out[u * step + i] += sum_k weight[k, u] * strip[starts[k] + i] over k < count, for UNITS u and STRIP i.
+
+    Weight and strip are in the precision of `like`; in bfloat16 two k are taken at once, and `count` is even.
+    """
+    paired = like.dtype == types.uint16
 
     def generate(
         builder: Builder, out: Value, step: Value, weight: Value, strip: Value, starts: Value, count: Value
@@ -806,19 +989,61 @@ def _add_units(_: Any, out: Any, step: Any, weight: Any, strip: Any, starts: Any
         registers = [
             [cgutils.alloca_once_value(builder, _load(builder, out, place)) for place in row] for row in places
         ]
-        with cgutils.for_range(builder, count) as k:
-            start = _load(builder, starts, builder.mul(k.index, _INDEX(2)), _INDEX)
-            vectors = [_load(builder, strip, builder.add(start, _INDEX(i))) for i in range(0, STRIP, LANES)]
+        add_product = _add_products if paired else _add_product
+        with cgutils.for_range(builder, builder.lshr(count, _INDEX(1)) if paired else count) as k:
+            if paired:
+                places_of_two = [builder.add(builder.mul(k.index, _INDEX(4)), _INDEX(number)) for number in (0, 2)]
+                two = [_load(builder, starts, place, _INDEX) for place in places_of_two]
+                vectors = _interleaved(builder, *(_load(builder, strip, start, _STRIP) for start in two))
+            else:
+                start = _load(builder, starts, builder.mul(k.index, _INDEX(2)), _INDEX)
+                vectors = [_load(builder, strip, builder.add(start, _INDEX(i))) for i in range(0, STRIP, LANES)]
             for u, row in enumerate(registers):
                 position = builder.add(builder.mul(k.index, _INDEX(UNITS)), _INDEX(u))
-                factor = _everywhere(builder, _load(builder, weight, position, _NUMBER))
+                factor = _everywhere(builder, _load(builder, weight, position, _LANE if paired else _NUMBER))
                 for register, vector in zip(row, vectors, strict=True):
-                    _add_product(builder, register, factor, vector)
+                    add_product(builder, register, factor, vector)
         for row, registers_of_row in zip(places, registers, strict=True):
             for place, register in zip(row, registers_of_row, strict=True):
                 _store(builder, builder.load(register), out, place)
 
-    return _addresses(6, generate)
+    return _addresses(6, generate, like)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _transpose_strip(_: Any, out: Any, rows: Any, step: Any, like: Any) -> Any:
+    """Do out[f * STRIP + i] = rows[i * step + f] for LANES features f and STRIP images i, in the precision of `like`.
+
+    The processor makes pairs of two features' strips within groups of eight images: in bfloat16 they are in the order
+    in which these pairs come out in the images' order.
+    """
+    paired = like.dtype == types.uint16
+    images = [i // 8 * 4 + i % 4 + i % 8 // 4 * LANES if paired else i for i in range(STRIP)]
+
+    def generate(builder: Builder, out: Value, rows: Value, step: Value) -> None:
+        for first in range(0, STRIP, LANES):
+            vectors = [_load(builder, rows, builder.mul(step, _INDEX(images[first + i]))) for i in range(LANES)]
+            for f, vector in enumerate(_transposed(builder, vectors)):
+                vector = _rounded(builder, vector) if paired else vector
+                _store(builder, vector, out, f * STRIP + first)
+
+    return _addresses(3, generate, like)
+
+
+def _transposed(builder: Builder, vectors: Sequence[Value]) -> list[Value]:
+    """Return LANES vectors of LANES numbers, rows and columns exchanged: first in blocks of one, then of two, ..."""
+    vectors, size = list(vectors), 1
+    while size < LANES:
+        masks = [
+            ir.Constant(_LANES, [lane + of if not lane & size else lane - size + LANES + of for lane in range(LANES)])
+            for of in (0, size)
+        ]
+        for i in range(LANES):
+            if not i & size:
+                two = vectors[i], vectors[i + size]
+                vectors[i], vectors[i + size] = (builder.shuffle_vector(*two, mask) for mask in masks)
+        size *= 2
+    return vectors
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -856,16 +1081,17 @@ def _relu_strip(_: Any, numbers: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(_: Any, address: Any) -> Any:
-    """Ask for the cache line at an address."""
+def _prefetch_strip(_: Any, address: Any, like: Any) -> Any:
+    """Ask for the cache lines of STRIP numbers of the precision of `like`."""
 
     def generate(builder: Builder, address: Value) -> None:
-        line = builder.inttoptr(address, _BYTE.as_pointer())
-        of_type = ir.FunctionType(ir.VoidType(), [line.type, _LANE, _LANE, _LANE])
-        function = cgutils.get_or_insert_function(builder.module, of_type, "llvm.prefetch.p0i8")
-        builder.call(function, [line, _LANE(0), _LANE(3), _LANE(1)])  # to read, into the first cache, data
+        for start in range(0, STRIP * like.dtype.bitwidth // 8, CACHE_LINE):
+            line = builder.inttoptr(builder.add(address, _INDEX(start)), _BYTE.as_pointer())
+            of_type = ir.FunctionType(ir.VoidType(), [line.type, _LANE, _LANE, _LANE])
+            function = cgutils.get_or_insert_function(builder.module, of_type, "llvm.prefetch.p0i8")
+            builder.call(function, [line, _LANE(0), _LANE(3), _LANE(1)])  # to read, into the first cache, data
 
-    return _addresses(1, generate)
+    return _addresses(1, generate, like)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -873,7 +1099,7 @@ def _pool(_: Any, features: Any, corners: Any, window: Any, bias: Any) -> Any:
     """Do features[o] = relu(max_a window[a, o] + bias[o]), and write that a, of equal ones the first, as a byte."""
 
     def generate(builder: Builder, features: Value, corners: Value, window: Value, bias: Value) -> None:
-        numbers, whole = ir.VectorType(_LANE, LANES), ir.VectorType(_BYTE, LANES)
+        numbers, whole = _LANES, ir.VectorType(_BYTE, LANES)
         for place in _PLACES:
             best, corner = _load(builder, window, place), ir.Constant(numbers, [0] * LANES)
             for a in range(1, CORNERS):

@@ -43,6 +43,7 @@ from cnn_model import (
     _Passes,
     _TorchPasses,
     choose_precision,
+    computed_by_kernels,
 )
 
 TURNS = 12
@@ -83,8 +84,8 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     masks = [torch.rand(PASSES, layer.in_features, generator=generator) >= rate for layer, rate in layers]
     torchs = _TorchPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
     passes: _Passes = torchs
-    if bench.precision == "float32":
-        passes = Recorded(_CompiledPasses(module, masks[0], masks[1]))
+    if computed_by_kernels("cpu", bench.precision):
+        passes = Recorded(_CompiledPasses(module, masks[0], masks[1], bench.precision))
     images = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
     few = images[:BATCH_SIZE]
 

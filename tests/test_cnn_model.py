@@ -300,7 +300,7 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
     blocks = list(fitted._blocks(images, None, feature_masks, hidden_masks, 4))
     masks = module, feature_masks, hidden_masks
-    way = _TorchPasses(*masks, torch.float32) if by_torch else _CompiledPasses(*masks)
+    way = _TorchPasses(*masks, torch.float32) if by_torch else _CompiledPasses(*masks, "float32")
     with torch.inference_mode():
         computed = [_class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
     same = all(torch.equal(one, other) for one, other in zip(blocks, computed, strict=True))

@@ -322,7 +322,7 @@ def test_a_share_that_fails_is_told_when_no_other_is_at_work_any_more() -> None:
         computed.append(part.start)
 
     with pytest.raises(MemoryError, match="no memory"):
-        _in_parts(compute, 4 * IMAGES_PER_PART, threads=2)
+        _in_parts(compute, 4 * IMAGES_PER_PART, IMAGES_PER_PART, threads=2)
     assert computed == [IMAGES_PER_PART, 3 * IMAGES_PER_PART]
 
 
