@@ -48,7 +48,7 @@ notebook: $(VENV)/dev
 # The same runs trained in each precision, which the benchmarks and a test compare.
 precision: $(VENV)/run
 	for precision in bfloat16 float32; do \
-		$(PYTHON) main.py --dataset mnist_5k --acq_func var_ratios --rounds 30 --weight_decay 3.5 \
+		$(PYTHON) main.py --dataset mnist_5k --acq_func var_ratios --rounds 30 --weight_decay 3.5 --experiments 20 \
 			--precision $$precision --result_dir result_npy/precision/$$precision || exit; \
 	done
 
