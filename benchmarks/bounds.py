@@ -27,8 +27,8 @@ from benchmarks.speed import (
     BATCH_SIZE,
     PASSES,
     Bench,
-    fit_flops,
-    inference_flops,
+    fit_floor,
+    inference_floor,
     load_bench_data,
     peak_gemm,
 )
@@ -70,7 +70,7 @@ def main(data_dir: Path | None = None) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     bench = Bench(load_bench_data(data_dir), 1, choose_precision("auto", "cpu"))
-    bench.peak = peak_gemm(bench.precision)
+    bench.peaks = {precision: peak_gemm(precision) for precision in {bench.precision, "float32"}}
     net = bench.classifier(bench.precision, 1).fit(*bench.labelled(BATCH_SIZE))
     rows = [*inference_rows(bench, net), *training_rows(bench, net)]
     print(tabulate(rows, ("another way", "times as fast as ours"), disable_numparse=True))
@@ -97,7 +97,7 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
         return inference
 
     whole, convolutions = work(_class_probabilities, passes, images), work(module.features, few)
-    floor = inference_flops(bench, bench.precision, IMAGES_PER_BLOCK, PASSES) / bench.peak
+    floor = inference_floor(bench, bench.precision, IMAGES_PER_BLOCK, PASSES)
     show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", whole, floor)
     features_fb = work(torchs.features, images)()
     dense = work(passes.logits, work(passes.features, images)())
@@ -127,7 +127,7 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
 
 def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, str]]:
     """Profile one step and return how fast the other ways are."""
-    floor = fit_flops(bench, net, bench.labelled(BATCH_SIZE)[0], 1) / bench.peak
+    floor = fit_floor(bench, net, bench.labelled(BATCH_SIZE)[0], 1)
     module: BayesianCNN = net.module_.train()
     images, labels = (torch.from_numpy(array) for array in bench.labelled(BATCH_SIZE))
 

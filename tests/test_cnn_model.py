@@ -492,6 +492,23 @@ def test_bfloat16_trains_too() -> None:
     assert net.module_.conv1.weight.dtype == torch.float32
 
 
+def test_bfloat16_is_torchs_where_its_instructions_are_better(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, _ = make_images(20, seed=8)
+    reference = all_passes(fitted, images, passes=20, seed=1)
+    found = []
+    fitted.precision = "bfloat16"
+    for capabilities in ({"avx512_bf16": True}, {"amx_bf16": True}, {"bf16": True}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
+        found.append(all_passes(fitted, images, passes=20, seed=1))
+        assert 0 < (found[-1] - reference).abs().mean() < 0.02
+    fitted.precision = "float32"
+    assert torch.equal(found[0], found[3])
+    assert torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
 def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("float32", "cpu") == "float32"
     assert choose_precision("bfloat16", "cpu") == "bfloat16"

@@ -1,6 +1,7 @@
 """The convolutional part of the network, its gradients and the dense part of MC dropout against torch's own."""
 
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from active_learning.kernels import (
     FILTER,
     IMAGES_PER_PART,
     INPUT,
+    LANES,
     OUTPUT,
     STRIP,
     TERMS,
@@ -28,6 +30,7 @@ from active_learning.kernels import (
     Floats,
     StochasticPasses,
     _in_parts,
+    _round,
     convolution_gradients,
     convolve,
 )
@@ -134,6 +137,43 @@ def test_rounding_is_about_that_of_direct_sums() -> None:
     direct = functional.relu(functional.max_pool2d(functional.conv2d(between, weight2, bias2), 2)).permute(0, 2, 3, 1)
     errors = [(found - exact).square().mean() for found in (torch.from_numpy(convolve(*arguments)[0]), direct.detach())]
     assert 1 < float((errors[0] / errors[1]).sqrt()) < 2.5
+
+
+def test_what_bfloat16_can_hold_is_filtered_exactly() -> None:
+    """Of small whole numbers nothing is rounded, in either precision."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2, (20, 17, 18, 2)).astype(np.float32)
+    weight1 = np.zeros((32, 4, 4, 2), np.float32)
+    weight1.reshape(32, -1)[np.arange(32), np.arange(32)] = 1
+    weight2 = 36 * rng.integers(-1, 2, (32, 4, 4, 32)).astype(np.float32)
+    biases = np.zeros(32, np.float32), rng.integers(-99, 99, 32).astype(np.float32)
+    arguments = images, weight1, biases[0], weight2, biases[1]
+    found = [convolve(*arguments, bfloat16=bfloat16, for_gradients=True) for bfloat16 in (False, True)]
+    assert np.array_equal(found[1].features_npqo, by_torch(arguments)[0].detach())
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_bfloat16_rounds_the_factors_only() -> None:
+    arguments = make_arguments(8, 28, 28)
+    right = by_torch(arguments)[0].detach().numpy()
+    errors = [convolve(*arguments, bfloat16=bfloat16).features_npqo - right for bfloat16 in (False, True)]
+    root_mean_square = [np.sqrt((error**2).mean()) / right.std() for error in errors]
+    assert root_mean_square[0] < 2e-6
+    assert 2e-3 < root_mean_square[1] < 3e-2  # half a unit of its last place is 2e-3
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_gradients_are_those_of_the_features_that_were_found(bfloat16: bool) -> None:
+    """In bfloat16 too, as if no factor had been rounded."""
+    arguments = make_arguments(20)
+    convolved = convolve(*arguments, for_gradients=True, bfloat16=bfloat16)
+    gradient = make_gradient(convolved)
+    features, (_, *parameters) = by_torch(arguments, convolved)
+    rights = torch.autograd.grad(features, parameters, torch.from_numpy(gradient).double())
+    found = convolution_gradients(convolved, arguments[0], arguments[3], gradient)
+    for one, right in zip(found, rights, strict=True):
+        assert_close(one, right, error=1e-5)
 
 
 def test_neither_batch_nor_threads_change_a_bit() -> None:
@@ -263,8 +303,77 @@ def test_passes_are_the_layers_under_their_masks(
     assert_close(found, right, error=1e-5)
 
 
-def test_the_other_images_change_no_bit_of_a_pass() -> None:
-    passes = StochasticPasses(*make_passes(2, 300, 20, 10))
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 3 * STRIP + 1),
+    features=st.integers(1, 2 * TERMS + 5),
+    units=st.integers(1, 20),
+    seed=st.integers(0, 2**32 - 1),
+)
+@example(count=20, features=3872, units=128, seed=0)
+def test_what_bfloat16_can_hold_is_summed_exactly(count: int, features: int, units: int, seed: int) -> None:
+    weights = make_passes(3, features, units, 10, seed)
+    for array in weights[:4]:
+        array.round(out=array)
+    x = np.random.default_rng(seed).integers(0, 4, (count, features)).astype(np.float32)
+    full, half = (StochasticPasses(*weights, bfloat16=bfloat16).logits(x) for bfloat16 in (False, True))
+    assert np.array_equal(full, half)
+
+
+def test_passes_in_bfloat16_round_as_torch_does() -> None:
+    weights, x = make_passes(3, 300, 20, 10), make_features(40, 300)
+    found = StochasticPasses(*weights, bfloat16=True).logits(x)
+    for array in (weights[0], x):
+        array[...] = torch.from_numpy(array).bfloat16().float().numpy()
+    assert_close(found, torch.from_numpy(StochasticPasses(*weights).logits(x)), error=1e-6)
+
+
+def test_numbers_are_rounded_as_torch_does() -> None:
+    """Ties too, and what is no number stays none; below the smallest normal numbers the processor has zeros."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, np.uint32)
+    bits[:20_000] = bits[:20_000] & 0xFFFF0000 | 0x8000
+    numbers = bits.view(np.float32)
+    numbers[:4] = np.inf, -np.inf, np.nan, np.finfo(np.float32).max
+    numbers = numbers[~(abs(numbers) < 1e-37)]
+    found = np.empty(len(numbers), np.uint16)
+    _round(found, numbers)
+    torch.testing.assert_close(
+        torch.from_numpy(found).view(torch.bfloat16).float(),
+        torch.from_numpy(numbers).bfloat16().float(),
+        atol=0, rtol=0, equal_nan=True,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors of x86 are imitated")
+def test_every_processor_computes_the_same_bits(tmp_path: Path) -> None:
+    """One without AVX-512 and bfloat16 has shorter vectors and emulates what is missing."""
+    program = "from tests.test_kernels import *; save_computed(sys.argv[1])"
+    older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program, str(tmp_path / "other.npz")]
+    subprocess.run(command, env={**os.environ, **older}, check=True, cwd=ROOT)
+    save_computed(tmp_path / "this.npz")
+    this, other = (np.load(tmp_path / f"{name}.npz") for name in ("this", "other"))
+    assert int(other["lanes"]) == 8
+    for name in set(this) - {"lanes"}:
+        assert np.array_equal(this[name], other[name]), name
+
+
+def save_computed(path: Path) -> None:
+    """Save something of everything that the kernels compute."""
+    found: dict[str, npt.NDArray[Any]] = {"lanes": np.array(LANES)}
+    arguments, x = make_arguments(20, 20, 20), make_features(50, 300)
+    for bfloat16 in (False, True):
+        convolved = convolve(*arguments, for_gradients=True, bfloat16=bfloat16)
+        gradients = convolution_gradients(convolved, arguments[0], arguments[3], make_gradient(convolved))
+        logits = StochasticPasses(*make_passes(3, 300, 20, 10), bfloat16=bfloat16).logits(x)
+        arrays = {**convolved._asdict(), **gradients._asdict(), "logits": logits}
+        found.update({f"{name}-{bfloat16}": array for name, array in arrays.items()})
+    np.savez(path, **found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_other_images_change_no_bit_of_a_pass(bfloat16: bool) -> None:
+    passes = StochasticPasses(*make_passes(2, 300, 20, 10), bfloat16=bfloat16)
     x = make_features(2 * STRIP + 3, 300)
     whole = passes.logits(x)
     for n in (0, STRIP, len(x) - 1):
@@ -274,12 +383,13 @@ def test_the_other_images_change_no_bit_of_a_pass() -> None:
     assert lost.tolist() == [n == STRIP for n in range(len(x))]
 
 
-def test_a_unit_that_a_pass_drops_does_not_touch_it() -> None:
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_unit_that_a_pass_drops_does_not_touch_it(bfloat16: bool) -> None:
     """Not even if it is infinite, for any number of kept units."""
     weights = make_passes(20, 30, 13, 3)
     weights[1][0], weights[5][:, 0] = np.inf, False
     assert {int(kept.sum()) % UNITS for kept in weights[5]} == set(range(UNITS))
-    assert np.isfinite(StochasticPasses(*weights).logits(make_features(5, 30))).all()
+    assert np.isfinite(StochasticPasses(*weights, bfloat16=bfloat16).logits(make_features(5, 30))).all()
 
 
 def test_passes_take_arrays_of_any_kind_and_copy_them() -> None:
