@@ -3,8 +3,8 @@
 The only file that knows torch and skorch internals. Its secret: everything before the first dropout is deterministic,
 so MC dropout computes it once an image, up to the first dense layer without dropout; and one pass draws one mask for
 all images, so that it only has to subtract the quarter of the features that it drops, from the hidden units that it
-keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). On a CPU in
-float32 the convolutions, their gradients and the passes are our own code, see `active_learning/kernels.py`.
+keeps. Both are exact: each pass is one posterior sample, applied to every image (consistent MC dropout). On a CPU the
+convolutions, their gradients and the passes are our own code, see `active_learning/kernels.py`.
 
 Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
 """
@@ -47,7 +47,7 @@ IMAGES_PER_SLICE = 128
 """Images that go through torch's convolutions at once: few enough for a cache to hold their activations."""
 
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
-"""In bfloat16, a pass's kept hidden units and dropped features are filled up with zeros to multiples of these."""
+"""Where torch computes bfloat16, kept units and dropped features are filled up with zeros to multiples of these."""
 
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -123,7 +123,7 @@ class BayesianCNN(nn.Module):
         pixel_std: their standard deviation, which divides the input.
         seed: seed of the weights and of the training masks.
         initial_weights: start from these in place of drawn ones (`--warm_start`).
-        threads: threads of the convolutions in training, on a CPU in float32; `training_threads` says how many.
+        threads: threads of the convolutions in training, where the kernels compute them; see `training_threads`.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: the network's class (never an instance: skorch would continue from its weights).
         weight_decay: c.
         fit_seed: seed of the next fit: weights, batches and training masks.
-        precision: float32, or bfloat16 through autocast.
+        precision: float32, or bfloat16: the factors of most products, never weights, sums or the loss.
         check: called before each training step and whenever an inference block is due; what it raises ends the work.
         note: told in a sentence when memory ran out and inference goes on with smaller blocks.
         **kwargs: skorch's own settings.
@@ -448,7 +448,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
 @contextmanager
 def training_threads(device_type: str, precision: Precision) -> Iterator[int]:
-    """Give the threads of the convolutions in training; on a CPU in float32 all else has one while this lasts.
+    """Give the threads of the convolutions in training; where the kernels compute them, all else has one meanwhile.
 
     It is too short to be shared out, and torch's threads keep a core busy for some time after each operation.
     """
@@ -467,7 +467,8 @@ def training_threads(device_type: str, precision: Precision) -> Iterator[int]:
 def _block_threads(threads: int) -> Iterator[tuple[Executor, int]]:
     """Give what computes blocks, and how many blocks it should have at hand.
 
-    Each block is computed by one thread from end to end: its operations are too short to be shared out.
+    Each block is computed by one thread from end to end: its operations are too short to be shared out. Meanwhile the
+    caller has one thread as well, since torch's others would keep cores busy for some time after each operation.
     """
     if threads == 1:
         yield _CallingThread(), 1
@@ -571,7 +572,7 @@ class _TorchPasses:
 
 
 class _CompiledPasses:
-    """Passes on a CPU in float32, as `active_learning.kernels` computes them."""
+    """Passes on a CPU, as `active_learning.kernels` computes them."""
 
     def __init__(
         self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, precision: Precision

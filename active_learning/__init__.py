@@ -5,7 +5,7 @@ Reading order:
     streams       the random streams, by (seed, repetition, round, purpose)
     loop          one run: fit, test, score, select, label; metrics: error, likelihood, calibration
     mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3; run_field: in a run
-    kernels       the network on a CPU in float32: convolutions, gradients, MC dropout; cnn_model imports it
+    kernels       the network on a CPU: convolutions, gradients, MC dropout; cnn_model imports it
     store         everything on disk
     experiments   which runs an experiment asks for; presets/: the four experiments as files of flags
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers

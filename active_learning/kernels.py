@@ -1,4 +1,4 @@
-"""The network on a CPU in float32, in fewer operations and nearer to the processor's peak than a library takes it.
+"""The network on a CPU, in fewer operations and nearer to the processor's peak than a library takes it.
 
 The convolutional part, relu(convolution) - convolution - 2x2 max pooling - relu, with 32 filters of 4x4 each:
 
@@ -19,6 +19,12 @@ The convolutional part, relu(convolution) - convolution - 2x2 max pooling - relu
 
 The dense part of MC dropout: a pass subtracts the features that it drops, from the hidden units that it keeps. The
 features are read where they are, in strips of STRIP images side by side; a library needs a matrix of those dropped.
+
+In bfloat16 the factors of two products are rounded to it, those of the tiles and those of the hidden layer, which are
+nearly all; they are multiplied and added in pairs, and every sum is in single precision. (After the filtering's maps,
+rounding costs about five times the error of rounded direct sums.) Everything else, the gradients too, is as in
+float32. A processor without the instructions emulates them to the same bits, in up to twice float32's time; the length
+of its vectors changes no bit either.
 
 Each image is computed by itself: batches, blocks and threads change no bit of its activations.
 
