@@ -23,7 +23,7 @@ features are read where they are, in strips of STRIP images side by side; a libr
 In bfloat16 the factors of two products are rounded to it, those of the tiles and those of the hidden layer, which are
 nearly all; they are multiplied and added in pairs, and every sum is in single precision. (After the filtering's maps,
 rounding costs about five times the error of rounded direct sums.) Everything else, the gradients too, is as in
-float32. A processor without the instructions emulates them to the same bits, in up to twice float32's time; the length
+float32. A processor without the instructions emulates them to the same bits, in about twice float32's time; the length
 of its vectors changes no bit either.
 
 Each image is computed by itself: batches, blocks and threads change no bit of its activations.
