@@ -267,7 +267,9 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: the network's class (never an instance: skorch would continue from its weights).
         weight_decay: c.
         fit_seed: seed of the next fit: weights, batches and training masks.
-        precision: float32, or bfloat16: the factors of most products, never weights, sums or the loss.
+        precision: float32, or bfloat16, to which the factors of the large products are rounded. The kernels keep sums
+            and the convolutions' gradients in float32; what torch computes is under autocast, and rounded too: in
+            training the dense layers. The weights and the loss are float32 in either case.
         check: called before each training step and whenever an inference block is due; what it raises ends the work.
         note: told in a sentence when memory ran out and inference goes on with smaller blocks.
         **kwargs: skorch's own settings.

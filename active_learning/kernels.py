@@ -23,8 +23,9 @@ features are read where they are, in strips of STRIP images side by side; a libr
 In bfloat16 the factors of two products are rounded to it, those of the tiles and those of the hidden layer, which are
 nearly all; they are multiplied and added in pairs, and every sum is in single precision. (After the filtering's maps,
 rounding costs about five times the error of rounded direct sums.) Everything else, the gradients too, is as in
-float32. A processor without the instructions emulates them to the same bits, in about twice float32's time; the length
-of its vectors changes no bit either.
+float32. A processor without the instructions emulates them, in about twice float32's time. Wherever products and sums
+are rounded once (FMA) the bits are the same, whatever the instructions and the length of the vectors, but for numbers
+below 1e-38, which the instructions take for zeros.
 
 Each image is computed by itself: batches, blocks and threads change no bit of its activations.
 
@@ -73,12 +74,12 @@ FILTER = (
 OUTPUT = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 1))
 
 IMAGES_PER_PART = 16
-"""Images that one thread computes at a time: a fixed number, so that the threads change no rounding of gradients."""
+"""Images whose gradients are summed at a time: a fixed number, so that the threads change no rounding."""
 
 _, _, _PROCESSOR = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
 
 LANES = 16 if "+avx512f" in _PROCESSOR else 8
-"""Numbers of a vector register; elsewhere a compiler makes two or four of one."""
+"""Numbers of a vector; where the registers are shorter, the compiler takes several."""
 
 BFLOAT16 = "+avx512bf16" in _PROCESSOR
 """Whether the processor has the instructions for bfloat16 that are used here; elsewhere they are emulated."""
@@ -149,9 +150,11 @@ def convolve(
         threads: threads that compute; they change nothing in the result.
 
     Raises:
-        ValueError: for images below 8x8, of which nothing is left to pool.
+        ValueError: for images below 8x8, of which nothing is left to pool, or parameters of other shapes.
     """
     count, image_height, image_width, channels = images_nhwc.shape
+    first, second = (FILTERS, KERNEL, KERNEL, channels), (FILTERS, KERNEL, KERNEL, FILTERS)
+    _check_shapes((weight1_okkc, bias1_o, weight2_okko, bias2_o), (first, (FILTERS,), second, (FILTERS,)))
     if min(image_height, image_width) < 2 * KERNEL + POOLING - 2:
         raise ValueError(f"the images are {image_height}x{image_width}; the network takes 8x8 at least.")
     height, width = image_height - KERNEL + 1, image_width - KERNEL + 1
@@ -169,7 +172,7 @@ def convolve(
     def compute(few: slice) -> None:
         _convolve_part(features[few], corners[few], between[few], images_nhw[few], *weights)
 
-    _in_parts(compute, count, -(-count // threads), threads)
+    _in_parts(compute, count, max(1, -(-count // threads)), threads)
     return Convolved(features, corners, between)
 
 
@@ -184,9 +187,16 @@ def convolution_gradients(
         weight2_okko: the second convolution's weight.
         gradient_npqo: the gradient by the features.
         threads: threads that compute; they change nothing in the result.
+
+    Raises:
+        ValueError: for arrays whose shapes do not go together, as when nothing was kept for gradients.
     """
     features_npqo, corners_npqo, between_nhwo = convolved
     count, height, width, channels = images_nhwc.shape
+    inner = height - KERNEL + 1, width - KERNEL + 1
+    pooled = (count, *((side - KERNEL + 1) // POOLING for side in inner), FILTERS)
+    found = features_npqo, corners_npqo, gradient_npqo, between_nhwo, weight2_okko
+    _check_shapes(found, (pooled, pooled, pooled, (count, *inner, FILTERS), (FILTERS, KERNEL, KERNEL, FILTERS)))
     weight2_okl = _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
     arrays: list[npt.NDArray[Any]] = [
         _float32(images_nhwc).reshape(count, height, width * channels),
@@ -243,10 +253,8 @@ class StochasticPasses:
     ) -> None:
         units, features = hidden_weight_kf.shape
         self.classes = len(output_bias_c)
-        found = hidden_bias_k.shape, output_weight_ck.shape, dropped_tf.shape, kept_tk.shape
-        expected = (units,), (self.classes, units), (len(kept_tk), features), (len(kept_tk), units)
-        if found != expected:
-            raise ValueError(f"the sizes of biases, weights and masks are {found}; {expected} go together.")
+        found = hidden_bias_k, output_weight_ck, dropped_tf, kept_tk
+        _check_shapes(found, ((units,), (self.classes, units), (len(kept_tk), features), (len(kept_tk), units)))
         self.features = features
         self.hidden_bias_k = _float32(np.pad(hidden_bias_k, (0, -units % UNITS)))
         self.output_bias_c = _float32(np.pad(output_bias_c, (0, -self.classes % UNITS)))
@@ -278,6 +286,17 @@ class StochasticPasses:
         weights = self.hidden_weights, self.output_weights, self.output_bias_c
         _stochastic_passes(logits_tcn, undropped_ski, features_sfi, *self.dropped, *self.kept, *weights)
         return logits_tcn[:, : self.classes, :count]
+
+
+def _check_shapes(arrays: Sequence[npt.NDArray[Any]], expected: Sequence[tuple[int, ...]]) -> None:
+    """Refuse what does not fit: the compiled functions read by address.
+
+    Raises:
+        ValueError: with both lists of shapes.
+    """
+    found = [array.shape for array in arrays]
+    if found != list(expected):
+        raise ValueError(f"the arrays are {found}; {list(expected)} go together.")
 
 
 class Listed(NamedTuple):

@@ -1,7 +1,7 @@
 """What bounds the speed, and what was tried to go beyond it: `python -m benchmarks.bounds` (`make bounds`).
 
 Prints where the time of one training step and of one inference block goes, operation by operation, with the share of
-the machine's measured peak that the matrix work reaches; then, for every other way of computing the same thing that
+the machine's measured peaks that the matrix work reaches; then, for every other way of computing the same thing that
 we know of, how many times as fast as ours it is. Both sides of such a ratio take turns, on one thread.
 """
 
@@ -160,7 +160,7 @@ def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, s
 
 
 def show_profile(title: str, work: Work, floor: float) -> None:
-    """Print where the time of some work goes; `floor`: the seconds of its operations at the measured peak."""
+    """Print where the time of some work goes; `floor`: the seconds of its operations at the measured peaks."""
     for _ in range(3):
         work()
     taken = min(seconds_of(work) for _ in range(TURNS))
@@ -179,7 +179,7 @@ def show_profile(title: str, work: Work, floor: float) -> None:
     }
     longest = sorted(times, key=lambda key: -times[key])[:LISTED]
     rows = [(*key, f"{100 * times[key] / sum(times.values()):.1f} %") for key in longest]
-    print(f"{title}: {1e3 * taken:.1f} ms, {floor / taken:.2f} of the measured peak")
+    print(f"{title}: {1e3 * taken:.1f} ms, {floor / taken:.2f} of the measured peaks")
     print(tabulate(rows, ("operation", "shapes", "time"), colalign=("left", "left", "right")), end="\n\n")
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 import cnn_model
 from cnn_model import (
+    HIDDEN_UNITS,
     BayesianCNN,
     BayesianCNNClassifier,
     NonFiniteLossError,
@@ -26,6 +27,7 @@ from cnn_model import (
     _TorchPasses,
     choose_device,
     choose_precision,
+    training_threads,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -493,16 +495,34 @@ def test_bfloat16_trains_too() -> None:
 
 
 def test_bfloat16_is_torchs_where_its_instructions_are_better(
-    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch, set_threads: Callable[[int], None]
 ) -> None:
     images, _ = make_images(20, seed=8)
     reference = all_passes(fitted, images, passes=20, seed=1)
-    found = []
+    module, found = fitted.module_.eval(), []
+    few = torch.from_numpy(images)
+    masks = module, torch.ones(2, module.hidden.in_features) > 0, torch.ones(2, HIDDEN_UNITS) > 0
+    with torch.inference_mode():
+        full_nf = module.features(few)
+        with torch.autocast("cpu", torch.bfloat16):
+            half_nf = module.features(few)
+        full, half = (_CompiledPasses(*masks, precision) for precision in ("float32", "bfloat16"))
+        assert half_nf.dtype == torch.float32
+        assert not torch.equal(full_nf, half_nf), "the convolutions are in bfloat16"
+        x = full.features(few)
+        assert not torch.equal(full.logits(x), half.logits(x)), "the hidden layer is in bfloat16"
     fitted.precision = "bfloat16"
     for capabilities in ({"avx512_bf16": True}, {"amx_bf16": True}, {"bf16": True}, {}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities)
         found.append(all_passes(fitted, images, passes=20, seed=1))
         assert 0 < (found[-1] - reference).abs().mean() < 0.02
+        by_torch = bool({"amx_bf16", "bf16"} & set(capabilities))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            assert module.features(few).dtype == (torch.bfloat16 if by_torch else torch.float32)
+        set_threads(2)
+        with training_threads("cpu", "bfloat16") as threads:
+            assert (threads, torch.get_num_threads()) == ((1, 2) if by_torch else (2, 1))
+        set_threads(1)
     fitted.precision = "float32"
     assert torch.equal(found[0], found[3])
     assert torch.equal(found[1], found[2])

@@ -238,6 +238,31 @@ def test_images_of_which_nothing_is_left_are_refused() -> None:
         convolve(*make_arguments(height=9, width=7))
 
 
+@pytest.mark.parametrize("for_gradients", [False, True])
+def test_of_no_images_there_are_no_features(for_gradients: bool) -> None:
+    arguments = make_arguments(0)
+    convolved = convolve(*arguments, for_gradients=for_gradients, threads=2)
+    assert convolved.features_npqo.shape == (0, 3, 3, 32)
+    for gradient in convolution_gradients(convolved, arguments[0], arguments[3], convolved.features_npqo):
+        assert not gradient.any()
+
+
+def test_convolutions_refuse_what_does_not_fit() -> None:
+    """They read by address, as the passes do."""
+    arguments = make_arguments()
+    for place in range(1, 5):
+        wrong: list[Any] = list(arguments)
+        wrong[place] = wrong[place][:-1]
+        with pytest.raises(ValueError, match="go together"):
+            convolve(*wrong)
+    convolved = convolve(*arguments, for_gradients=True)
+    gradient = make_gradient(convolved)
+    nothing_kept = convolve(*arguments)
+    for left, image_count, of_features in ((nothing_kept, 3, 3), (convolved, 2, 3), (convolved, 3, 2)):
+        with pytest.raises(ValueError, match="go together"):
+            convolution_gradients(left, arguments[0][:image_count], arguments[3], gradient[:of_features])
+
+
 def test_other_numbers_are_converted() -> None:
     arguments = make_arguments()
     doubles: list[Any] = [array.astype(np.float64) for array in arguments]
@@ -345,7 +370,7 @@ def test_numbers_are_rounded_as_torch_does() -> None:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors of x86 are imitated")
-def test_every_processor_computes_the_same_bits(tmp_path: Path) -> None:
+def test_an_older_processor_computes_the_same_bits(tmp_path: Path) -> None:
     """One without AVX-512 and bfloat16 has shorter vectors and emulates what is missing."""
     program = "from tests.test_kernels import *; save_computed(sys.argv[1])"
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -368,6 +393,9 @@ def save_computed(path: Path) -> None:
         logits = StochasticPasses(*make_passes(3, 300, 20, 10), bfloat16=bfloat16).logits(x)
         arrays = {**convolved._asdict(), **gradients._asdict(), "logits": logits}
         found.update({f"{name}-{bfloat16}": array for name, array in arrays.items()})
+    found["rounded"] = np.empty(64, np.uint16)
+    special = np.array([np.inf, -np.inf, np.nan, 0.1, 1.00390625, 1.01171875, -0.0, 3.4e38], np.float32)
+    _round(found["rounded"], np.resize(special, 64))
     np.savez(path, **found)  # type: ignore[arg-type]
 
 
