@@ -513,7 +513,7 @@ def _stochastic_passes(  # type: ignore[no-untyped-def]
     hidden_weights, output_weights, output_bias_c,
 ):  # fmt: skip
     """Write the logits of every pass."""
-    strips = len(undropped_ski)
+    strips, most = undropped_ski.shape[:2]
     hidden = np.empty(undropped_ski.size, np.float32)
     hidden_start = output_start = 0
     for t in range(len(kept_starts) - 1):
@@ -530,8 +530,9 @@ def _stochastic_passes(  # type: ignore[no-untyped-def]
         for s in range(strips):
             for k in range(groups * UNITS):
                 unit = kept_k[k] if k < len(kept_k) else 0  # the filling is not read any more
-                for i in range(STRIP):
-                    hidden_ski[s, k, i] = undropped_ski[s, unit, i]
+                _copy_strip(
+                    _at(hidden_ski, (s * groups * UNITS + k) * STRIP), _at(undropped_ski, (s * most + unit) * STRIP)
+                )
         _add_to_hidden(hidden_ski, features_sfi, starts_d, hidden_weight_gdu)
         _write_output(logits_tcn[t], hidden_ski, len(kept_k), output_weight_gku, output_bias_c)
         hidden_start, output_start = hidden_end, output_end
@@ -545,12 +546,9 @@ def _write_output(logits_cn, hidden_ski, count, weight_gku, bias_c):  # type: ig
     starts = np.arange(0, count * STRIP, STRIP)
     for s in range(strips):
         for k in range(count):
-            for i in range(STRIP):
-                number = hidden_ski[s, k, i]
-                hidden_ski[s, k, i] = np.float32(0) if number <= 0 else number
+            _relu_strip(_at(hidden_ski, (s * units + k) * STRIP))
         for c in range(len(bias_c)):
-            for i in range(STRIP):
-                logits_cn[c, s * STRIP + i] = bias_c[c]
+            _fill_strip(_at(logits_cn, c * images + s * STRIP), _at(bias_c, c))
         for g in range(len(bias_c) // UNITS):
             _add_units(
                 _at(logits_cn, g * UNITS * images + s * STRIP), images, _at(weight_gku, g * count * UNITS),
@@ -1071,6 +1069,40 @@ def _transposed(builder: Builder, vectors: Sequence[Value]) -> list[Value]:
                 vectors[i], vectors[i + size] = (builder.shuffle_vector(*two, mask) for mask in masks)
         size *= 2
     return vectors
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _copy_strip(_: Any, out: Any, source: Any) -> Any:
+    """Do out[i] = source[i] for STRIP i."""
+
+    def generate(builder: Builder, out: Value, source: Value) -> None:
+        for i in range(0, STRIP, LANES):
+            _store(builder, _load(builder, source, i), out, i)
+
+    return _addresses(2, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fill_strip(_: Any, out: Any, number: Any) -> Any:
+    """Do out[i] = number[0] for STRIP i."""
+
+    def generate(builder: Builder, out: Value, number: Value) -> None:
+        vector = _everywhere(builder, _load(builder, number, 0, _NUMBER))
+        for i in range(0, STRIP, LANES):
+            _store(builder, vector, out, i)
+
+    return _addresses(2, generate)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _relu_strip(_: Any, numbers: Any) -> Any:
+    """Do numbers[i] = relu(numbers[i]) for STRIP i."""
+
+    def generate(builder: Builder, numbers: Value) -> None:
+        for i in range(0, STRIP, LANES):
+            _store(builder, _relu(builder, _load(builder, numbers, i)), numbers, i)
+
+    return _addresses(1, generate)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
