@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -287,13 +287,19 @@ def bench_agreement(bench: Bench, auto: BayesianCNNClassifier, full: BayesianCNN
     bench.note("test_error_difference", abs(errors[0] - errors[1]), "fraction, auto against float32")
 
 
-def precision_pairs(results: Path = RESULTS / "precision") -> dict[str, tuple[float, float]]:
+class Pairs(NamedTuple):
+    """An error of paired seeds in both precisions, all fractions."""
+
+    difference: float  # bfloat16 - float32, mean over the seeds
+    standard_error: float  # of that mean
+    spread: float  # the larger of the two standard deviations over seeds
+
+
+def precision_pairs(results: Path = RESULTS / "precision") -> dict[str, Pairs]:
     """Compare the committed runs that were trained in each precision, seed by seed (`make precision`).
 
     Returns:
-        For the error averaged over all rounds, over the last ten, and in the last alone: the mean difference
-        bfloat16 - float32 over the seeds, and the larger of the two standard deviations over seeds, both fractions.
-        Empty where there are no runs.
+        The error averaged over all rounds, over the last ten, and in the last alone. Empty where there are no runs.
     """
     paths = [
         results / precision / "var_ratios-MC_dropout=True-repetitions.npy" for precision in ("bfloat16", "float32")
@@ -304,15 +310,21 @@ def precision_pairs(results: Path = RESULTS / "precision") -> dict[str, tuple[fl
     pairs = {}
     for name, rounds in (("mean", slice(None)), ("last_ten", slice(-10, None)), ("last", slice(-1, None))):
         half_e, full_e = half_er[:, rounds].mean(axis=1), full_er[:, rounds].mean(axis=1)
-        pairs[name] = (float((half_e - full_e).mean()), float(max(half_e.std(ddof=1), full_e.std(ddof=1))))
+        difference_e = half_e - full_e
+        pairs[name] = Pairs(
+            float(difference_e.mean()),
+            float(difference_e.std(ddof=1) / math.sqrt(len(difference_e))),
+            float(max(half_e.std(ddof=1), full_e.std(ddof=1))),
+        )
     return pairs
 
 
 def bench_precision_pairs(bench: Bench) -> None:
     """What training in bfloat16 does to the curve, from committed results."""
-    for name, (difference, spread) in precision_pairs().items():
-        bench.note(f"precision_{name}_error_difference", difference, "bfloat16 - float32, mean of the paired seeds")
-        bench.note(f"precision_{name}_error_spread", spread, "standard deviation of the same error over seeds")
+    for name, pairs in precision_pairs().items():
+        bench.note(f"precision_{name}_error_difference", pairs.difference, "bfloat16 - float32, mean of paired seeds")
+        bench.note(f"precision_{name}_error_standard_error", pairs.standard_error, "of that mean")
+        bench.note(f"precision_{name}_error_spread", pairs.spread, "standard deviation of the same error over seeds")
 
 
 def bench_fit(bench: Bench) -> None:
