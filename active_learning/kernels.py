@@ -106,7 +106,6 @@ CACHE_LINE = 64  # bytes
 
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.uint16]  # the bits of numbers in bfloat16
-Factors = Floats | Halves
 
 
 class Convolved(NamedTuple):
@@ -277,12 +276,13 @@ class StochasticPasses:
         count, features = features_nf.shape
         if features != self.features:
             raise ValueError(f"the images have {features} features; the network takes {self.features}.")
-        whole_nf = np.pad(features_nf, ((0, -count % STRIP), (0, -features % LANES)))
-        strips, features = len(whole_nf) // STRIP, whole_nf.shape[1]
+        if count % STRIP or features % LANES:
+            features_nf = np.pad(features_nf, ((0, -count % STRIP), (0, -features % LANES)))
+        strips, features = len(features_nf) // STRIP, features_nf.shape[1]
         features_sfi = _empty((strips, features, STRIP), self.hidden_weight_gfu.dtype)
         undropped_ski = _empty((strips, len(self.hidden_weight_gfu) * UNITS, STRIP))
         logits_tcn = _empty((len(self.kept.starts) - 1, len(self.output_bias_c), strips * STRIP))
-        _undropped(undropped_ski, features_sfi, _float32(whole_nf), self.hidden_weight_gfu, self.hidden_bias_k)
+        _undropped(undropped_ski, features_sfi, _float32(features_nf), self.hidden_weight_gfu, self.hidden_bias_k)
         weights = self.hidden_weights, self.output_weights, self.output_bias_c
         _stochastic_passes(logits_tcn, undropped_ski, features_sfi, *self.dropped, *self.kept, *weights)
         return logits_tcn[:, : self.classes, :count]

@@ -253,7 +253,7 @@ def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) 
     for precision, peak in bench.peaks.items():
         floor = inference_floor(bench, precision, TEST_IMAGES, PASSES)
         key = "mc_fraction_of_peak" if precision == bench.precision else f"mc_fraction_of_peak_{precision}"
-        bench.note(key, floor / ours[precision], f"of the measured {precision} peak (float32 for the first convolution)")
+        bench.note(key, floor / ours[precision], f"of the measured {precision} peak (float32's for conv1)")
         direct = direct_flops(bench, TEST_IMAGES, PASSES)
         key = key.replace("fraction", "effective_fraction")
         bench.note(key, direct / ours[precision] / peak, f"of the {precision} peak, convolutions as direct sums")
