@@ -226,16 +226,8 @@ class _Convolutions(Function):
         arrays = _as_array(x), _as_array(weight2), _as_array(gradient)
         found = convolution_gradients(convolved, *arrays, threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
-        return (
-            None,
-            None,
-            None,
-            None,
-            by_weight1.permute(0, 3, 1, 2),
-            by_bias1,
-            by_weight2.permute(0, 3, 1, 2),
-            by_bias2,
-        )
+        by_parameters = by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
+        return None, None, None, None, *by_parameters
 
 
 def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
