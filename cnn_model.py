@@ -21,10 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from skorch import NeuralNetClassifier
+from skorch.callbacks import EarlyStopping, LRScheduler, PassthroughScoring
+from skorch.dataset import Dataset
+from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 from torch.nn.utils import skip_init
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from active_learning.kernels import (
     FILTERS,
@@ -49,9 +53,18 @@ IMAGES_PER_SLICE = 128
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
 """Where torch computes bfloat16, kept units and dropped features are filled up with zeros to multiples of these."""
 
+STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
+"""With `stopping`, the validation loss is measured each so many steps, and a fit ends after so many without a gain."""
+
+Initialisation = Literal["glorot", "torch"]
+Schedule = Literal["constant", "cosine"]
+Stopping = Literal["none", "validation"]
+Masks = Literal["pass", "image"]
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda", "mps"]
 Weights = dict[str, npt.NDArray[np.float32]]
+Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -113,8 +126,7 @@ class BayesianCNN(nn.Module):
     """The network of Gal, Islam and Ghahramani (2017), section 5.
 
     conv 32@4x4 - relu - conv 32@4x4 - relu - maxpool 2x2 - dropout 0.25 - dense 128 - relu - dropout 0.5 - dense C.
-    Takes uint8 images and returns logits. Weights are drawn Glorot uniform and biases zero, as in the authors'
-    framework (torch's own default differs). In training mode every image has its own dropout masks.
+    Takes images with pixels of 0 to 255 and returns logits. In training mode every image has its own dropout masks.
 
     Args:
         image_shape: (channels, height, width).
@@ -122,6 +134,8 @@ class BayesianCNN(nn.Module):
         pixel_mean: mean of the data set's pixels / 255, subtracted from the input.
         pixel_std: their standard deviation, which divides the input.
         seed: seed of the weights and of the training masks.
+        initialisation: how the weights are drawn. "glorot": Glorot uniform and zero biases, as in the authors'
+            framework; "torch": as torch's own layers draw both, uniform within 1 / sqrt(inputs of a unit).
         initial_weights: start from these in place of drawn ones (`--warm_start`).
         threads: threads of the convolutions in training, where the kernels compute them; see `training_threads`.
     """
@@ -133,6 +147,7 @@ class BayesianCNN(nn.Module):
         pixel_mean: float = 0.0,
         pixel_std: float = 1.0,
         seed: int = 0,
+        initialisation: Initialisation = "glorot",
         initial_weights: Weights | None = None,
         threads: int = 1,
     ) -> None:
@@ -148,18 +163,29 @@ class BayesianCNN(nn.Module):
         self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
         self.seed = seed
         self.threads = threads
-        self._mask_generators: dict[torch.device, torch.Generator] = {}
+        # The weights use up the first draws of this seed; the masks must not repeat them.
+        self.mask_with(seed ^ 0x6D61736B)
         if initial_weights is None:
-            self._draw_weights()
+            self._draw_weights(initialisation)
         else:
             self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
         self.to(memory_format=torch.channels_last)
 
-    def _draw_weights(self) -> None:
+    def _draw_weights(self, initialisation: Initialisation) -> None:
         generator = torch.Generator().manual_seed(self.seed)
         for layer in (self.conv1, self.conv2, self.hidden, self.output):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
+            if initialisation == "glorot":
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
+            else:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+    def mask_with(self, seed: int) -> None:
+        """Draw the dropout masks of training mode from this seed from here on."""
+        self._mask_seed = seed
+        self._mask_generators: dict[torch.device, torch.Generator] = {}
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
@@ -177,8 +203,12 @@ class BayesianCNN(nn.Module):
         return functional.relu(functional.max_pool2d(x, POOLING), inplace=True)
 
     def forward(self, images_nchw: Tensor) -> Tensor:
-        """Return the logits (N, C) of uint8 images (N, channels, height, width)."""
-        features_nf = self._dropout(self.features(images_nchw).flatten(1), FEATURE_DROPOUT)
+        """Return the logits (N, C) of images (N, channels, height, width)."""
+        return self.head(self.features(images_nchw))
+
+    def head(self, features_nchw: Tensor) -> Tensor:
+        """Return the logits (N, C) of activations before the first dropout; in training mode with fresh masks."""
+        features_nf = self._dropout(features_nchw.flatten(1), FEATURE_DROPOUT)
         hidden_nh = self._dropout(functional.relu(self.hidden(features_nf)), HIDDEN_DROPOUT)
         logits_nc: Tensor = self.output(hidden_nh)
         return logits_nc
@@ -191,8 +221,7 @@ class BayesianCNN(nn.Module):
         if not self.training:
             return x
         if x.device not in self._mask_generators:
-            # The weights used up the first draws of this seed; the masks must not repeat them.
-            self._mask_generators[x.device] = torch.Generator(x.device).manual_seed(self.seed ^ 0x6D61736B)
+            self._mask_generators[x.device] = torch.Generator(x.device).manual_seed(self._mask_seed)
         words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
         # Without its lower limit random_() would never set the sign bit, and with it every eighth byte.
         words.random_(torch.iinfo(torch.int64).min, None, generator=self._mask_generators[x.device])
@@ -235,18 +264,45 @@ def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
 
 
 class TensorBatches:
-    """Shuffled batches sliced from two tensors: skorch's `iterator_train` without a DataLoader's cost an image."""
+    """Shuffled batches sliced from two tensors: skorch's `iterator_train` without a DataLoader's cost an image.
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
+    The batches of an epoch differ by one image at most. A last batch of what is left would take as long an Adam step
+    for 2 images as for 128, and the error would jump wherever a batch more begins.
+
+    Args:
+        dataset: the images and their labels.
+        batch_size: the most images of a batch.
+        seed: seed of the order.
+        epochs: how often each image comes before the iteration ends.
+        augment: makes of a batch's images those that are trained on; its second argument is where it draws from.
+        augment_seed: seed of what it draws.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        seed: int = 0,
+        epochs: int = 1,
+        augment: Augment | None = None,
+        augment_seed: int = 0,
+    ) -> None:
         self.images = torch.as_tensor(dataset.X)
         self.labels = torch.as_tensor(dataset.y)
-        self.batch_size = batch_size
+        self.batches = math.ceil(len(self.images) / batch_size)
+        self.epochs = epochs
+        self.augment = augment
         self.generator = torch.Generator().manual_seed(seed)
+        self.augment_generator = torch.Generator().manual_seed(augment_seed)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.images), generator=self.generator)
-        for batch in order.split(self.batch_size):
-            yield self.images[batch], self.labels[batch]
+        for _ in range(self.epochs):
+            order = torch.randperm(len(self.images), generator=self.generator)
+            for batch in order.tensor_split(self.batches):
+                images = self.images[batch]
+                if self.augment is not None:
+                    images = self.augment(images, self.augment_generator)
+                yield images, self.labels[batch]
 
 
 class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
@@ -255,10 +311,18 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     Adam minimises cross entropy + (c / n) * ||W||^2 over the first dense layer's weights W, with n labelled images:
     the authors' L2 term, which in torch is Adam's coupled `weight_decay` = 2 c / n.
 
+    A fit takes `max_epochs` epochs, and more until it has taken `min_steps` steps.
+
     Args:
         module: the network's class (never an instance: skorch would continue from its weights).
+        min_steps: the least number of optimiser steps of a fit.
+        lr_schedule: "constant", or "cosine": the learning rate falls from `lr` to 0 along half a cosine.
+        stopping: "none", or "validation": a fit ends early once the loss on `validation` has not fallen for
+            STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN steps, and keeps the weights of its lowest.
+        validation: the images and labels that `stopping` looks at, in one pass without dropout.
         weight_decay: c.
-        fit_seed: seed of the next fit: weights, batches and training masks.
+        fit_seed: seed of the next fit: weights, batches, distortions and training masks.
+        trained: weights that the next fit takes in place of training, since it has been done already.
         precision: float32, or bfloat16, to which the factors of the large products are rounded. The kernels keep sums
             and the convolutions' gradients in float32; what torch computes is under autocast, and rounded too: in
             training the dense layers. The weights and the loss are float32 in either case.
@@ -271,15 +335,25 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self,
         module: type[BayesianCNN] = BayesianCNN,
         *,
+        min_steps: int = 0,
+        lr_schedule: Schedule = "constant",
+        stopping: Stopping = "none",
+        validation: Labelled | None = None,
         weight_decay: float = 0.0,
         fit_seed: int = 0,
+        trained: Weights | None = None,
         precision: Precision = "float32",
         check: Callable[[], None] | None = None,
         note: Callable[[str], None] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.min_steps = min_steps
+        self.lr_schedule = lr_schedule
+        self.stopping = stopping
+        self.validation = validation
         self.weight_decay = weight_decay
         self.fit_seed = fit_seed
+        self.trained = trained
         self.precision = precision
         self.check = check
         self.note = note
@@ -295,7 +369,14 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     @property
     def _default_callbacks(self) -> list[Any]:
-        return []  # their epoch scores, timers and log cost time and are not used
+        """The callbacks of the next fit; skorch's own epoch scores, timers and log cost time and are not used."""
+        callbacks: list[Any] = []
+        if self.lr_schedule == "cosine":
+            callbacks.append(LRScheduler(CosineAnnealingLR, T_max=self.steps, step_every="batch"))
+        if self.stopping == "validation":
+            callbacks.append(PassthroughScoring("valid_loss"))
+            callbacks.append(EarlyStopping(patience=CHECKS_WITHOUT_GAIN, threshold=0, load_best=True))
+        return callbacks
 
     def fit(self, X: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], **fit_params: Any) -> "BayesianCNNClassifier":  # noqa: N803
         """Fit to images (n, channels, height, width) and labels (n,), from fresh weights.
@@ -303,12 +384,23 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         Raises:
             NonFiniteLossError: when the loss of an epoch is NaN or infinite.
         """
-        weights_seed, batches_seed = np.random.SeedSequence(self.fit_seed).generate_state(2, np.uint64)
-        self.module__seed = int(weights_seed >> 1)
-        self.iterator_train__seed = int(batches_seed >> 1)
+        if self.trained is not None:
+            self.initialize().module_.load_state_dict({name: torch.from_numpy(w) for name, w in self.trained.items()})
+            self.trained = None
+            return self
+        seeds = np.random.SeedSequence(self.fit_seed).generate_state(3, np.uint64) >> 1
+        self.module__seed, self.iterator_train__seed, self.iterator_train__augment_seed = map(int, seeds)
         self.optimizer__param_groups = [("hidden.weight", {"weight_decay": 2 * self.weight_decay / len(X)})]
+        batches = math.ceil(len(X) / self.batch_size)
+        epochs = max(self.max_epochs, math.ceil(self.min_steps / batches))
+        self.steps = epochs * batches
+        # skorch looks at the validation set after each of its epochs, which may be one step
+        at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping == "validation" else 1
+        self.iterator_train__epochs = at_once
+        if self.stopping == "validation":
+            self.train_split = predefined_split(Dataset(*cast(Labelled, self.validation)))
         with training_threads(self._device_type, self.precision) as self.module__threads:
-            super().fit(X, y, **fit_params)
+            super().fit(X, y, epochs=math.ceil(epochs / at_once), **fit_params)
         return self
 
     def weights(self) -> Weights:
@@ -360,6 +452,27 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         feature_masks_tf = torch.rand(passes, module.hidden.in_features, generator=generator) >= FEATURE_DROPOUT
         hidden_masks_th = torch.rand(passes, module.hidden.out_features, generator=generator) >= HIDDEN_DROPOUT
         yield from self._blocks(images, rows, feature_masks_tf, hidden_masks_th, block_size)
+
+    def mc_dropout_blocks_of_own_masks(
+        self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], *, passes: int, seed: int
+    ) -> Iterator[Tensor]:
+        """Yield the class probabilities (T, B, C) of MC dropout with a mask for each image in each pass.
+
+        As `mc_dropout_blocks` otherwise. The passes share no mask, so that they are no posterior samples; and nothing
+        but the features before the first dropout can be shared, so that they take many times as long. The masks depend
+        on `seed`, `passes` and an image's place.
+        """
+        module: BayesianCNN = self.module_
+        for start in range(0, len(rows), IMAGES_PER_SLICE):
+            if self.check is not None:
+                self.check()
+            block = torch.from_numpy(images[rows[start : start + IMAGES_PER_SLICE]]).to(self.device)
+            with torch.inference_mode(), self._autocast():
+                features = module.eval().features(block)
+                module.train().mask_with(seed + start)
+                logits_tbc = torch.stack([module.head(features) for _ in range(passes)])
+            module.eval()
+            yield logits_tbc.float().softmax(-1)
 
     def deterministic_blocks(
         self,

@@ -17,6 +17,11 @@ from load_data import DATASETS, DatasetSpec
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Augmentation = Literal["none", "affine", "elastic", "flip"]
+Schedule = Literal["constant", "cosine"]
+Stopping = Literal["none", "validation"]
+Initialisation = Literal["glorot", "torch"]
+Masks = Literal["pass", "image"]
 
 
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
@@ -66,6 +71,14 @@ class RunConfig:
     classifier: Literal["cnn", "field"] = "cnn"
     mbr_neighbours: int = 10
     mbr_sigma: float | Literal["tune"] = 380.0
+    equal_batches: bool = False  # records without it: an epoch's last batch was what the others had left
+    min_steps: int = 0
+    lr_schedule: Schedule = "constant"
+    stopping: Stopping = "none"
+    augment: Augmentation = "none"
+    augment_strength: float = 1.0
+    initialisation: Initialisation = "glorot"
+    masks: Masks = "pass"
 
     @property
     def name(self) -> str:
@@ -93,9 +106,23 @@ class ExperimentConfig:
         ConfigError: for a value that is not allowed.
     """
 
-    batch_size: int = _flag(128, "images in one training step", 1)
-    epochs: int = _flag(50, "passes over the labelled images in one fit", 1)
+    batch_size: int = _flag(128, "most images in one training step; the steps of an epoch take equally many", 1)
+    epochs: int = _flag(50, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
+    min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
     lr: float = _flag(1e-3, "Adam's learning rate")
+    lr_schedule: Schedule = _flag("constant", "cosine lets the learning rate fall to 0 in the course of a fit")
+    stopping: Stopping = _flag(
+        "none",
+        "validation ends a fit once the loss on the validation set has not fallen for 250 steps, and takes the "
+        "weights of its lowest",
+    )
+    augment: Augmentation = _flag(
+        "none",
+        "random distortions of the images that a fit sees: affine (rotation, scale, shear, shift), elastic (affine "
+        "and bent), flip (mirrored left and right, shift); acquisition and test see the images as they are",
+    )
+    augment_strength: float = _flag(1.0, "factor of the distortions; 1 is up to 15 degrees, 10 %, 0.2, 2 pixels")
+    initialisation: Initialisation = _flag("glorot", "glorot: weights, with biases of 0; torch: its own way")
     seed: int = _flag(369, "seed of every random stream", 0)
     experiments: int = _flag(3, "repetitions, each with its own split and weights", 1)
     dropout_iter: int = _flag(100, "MC-dropout passes T for acquisition and for the test error", 1)
@@ -134,6 +161,9 @@ class ExperimentConfig:
         "set each time the labelled set has doubled",
         0,
     )
+    masks: Masks = _flag(
+        "pass", "dropout masks of the passes that score: one a pass for all images, or one for each image of each pass"
+    )
     warm_start: bool = _flag(False, "start each fit from the last round's weights instead of fresh ones")
     precision: Precision = _flag("auto", "auto takes bfloat16 where the device computes it natively, else float32")
     device: Device = _flag("auto", "auto takes cuda, then mps, then cpu")
@@ -161,10 +191,23 @@ class ExperimentConfig:
             raise ConfigError(f"--acq_func: {error}.") from error
         if self.status and (self.quiet or self.json):
             raise ConfigError("--status prints a table and nothing else: leave out --quiet and --json.")
+        self._check_training()
         self._check_scheduler()
         self._check_classes(DATASETS[self.dataset])
         self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
+
+    def _check_training(self) -> None:
+        if not 0 < self.augment_strength < math.inf:
+            raise ConfigError(
+                f"--augment_strength {self.augment_strength} is not allowed: it takes a number above 0, such as 0.5."
+            )
+        if self.augment_strength != 1 and self.augment == "none":
+            raise ConfigError(
+                f"--augment_strength {self.augment_strength} changes no run without --augment: add that too."
+            )
+        if self.stopping == "validation" and self.val_size == 0:
+            raise ConfigError("--val_size 0 leaves nothing to stop a fit by: leave out --stopping validation.")
 
     def _check_scheduler(self) -> None:
         if self.scheduler is None:

@@ -18,7 +18,7 @@ def planned_runs(
     """
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
     shared: dict[str, Any] = {name: getattr(config, name) for name in names - set(MBR_FIELDS)}
-    shared |= {"precision": precision, "device": device}
+    shared |= {"precision": precision, "device": device, "equal_batches": True}
     return [
         RunConfig(**shared, **arm, repetition=repetition)
         for repetition in range(config.experiments)

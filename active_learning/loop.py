@@ -5,6 +5,7 @@ is derived from (seed, repetition, round, purpose), so a run continues from its 
 modAL's ActiveLearner holds the labelled set, asks the query strategy once a round and refits the estimator.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
+from active_learning.augmentation import augmentation
 from active_learning.config import RunConfig
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
 from active_learning.run_field import FieldClassifier, RunField
@@ -25,6 +27,19 @@ from load_data import ImageData, split_training_set
 
 WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
 """The constants c that `--weight_decay tune` chooses from: none, the authors' 3.5, and one step to either side."""
+
+
+def weight_decays_to_try(last: float | None) -> tuple[float, ...]:
+    """Return the constants of a choice: at first all, later the last one and its neighbours in the grid.
+
+    >>> weight_decays_to_try(None), weight_decays_to_try(10.0)
+    ((0.0, 1.0, 3.5, 10.0), (3.5, 10.0))
+    """
+    if last is None:
+        return WEIGHT_DECAY_GRID
+    place = WEIGHT_DECAY_GRID.index(last)
+    return WEIGHT_DECAY_GRID[max(0, place - 1) : place + 2]
+
 
 Images = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
@@ -129,6 +144,8 @@ class _Run:
         self.acquired_train_index, self.acquired_scores = np.zeros(0, np.int64), np.zeros(0)
         self.seconds: dict[str, float] = {}
         self.estimator = estimator
+        validation = self.splits.validation
+        estimator.validation = data.train_images[validation], data.train_labels[validation]
         self.field: RunField | None = None
         if config.acquisition == "mbr":
             with self._timed("score"):
@@ -222,7 +239,12 @@ class _Run:
         if not function.needs_probabilities:
             return np.zeros(len(candidates))
         score = function.score if self.config.mc_dropout else function.deterministic_score
-        blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
+        if self.config.masks == "image" and self.config.mc_dropout:
+            seed = stream_seed(self.config.seed, self.config.repetition, round_, Purpose.SCORING_PASSES)
+            passes = self.config.dropout_iter
+            blocks = self.estimator.mc_dropout_blocks_of_own_masks(images, candidates, passes=passes, seed=seed)
+        else:
+            blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
         return _filled(np.empty(len(candidates)), (score(probs_tbc) for probs_tbc in blocks))
 
     def _probability_blocks(
@@ -261,20 +283,26 @@ class _Run:
         self.weight_decay_tuned = labelled >= 2 * self.tuned_at
         if self.weight_decay_tuned:
             with self._timed("tune"):
-                self.weight_decay = min(WEIGHT_DECAY_GRID, key=lambda value: self._validation_loss(value, round_))
+                self._tune_weight_decay(round_)
             self.tuned_at = labelled
 
-    def _validation_loss(self, weight_decay: float, round_: int) -> float:
-        """Return the validation set's negative log likelihood after a fit with this weight decay, in nats."""
-        self.weight_decay = weight_decay
-        self._prepare_fit(round_)
+    def _tune_weight_decay(self, round_: int) -> None:
+        """Take the constant whose fit has the lowest negative log likelihood on the validation set, and that fit."""
         index = self.labelled_train_index
-        self.estimator.fit(self.data.train_images[index], self.data.train_labels[index])
-        return self._validation_metric(negative_log_likelihood, round_)
+        images, labels = self.data.train_images[index], self.data.train_labels[index]
+        lowest = math.inf
+        for weight_decay in weight_decays_to_try(self.weight_decay if self.tuned_at else None):
+            self._prepare_fit(round_, weight_decay)
+            self.estimator.fit(images, labels)
+            loss = self._validation_metric(negative_log_likelihood, round_)
+            if loss < lowest:
+                lowest, self.weight_decay, trained = loss, weight_decay, self.estimator.weights()
+        self.estimator.trained = trained  # the round's own fit would come to the same
 
-    def _prepare_fit(self, round_: int) -> None:
+    def _prepare_fit(self, round_: int, weight_decay: float | None = None) -> None:
         fit_seed = stream_seed(self.config.seed, self.config.repetition, round_, Purpose.FIT)
-        self.estimator.set_params(fit_seed=fit_seed, weight_decay=self.weight_decay)
+        weight_decay = self.weight_decay if weight_decay is None else weight_decay
+        self.estimator.set_params(fit_seed=fit_seed, weight_decay=weight_decay)
 
     def _keep_weights(self) -> None:
         """With `warm_start`, let the next fit begin where this one ended (its optimiser is new)."""
@@ -313,7 +341,12 @@ def _estimator(
         module__pixel_mean=data.pixel_mean,
         module__pixel_std=data.pixel_std,
         classes=list(range(data.class_count)),
+        module__initialisation=config.initialisation,
+        iterator_train__augment=augmentation(config.augment, config.augment_strength),
         max_epochs=config.epochs,
+        min_steps=config.min_steps,
+        lr_schedule=config.lr_schedule,
+        stopping=config.stopping,
         batch_size=config.batch_size,
         lr=config.lr,
         device=config.device,

@@ -1,0 +1,69 @@
+"""The study of choices: what each choice of the training is worth in labels.
+
+`python -m benchmarks.choices --run` (`make choices`) runs what is missing of the arms in `choices.yaml` into
+`result_npy/choices/`, hours of it, and can be stopped and given again at any time; `--only NAME ...` takes some arms.
+Without `--run` it writes `docs/choices.md` with its figure from what is there.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import auto_cli
+
+from active_learning.config import ExperimentConfig
+from active_learning.interruption import Interrupted, stoppable
+from active_learning.runner import run_experiment
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "result_npy" / "choices"
+STUDY = Path(__file__).with_suffix(".yaml")
+BASE = "base"
+
+
+def arms(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the flags of every arm by its name, the base first."""
+    found = {BASE: dict(study["base"])}
+    for question in study["questions"]:
+        found |= {name: {**study["base"], **changes} for name, changes in question["arms"].items()}
+    return found
+
+
+def settings(name: str, flags: dict[str, Any], **others: Any) -> ExperimentConfig:
+    """Return an arm's settings."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in flags.items()}
+    return ExperimentConfig(**values, result_dir=RESULTS / name, **others)
+
+
+def run_arms(names: Sequence[str], data_dir: Path | None, jobs: int, check: Callable[[], None]) -> int:
+    """Run what is missing of some arms, one after the other; return the exit code."""
+    every = arms(yaml.safe_load(STUDY.read_text(encoding="utf-8")))
+    failures = 0
+    for name in names or every:
+        config = settings(name, every[name], data_dir=data_dir, jobs=jobs)
+        for failed, reason in run_experiment(config, check).failures.items():
+            print(f"{name}: {failed.name}, repetition {failed.repetition}, failed: {reason}", file=sys.stderr)
+            failures += 1
+    return 1 if failures else 0
+
+
+def main(run: bool = False, only: tuple[str, ...] = (), data_dir: Path | None = None, jobs: int = 0) -> int:
+    """Run the study, or write its page.
+
+    Args:
+        run: run what is missing.
+        only: these arms only.
+        data_dir: as for main.py.
+        jobs: as for main.py.
+    """
+    try:
+        with stoppable() as check:
+            return run_arms(only, data_dir, jobs, check)
+    except Interrupted as stop:
+        return 128 + stop.signal_number
+
+
+if __name__ == "__main__":
+    sys.exit(auto_cli(main, as_positional=False))
