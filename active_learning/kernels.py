@@ -72,6 +72,7 @@ FILTER = (
     (0, 0, 0, 1),
 )
 OUTPUT = ((1, 1, 1, 1, 0), (0, 1, -1, 2, 1))
+FILTER_BOTH_WAYS = np.kron(FILTER, FILTER)
 
 IMAGES_PER_PART = 16
 """Images whose gradients are summed at a time: a fixed number, so that the threads change no rounding."""
@@ -163,8 +164,8 @@ def convolve(
     between = _empty((kept, height, width, FILTERS))
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
     weight1_kio = _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, KERNEL * channels, FILTERS)
-    both = np.kron(FILTER, FILTER)
-    weight2_eoo = np.tensordot(both, np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS), axes=1)
+    weight2_koo = np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS)
+    weight2_eoo = np.tensordot(FILTER_BOTH_WAYS, weight2_koo, axes=1)
     factors = _in_pairs(weight2_eoo) if bfloat16 else _float32(weight2_eoo)
     weights = weight1_kio, _float32(bias1_o), factors, _float32(bias2_o)
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
@@ -33,10 +33,11 @@ from skorch.dataset import Dataset
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction
-from active_learning.config import RunConfig
+from active_learning.augmentation import AUGMENTATIONS, augmentation
+from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.execution import keep_freed_memory
 from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
-from active_learning.loop import active_learning_rounds
+from active_learning.loop import WEIGHT_DECAY_GRID, active_learning_rounds
 from active_learning.store import provenance
 from benchmarks.reference import (
     baal_passes,
@@ -114,9 +115,9 @@ class Bench:
         """Return images as other code keeps them: float32, normalised."""
         return ((images / 255 - self.data.pixel_mean) / self.data.pixel_std).astype(np.float32)
 
-    def classifier(self, precision: Precision, epochs: int = EPOCHS) -> BayesianCNNClassifier:
-        """Return our classifier as the loop makes it."""
-        return BayesianCNNClassifier(
+    def classifier(self, precision: Precision, epochs: int = EPOCHS, **settings: Any) -> BayesianCNNClassifier:
+        """Return our classifier as the loop makes it, with batches of BATCH_SIZE and other settings changed."""
+        net = BayesianCNNClassifier(
             module__image_shape=self.data.train_images.shape[1:],
             module__class_count=self.data.class_count,
             module__pixel_mean=self.data.pixel_mean,
@@ -128,6 +129,8 @@ class Bench:
             weight_decay=3.5,
             precision=precision,
         )
+        net.set_params(**settings)
+        return net
 
 
 def _with_threads(threads: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -403,6 +406,83 @@ def bench_round(bench: Bench) -> None:
     bench.note("whole_pool_peak_mb", whole_pool_peak(bench), "peak resident memory of a run that scores the whole pool")
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What the fits of a curve take, and how many fits a choice of the weight decay adds: the first, and a later one.
+
+    A choice tries all constants the first time and later three; the fit of the one it takes is the round's own.
+    """
+
+    batch_size: int
+    epochs: int
+    min_steps: int
+    first_choice: int = len(WEIGHT_DECAY_GRID) - 1
+    later_choice: int = 2
+
+    def over_curve(self, of_fit: Callable[[int], float]) -> float:
+        """Return the sum over all fits of a curve of what one fit of so many images takes, measured at a few sizes."""
+        measured = [of_fit(count) for count in CURVE_SIZES]
+        labelled = np.arange(CURVE_SIZES[0], CURVE_SIZES[-1] + 1, 10)
+        fits = np.ones(len(labelled))
+        at, choices = labelled[0], (self.first_choice, *repeat(self.later_choice, 99))
+        for choice in choices:
+            if at <= labelled[-1]:
+                fits[labelled == at] += choice
+            at *= 2
+        return float(fits @ np.interp(labelled, CURVE_SIZES, measured))
+
+
+CURVE_SIZES = (20, 120, 130, 320, 640, 1020)
+"""Labelled images of the fits that are measured for a whole curve."""
+
+DEFAULTS: dict[str, Any] = {entry.name: entry.default for entry in fields(ExperimentConfig)}
+BUDGET = Budget(DEFAULTS["batch_size"], DEFAULTS["epochs"], DEFAULTS["min_steps"])
+FIFTY_EPOCHS = Budget(128, 50, 0, len(WEIGHT_DECAY_GRID), len(WEIGHT_DECAY_GRID))
+"""The budget of the authors' code, with all constants tried and the round's fit apart: the default once."""
+
+
+def bench_curve(bench: Bench) -> None:
+    """A whole curve of 100 rounds by the default's budget, against 50 epochs and against its floor; distortions."""
+    net = bench.classifier(bench.precision, 10).fit(*bench.labelled(CURVE_SIZES[-1]))
+    images = TEST_IMAGES + SUBSET
+    others = seconds(lambda: infer(net, bench.images(TEST_IMAGES), PASSES)) + seconds(
+        lambda: score(net, bench.images(SUBSET))
+    )
+    rounds = len(range(CURVE_SIZES[0], CURVE_SIZES[-1] + 1, 10))
+
+    def fit(budget: Budget, count: int) -> float:
+        chosen = {"batch_size": budget.batch_size, "min_steps": budget.min_steps}
+        return seconds(
+            lambda: bench.classifier(bench.precision, budget.epochs, **chosen).fit(*bench.labelled(count)), 2
+        )
+
+    def floor(budget: Budget, count: int) -> float:
+        batches = math.ceil(count / budget.batch_size)
+        epochs = max(budget.epochs, math.ceil(budget.min_steps / batches))
+        return fit_floor(bench, net, bench.labelled(count)[0], epochs)
+
+    ours = BUDGET.over_curve(partial(fit, BUDGET)) + rounds * others
+    once = FIFTY_EPOCHS.over_curve(partial(fit, FIFTY_EPOCHS)) + rounds * others
+    least = BUDGET.over_curve(partial(floor, BUDGET)) + rounds * inference_floor(bench, bench.precision, images, PASSES)
+    bench.note("curve_seconds", ours, "100 rounds of the default, s: fits at six sizes, choices, tests, scores")
+    bench.note("curve_vs_fifty_epochs", ours / once, "of what it takes with 50 epochs of 128 and every choice in full")
+    bench.note("curve_fraction_of_peak", least / ours, "of the measured peaks, in operations carried out")
+    bench_augmentation(bench)
+
+
+def bench_augmentation(bench: Bench) -> None:
+    """Fits with distorted images against fits with images as they are, in turns."""
+    images, labels = bench.labelled(4 * BUDGET.batch_size)
+
+    def fit(kind: str) -> float:
+        settings = {"batch_size": BUDGET.batch_size, "iterator_train__augment": augmentation(kind)}
+        return seconds(lambda: bench.classifier(bench.precision, 10, **settings).fit(images, labels), 1)
+
+    for kind in (kind for kind in AUGMENTATIONS if kind != "none"):
+        ratio = float(np.median([fit(kind) / fit("none") for _ in range(7)]))
+        bench.note(f"step_{kind}", ratio, f"of a step without distortions, {BUDGET.batch_size} images")
+
+
 def score(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], name: str = "bald") -> torch.Tensor:
     """Return the scores (N,), block by block."""
     function = ACQUISITION_FUNCTIONS[name].score
@@ -534,6 +614,7 @@ def main(
     bench_precision_pairs(bench)
     bench_fit(bench)
     bench_round(bench)
+    bench_curve(bench)
     bench_growth(bench, nets[bench.precision])
     bench_functions(bench, nets[bench.precision])
     bench_jobs(bench)
