@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench bounds pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4
+.PHONY: run test lint bench bounds pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4 choices choices_page
 
 # The main job on the embedded digits: three to five minutes on two cores.
 run: $(VENV)/run
@@ -37,6 +37,14 @@ faults: $(VENV)/dev
 # The paper's experiments on MNIST: hours, and the same command goes on where it was stopped.
 experiment_1 experiment_2 experiment_3 experiment_4: $(VENV)/run
 	$(PYTHON) main.py --config active_learning/presets/$@.yaml $(DATA_DIR)
+
+# What each choice of the training is worth: hours, and the same command goes on where it was stopped.
+choices: $(VENV)/run
+	$(PYTHON) -m benchmarks.choices --run true $(DATA_DIR)
+
+# The page of these runs, docs/choices.md, with its figure.
+choices_page: $(VENV)/run
+	$(PYTHON) -m benchmarks.choices
 
 # What the notebook of experiment 3 says of graphs, batches and seconds.
 fields: $(VENV)/run
