@@ -195,13 +195,12 @@ def _without_value(name: str) -> str:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"{name!r} is not a setting" + (f": did you mean {close[0]!r}?" if close else ": main.py --help lists them all.")
+    hint = f"did you mean {close[0]!r}?" if close else "main.py --help lists them all."
+    return f"{name!r} is not a setting: {hint}"
 
 
 def _no_settings(path: str, reason: str) -> str:
-    return (
-        f"--config {path}: {reason}: it takes a YAML file of settings such as epochs: 50; --print_config prints one."
-    )
+    return f"--config {path}: {reason}: it takes a YAML file of settings such as epochs: 50; --print_config prints one."
 
 
 def _one_sentence(message: str) -> str:
