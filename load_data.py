@@ -213,7 +213,8 @@ def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
         classes: the labels to keep; the first becomes label 0, the second 1, and so on.
 
     Returns:
-        A data set of `len(classes)` classes. A train_index of it counts the images kept, not those of `data`.
+        A data set of `len(classes)` classes. A train_index of it counts the images kept, not those of `data`:
+        `kept_train_index` says which they are.
 
     Raises:
         ValueError: if there are fewer than two classes, or one is unknown or given twice.
@@ -231,6 +232,11 @@ def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
         test_labels=test_labels[test_labels >= 0],
         class_count=len(classes),
     )
+
+
+def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the whole data set's train_index of each training image that `select_classes` keeps, in its order."""
+    return np.flatnonzero(np.isin(train_labels, classes))
 
 
 def _default_data_dir() -> Path:
