@@ -8,6 +8,7 @@ Nothing is trusted before its sha256 has been compared: torchvision itself only 
 
 import contextlib
 import dataclasses
+import errno
 import gzip
 import hashlib
 import http.client
@@ -440,11 +441,20 @@ def _put_in_place(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Put a file or folder on disk, where the system can.
+
+    Windows opens no folder and syncs no file that is open for reading only, and some file systems sync no folder. All
+    that is lost there is lost with the power: a part of a file is then found by its sha256.
+    """
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+                raise
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

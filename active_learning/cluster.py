@@ -338,8 +338,8 @@ def _refusal(job: Job, threads: int) -> str | None:
 
 def _is_shared(job: Job) -> bool:
     try:
-        return (job.result_dir / ".lock_holder").read_text() == job.holder
-    except OSError:
+        return (job.result_dir / ".lock_holder").read_text("utf-8") == job.holder
+    except (OSError, UnicodeDecodeError):
         return False
 
 

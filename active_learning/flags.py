@@ -36,6 +36,13 @@ _KINDS = {
 class Parser(ArgumentParser):
     """jsonargparse's parser, whose errors are a `ConfigError` of one sentence."""
 
+    def dump(self, *args: Any, **kwargs: Any) -> str:
+        """Return settings as YAML, in ASCII if standard output may make something else of other letters."""
+        text: str = super().dump(*args, **kwargs)
+        if text.isascii() or str(getattr(sys.stdout, "encoding", "")).lower() in ("utf-8", "utf8"):
+            return text
+        return yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong in the words of this program."""
         raise ConfigError(_one_sentence(message)) from ex

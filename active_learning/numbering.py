@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from active_learning.config import ConfigError
 from active_learning.store import RunFolder, StoreError, locked, read_record, recorded_run, run_folders
+from active_learning.terminal import with_streams
 from load_data import DataError, kept_train_index, load_data
 
 Index = npt.NDArray[np.int64]
@@ -127,11 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("result_dir", nargs="+", type=Path, help="result folder(s)")
     parser.add_argument("--data_dir", type=Path | None, help="where the data set is; as in main.py")
     flags = parser.parse_args(argv)
-    for result_dir in flags.result_dir:
+    return with_streams("numbering", lambda: _renumber_all(flags.result_dir, flags.data_dir))
+
+
+def _renumber_all(result_dirs: Sequence[Path], data_dir: Path | None) -> int:
+    for result_dir in result_dirs:
         if not result_dir.is_dir():
             return _fail(2, f"{result_dir} is no folder: name one that main.py wrote its results to.")
         try:
-            rewritten, runs = renumber_folder(result_dir, flags.data_dir)
+            rewritten, runs = renumber_folder(result_dir, data_dir)
         except (ConfigError, StoreError, DataError, OSError) as error:
             return _fail(1, str(error))
         print(f"{result_dir}: {rewritten} of {runs} records rewritten.")

@@ -29,6 +29,7 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -378,7 +379,7 @@ _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def _holder(holder_file: Path) -> str:
     try:
-        return holder_file.read_text()
+        return holder_file.read_text("utf-8", "replace")
     except OSError:  # the holder is about to end, or has not written it yet
         return "another process"
 
@@ -391,6 +392,8 @@ def is_held(lock_path: Path) -> bool:
         return False
     try:
         return not lock_descriptor(lock, blocking=False)
+    except OSError:  # a file system that knows no locks
+        return False
     finally:
         os.close(lock)  # frees it again if it was free
 
@@ -403,7 +406,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno(), _CANNOT_SYNC, path.parent)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
@@ -423,11 +426,47 @@ def _make_folder(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+    """Put a folder's names on disk, where the system can: Windows opens no folder, and some file systems sync none."""
     try:
-        os.fsync(folder)
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDER:
+            raise
+        _tell_what_is_lost(path, error)
+        return
+    try:
+        _sync(folder, _CANNOT_SYNC_FOLDER, path)
     finally:
         os.close(folder)
+
+
+def _sync(descriptor: int, cannot: Sequence[int], folder: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in cannot:
+            raise
+        _tell_what_is_lost(folder, error)
+
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# A file has just been written there, so that a missing right is one to open or sync the folder itself.
+_CANNOT_SYNC_FOLDER = (*_CANNOT_SYNC, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+
+
+def _tell_what_is_lost(folder: Path, error: OSError) -> None:
+    """Say once, in this process and those that it starts, that a power cut can cost what was written last."""
+    if os.environ.get(_TOLD):
+        return
+    os.environ[_TOLD] = "1"
+    print(
+        f"{folder}: this system does not put files on disk at once ({error.strerror}): after a power cut the last rounds "
+        "may be missing, and the same command computes them again; nothing else is lost.",
+        file=sys.stderr,
+    )
+
+
+_TOLD = "DBAL_NO_FSYNC_TOLD"
 
 
 def provenance() -> Row:
