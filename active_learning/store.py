@@ -460,8 +460,8 @@ def _tell_what_is_lost(folder: Path, error: OSError) -> None:
         return
     os.environ[_TOLD] = "1"
     print(
-        f"{folder}: this system does not put files on disk at once ({error.strerror}): after a power cut the last rounds "
-        "may be missing, and the same command computes them again; nothing else is lost.",
+        f"{folder}: this system does not put files on disk at once ({error.strerror}): after a power cut the last "
+        "rounds may be missing, and the same command computes them again; nothing else is lost.",
         file=sys.stderr,
     )
 
