@@ -8,6 +8,7 @@ Nothing is trusted before its sha256 has been compared: torchvision itself only 
 
 import contextlib
 import dataclasses
+import errno
 import gzip
 import hashlib
 import http.client
@@ -213,7 +214,8 @@ def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
         classes: the labels to keep; the first becomes label 0, the second 1, and so on.
 
     Returns:
-        A data set of `len(classes)` classes. A train_index of it counts the images kept, not those of `data`.
+        A data set of `len(classes)` classes. A train_index of it counts the images kept, not those of `data`:
+        `kept_train_index` says which they are.
 
     Raises:
         ValueError: if there are fewer than two classes, or one is unknown or given twice.
@@ -231,6 +233,11 @@ def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
         test_labels=test_labels[test_labels >= 0],
         class_count=len(classes),
     )
+
+
+def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return the whole data set's train_index of each training image that `select_classes` keeps, in its order."""
+    return np.flatnonzero(np.isin(train_labels, classes))
 
 
 def _default_data_dir() -> Path:
@@ -434,11 +441,20 @@ def _put_in_place(source: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Put a file or folder on disk, where the system can.
+
+    Windows opens no folder and syncs no file that is open for reading only, and some file systems sync no folder. All
+    that is lost there is lost with the power: a part of a file is then found by its sha256.
+    """
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
+                raise
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from active_learning.interruption import Interrupted, stoppable
+from active_learning.terminal import show_results, with_streams
 
 if TYPE_CHECKING:
-    from active_learning.config import ExperimentConfig, RunConfig
+    from active_learning.config import ExperimentConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the flags ask for; return the exit code: 0 done, 1 failed, 2 wrong usage, 128 + signal."""
+    return with_streams("main.py", lambda: _stoppable(argv))
+
+
+def _stoppable(argv: Sequence[str] | None) -> int:
     try:
         with stoppable() as check:  # before all imports that take a while
             return _main(argv, check)
@@ -44,36 +49,12 @@ def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
         print(status(config))
         return 0
     outcome = run_experiment(config, check)
-    reason = _report(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
+    reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
     if reason:
         fail(1, f"{reason}; python -m active_learning.report {config.result_dir} tries again.")
     for run, reason in outcome.failures.items():
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}; the same command tries it again.")
     return 1 if outcome.failures or reason else 0
-
-
-def _report(config: "ExperimentConfig", runs: "Sequence[RunConfig]", check: Callable[[], None]) -> str:
-    """Write the report and print the results; return why the report could not be written, if it could not."""
-    from active_learning.report import figure, numbers, table, write_report
-    from active_learning.report.results import NoResultsError
-
-    reason, page = "", None
-    try:
-        figure(config.result_dir, runs, f"Test error on {config.dataset}")
-        check()
-        report = write_report(config.result_dir, data_dir=config.data_dir)
-        reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page
-    except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
-        reason = f"the report could not be written ({str(error) or type(error).__name__})"
-    try:
-        if config.json:
-            print(numbers(config.result_dir, runs, page))
-        elif not config.quiet:
-            print(table(config.result_dir, runs), f"Curves: {config.result_dir}/*.npy", sep="\n")
-            print(f"Figures and tables: {page.parent}\nPage: {page}" if page else "There is no page.")
-    except NoResultsError as error:
-        reason = str(error).rstrip(".")
-    return reason
 
 
 if __name__ == "__main__":

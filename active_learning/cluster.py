@@ -40,7 +40,7 @@ CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
 RUN_MODULES = (
     *("config", "streams", "kernels", "loop", "metrics", "mbr"),
-    *("run_field", "store", "execution", "cluster"),
+    *("run_field", "numbering", "store", "execution", "cluster"),
 )
 RUN_SOURCES = (
     *("load_data.py", "cnn_model.py", "acquisition_functions.py"),
@@ -338,8 +338,8 @@ def _refusal(job: Job, threads: int) -> str | None:
 
 def _is_shared(job: Job) -> bool:
     try:
-        return (job.result_dir / ".lock_holder").read_text() == job.holder
-    except OSError:
+        return (job.result_dir / ".lock_holder").read_text("utf-8") == job.holder
+    except (OSError, UnicodeDecodeError):
         return False
 
 

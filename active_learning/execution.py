@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.numbering import Numbering
 from active_learning.store import Row, RunFolder, Weights, provenance
 from cnn_model import Device, Precision, choose_device, choose_precision
 from load_data import ImageData, load_data, select_classes
@@ -82,10 +83,10 @@ def execute(
 
     Args:
         run: the run.
-        finished: the recorded rows of its finished rounds.
+        finished: the recorded rows of its finished rounds, which count images and labels as the data set does.
         weights: those after the last of them, needed with `warm_start` only.
         data_dir: where the data set is.
-        save: takes each round's result.
+        save: takes each round's result, which counts as they do.
         check: called at each batch; what it raises ends the run.
         note: told of what happened on the way, such as a lack of memory.
 
@@ -94,13 +95,21 @@ def execute(
     """
     keep_freed_memory()
     data = load_cached(run.dataset, data_dir, check)
+    numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
     # the field of Minimum Bayes Risk is computed by numpy, whose sums depend on the threads too
     with _torch_threads(run.threads), threadpool_limits(run.threads, user_api="blas"):
         rounds = [_round_result(row) for row in finished]
+        if numbering:
+            rounds = [_renumbered(result, numbering.of_run) for result in rounds]
         for result in active_learning_rounds(run, data, rounds, weights, check, note):
-            save(result)
+            save(_renumbered(result, numbering.of_dataset) if numbering else result)
+
+
+def _renumbered(result: RoundResult, numbers: Callable[..., tuple[list[int], list[int]]]) -> RoundResult:
+    index, labels = numbers(result.acquired_train_index, result.acquired_labels)
+    return replace(result, acquired_train_index=tuple(index), acquired_labels=tuple(labels))
 
 
 def append(folder: RunFolder, result: RoundResult) -> None:

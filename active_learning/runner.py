@@ -98,7 +98,7 @@ def _outcomes(
 ) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
     jobs = job_count(config, len(runs))
-    _load_data(config, check)
+    _prepare(config, runs, check)
     check()
     if config.scheduler is None and jobs == 1:
         yield _execute_here(config, runs, advance, check)
@@ -110,11 +110,15 @@ def _outcomes(
         yield execute_on_cluster(client, runs, config.result_dir, holder, config.data_dir, advance, check)
 
 
-def _load_data(config: ExperimentConfig, check: Check) -> None:
-    """Load the data once and here, so that its download and its errors come before any run."""
+def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
+    """Load the data once and here, so that its download and its errors come before any run; go on with old records."""
     from active_learning.execution import load_cached
+    from active_learning.numbering import renumber
 
-    load_cached(config.dataset, config.data_dir, check)
+    data = load_cached(config.dataset, config.data_dir, check)
+    for run in runs:
+        if run.classes:
+            renumber(RunFolder(config.result_dir, run), data.train_labels)
 
 
 def _execute_here(

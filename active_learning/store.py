@@ -5,7 +5,7 @@ A result folder holds, for an acquisition function and arm NAME such as `bald-MC
     NAME.npy                                mean test error over the finished repetitions, (rounds + 1,), fractions
     NAME-repetitions.npy                    the repetitions themselves, (repetitions, rounds + 1)
     runs/NAME/repetition_0/metrics.jsonl    the record: configuration, then a line of metrics a round
-                           acquired.npy     training-set indices in the order of acquisition, (rounds, query)
+                           acquired.npy     the data set's training indices in order of acquisition, (rounds, query)
                            test_error.npy   the run's curve, (rounds + 1,)
                            seconds.jsonl    a line of seconds by phase a round
                            provenance.json  versions, commit and processor of each session that worked on the run
@@ -13,7 +13,8 @@ A result folder holds, for an acquisition function and arm NAME such as `bald-MC
                            weights-N.safetensors  the weights after round N, the last (with `warm_start` only)
 
 The record is the truth. Its lines are chained by sha256, so that damage is seen and the whole rounds before it are
-kept; every array is made from it and mended from it. Nothing here is ever unpickled.
+kept; every array is made from it and mended from it. Nothing here is ever unpickled. With `--classes` its first line
+says that it counts the images of the whole data set; older ones count those that were kept (see `numbering`).
 
 `.lock` in the result folder belongs to the program that runs an experiment (`.lock_holder` says which), `.lock` in a
 run's folder to the process that executes the run. The operating system frees both when their owner dies.
@@ -28,6 +29,7 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -62,6 +64,7 @@ class RunFolder:
         self.rounds: list[Row] = []
         self.seconds: list[Row] = []
         self.damaged: list[Path] = []
+        self.counts_kept_images = False
 
     def load(self, *, any_configuration: bool = False) -> list[Row]:
         """Read the whole rounds on disk and return their metrics; nothing is written.
@@ -72,11 +75,13 @@ class RunFolder:
         Raises:
             StoreError: when the record is that of another configuration.
         """
-        configuration, self.rounds, whole = read_record(self.path)
+        header, self.rounds, whole = _read_record(self.path)
+        configuration = None if header is None else header["configuration"]
         if configuration is not None and not any_configuration and configuration != self.config.identity():
             raise StoreError(f"{self.path} holds a run of another configuration: move it away to run this one.")
         if self.config.warm_start and self.rounds and not self.finished and self.weights() is None:
             self.rounds = []  # each round's weights follow from the one before: begin again
+        self.counts_kept_images = bool(self.rounds) and header is not None and counts_kept_images(header)
         self.seconds, seconds_whole = _read_seconds(self.path)
         self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
         names = {"metrics.jsonl": whole, "seconds.jsonl": seconds_whole}
@@ -142,6 +147,8 @@ class RunFolder:
         last = len(self.rounds)
         if row["round"] != last:
             raise StoreError(f"{self.path} has {last} rounds, and round {row['round']} cannot follow them.")
+        if self.counts_kept_images:
+            raise StoreError(f"{self.path} counts images as earlier versions did: python -m active_learning.numbering.")
         if weights is not None:
             content = safetensors.numpy.save(weights)
             row = {**row, "weights_sha256": hashlib.sha256(content).hexdigest()}
@@ -151,6 +158,11 @@ class RunFolder:
         self._write()
         if weights is not None and last:
             (self.path / f"weights-{last - 1}.safetensors").unlink(missing_ok=True)
+
+    def replace_rounds(self, rounds: Sequence[Row]) -> None:
+        """Put the same rounds on disk in the data set's numbering."""
+        self.rounds, self.counts_kept_images = list(rounds), False
+        self._write()
 
     def weights(self) -> Weights | None:
         """Return the weights after the last round, or None if they are missing or damaged."""
@@ -229,7 +241,9 @@ class RunFolder:
 
     def _write(self) -> None:
         """Write the record, then what is made from it."""
-        header = {"configuration": self.config.identity()}
+        header: Row = {"configuration": self.config.identity()}
+        if self.config.classes and not self.counts_kept_images:  # records of other runs stay as they have always been
+            header["numbering"] = "dataset"
         _write_if_changed(self.path / "metrics.jsonl", _chain([header, *self.rounds]))
         _write_if_changed(self.path / "seconds.jsonl", _chain([{}, *self.seconds]))
         acquired = [row["acquired_train_index"] for row in self.rounds[1:]]
@@ -365,7 +379,7 @@ _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def _holder(holder_file: Path) -> str:
     try:
-        return holder_file.read_text()
+        return holder_file.read_text("utf-8", "replace")
     except OSError:  # the holder is about to end, or has not written it yet
         return "another process"
 
@@ -378,6 +392,8 @@ def is_held(lock_path: Path) -> bool:
         return False
     try:
         return not lock_descriptor(lock, blocking=False)
+    except OSError:  # a file system that knows no locks
+        return False
     finally:
         os.close(lock)  # frees it again if it was free
 
@@ -390,7 +406,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno(), _CANNOT_SYNC, path.parent)
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
@@ -410,11 +426,47 @@ def _make_folder(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+    """Put a folder's names on disk, where the system can: Windows opens no folder, and some file systems sync none."""
     try:
-        os.fsync(folder)
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDER:
+            raise
+        _tell_what_is_lost(path, error)
+        return
+    try:
+        _sync(folder, _CANNOT_SYNC_FOLDER, path)
     finally:
         os.close(folder)
+
+
+def _sync(descriptor: int, cannot: Sequence[int], folder: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in cannot:
+            raise
+        _tell_what_is_lost(folder, error)
+
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# A file has just been written there, so that a missing right is one to open or sync the folder itself.
+_CANNOT_SYNC_FOLDER = (*_CANNOT_SYNC, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+
+
+def _tell_what_is_lost(folder: Path, error: OSError) -> None:
+    """Say once, in this process and those that it starts, that a power cut can cost what was written last."""
+    if os.environ.get(_TOLD):
+        return
+    os.environ[_TOLD] = "1"
+    print(
+        f"{folder}: this system does not put files on disk at once ({error.strerror}): after a power cut the last "
+        "rounds may be missing, and the same command computes them again; nothing else is lost.",
+        file=sys.stderr,
+    )
+
+
+_TOLD = "DBAL_NO_FSYNC_TOLD"
 
 
 def provenance() -> Row:
@@ -492,11 +544,21 @@ def read_record(run_folder: Path) -> tuple[Row | None, list[Row], bool]:
 
     A file of other lines, or of rounds that do not follow each other, is damage as well.
     """
+    header, rows, whole = _read_record(run_folder)
+    return (None if header is None else header["configuration"]), rows, whole
+
+
+def _read_record(run_folder: Path) -> tuple[Row | None, list[Row], bool]:
     header, rows, whole = read_chain(run_folder / "metrics.jsonl")
     if header is None or not isinstance(header.get("configuration"), dict):
         return None, [], header is None and whole
     count = next((position for position, row in enumerate(rows) if row.get("round") != position), len(rows))
-    return header["configuration"], rows[:count], whole and count == len(rows)
+    return header, rows[:count], whole and count == len(rows)
+
+
+def counts_kept_images(header: Row) -> bool:
+    """Return whether a record counts the images that `--classes` kept, as earlier versions did."""
+    return bool(header["configuration"].get("classes")) and header.get("numbering") != "dataset"
 
 
 def _read_seconds(run_folder: Path) -> tuple[list[Row], bool]:

@@ -421,6 +421,28 @@ def test_a_file_is_on_disk_before_it_has_its_name(
     assert synced == [name for file in NAMES for name in (f"{file}.gz", "raw")]
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EACCES, errno.EBADF, errno.ENOSYS])
+def test_a_system_that_cannot_sync_downloads_all_the_same(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+
+
+def test_a_disk_that_fails_under_a_download_is_told(
+    tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DataError, match="cannot be used"):
+        load_data("mnist", tmp_path / "data")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("connection lost")])
 def test_an_interrupted_download_leaves_nothing_under_the_final_name(
     tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] | BaseException

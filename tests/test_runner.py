@@ -1,5 +1,6 @@
 """An experiment as a whole: what is executed, what is not, and what a folder is extended by."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from active_learning import execution
 from tests.conftest import Tiny
+from tests.test_store import without_sync
 
 
 def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
@@ -124,3 +126,11 @@ def test_a_scheduler_that_does_not_answer(
     monkeypatch.setattr("active_learning.cluster.CONNECT_SECONDS", 0.2)
     assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:1") == 1
     assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_synced_refuses_no_run(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_sync(monkeypatch, "fsync", errno.EINVAL)
+    assert tiny_main("--result_dir", tmp_path, "--experiments", 1) == 0
+    assert capsys.readouterr().err.count("this system does not put files on disk at once") == 1

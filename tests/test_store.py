@@ -5,9 +5,11 @@ import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -370,3 +372,84 @@ def test_a_folder_that_is_read_only_is_no_wrong_usage(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(StoreError, match="is read-only"), locked(tmp_path):
         pass
+
+
+def without_sync(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:
+    """Let the calls that put a folder, or anything, on disk fail as other systems' do."""
+    monkeypatch.setenv("DBAL_NO_FSYNC_TOLD", "")
+    fsync, open_ = os.fsync, os.open
+
+    def failing_sync(descriptor: int) -> None:
+        if where == "fsync of all" or (where == "fsync" and stat.S_ISDIR(os.fstat(descriptor).st_mode)):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    def failing_open(path: Any, flags: int, *others: Any, **more: Any) -> int:
+        if where == "open" and Path(path).is_dir():
+            raise OSError(number, os.strerror(number), str(path))
+        return open_(path, flags, *others, **more)
+
+    monkeypatch.setattr(os, "fsync", failing_sync)
+    monkeypatch.setattr(os, "open", failing_open)
+
+
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [
+        ("open", errno.EACCES),  # Windows
+        ("open", errno.EISDIR),
+        ("fsync", errno.EINVAL),  # VirtualBox's shared folders, CIFS
+        ("fsync", errno.ENOTSUP),
+        ("fsync", errno.ENOSYS),  # FUSE
+        ("fsync", errno.EACCES),
+        ("fsync", errno.EPERM),
+        ("fsync", errno.EBADF),
+        ("fsync of all", errno.EINVAL),
+        ("fsync of all", errno.ENOSYS),
+    ],
+)
+def test_a_system_that_cannot_sync_is_worked_on_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, number: int
+) -> None:
+    without_sync(monkeypatch, where, number)
+    with locked(tmp_path / "results"):
+        write_rounds(tmp_path / "results", CONFIG, 4)
+    assert reread(tmp_path / "results").finished
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"this system does not put files on disk at once ({os.strerror(number)}): after a power cut" in told
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["fsync", "fsync of all", "open"])
+def test_a_disk_that_fails_is_not_taken_for_one_that_cannot_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
+) -> None:
+    without_sync(monkeypatch, where, number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_atomically(tmp_path / "file", b"content")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_file_that_must_not_be_synced_is_no_lack_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    without_sync(monkeypatch, "fsync of all", number)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "file", b"content")
+
+
+def test_a_lock_that_cannot_be_asked_for_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr("active_learning.store.lock_descriptor", unknown)
+    assert not is_held(tmp_path / ".lock")
+
+
+def test_a_holder_in_another_encoding_is_named_all_the_same(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        (tmp_path / ".lock_holder").write_bytes("process 3 on Bücher".encode("latin-1"))
+        with pytest.raises(StoreError, match="is in use by process 3 on B"), locked(tmp_path):
+            pass

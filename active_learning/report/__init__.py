@@ -29,6 +29,7 @@ from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
 from active_learning.store import write_atomically
+from active_learning.terminal import with_streams
 
 REPORT_FOLDER = "report"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -59,6 +60,8 @@ def table(result_dir: Path, runs: Sequence[RunConfig]) -> str:
 def numbers(result_dir: Path, runs: Sequence[RunConfig], page: Path | None = None) -> str:
     """Return every number of these runs as JSON, for scripts, with the paths of their curves and of the page.
 
+    It is ASCII, since no other text is safe from what standard output makes of it.
+
     Raises:
         NoResultsError: if none of them has finished a round.
     """
@@ -68,7 +71,7 @@ def numbers(result_dir: Path, runs: Sequence[RunConfig], page: Path | None = Non
         raise NoResultsError("None of these runs has finished a round.")
     curves = [result_dir / f"{name}-repetitions.npy" for name in dict.fromkeys(arm.name for arm in results.arms)]
     paths = {"curves": [str(path) for path in curves], "report": None if page is None else str(page)}
-    return json.dumps({**json.loads(to_json(summarise(results))), "paths": paths}, ensure_ascii=False, indent=1)
+    return json.dumps({**json.loads(to_json(summarise(results))), "paths": paths}, indent=1)
 
 
 def figure(result_dir: Path, runs: Sequence[RunConfig], title: str) -> tuple[Path, Path]:
@@ -182,6 +185,10 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
+    return with_streams("report", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     flags = make_parser().parse_args(argv)
     if flags.readme and not flags.result_dir:
         flags.result_dir = committed_folders(flags.readme.absolute().parent)
@@ -222,7 +229,7 @@ def _rendered(summary: Summary, form: Format) -> str:
     if form == "csv":
         return to_csv(summary).rstrip()
     if form == "json":
-        return to_json(summary).rstrip()
+        return json.dumps(json.loads(to_json(summary)), indent=1)  # ASCII, as `numbers`
     return terminal_text(headline(summary)) if form == "text" else _markdown(summary, all_tables(summary)).rstrip()
 
 

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.report import statistics
+from active_learning.report.plotting import (
+    Axes,
+    Canvas,
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    Normalize,
+    NullFormatter,
+    NullLocator,
+    mpl,
+)
 from active_learning.report.results import Arm
 from active_learning.store import write_atomically
 
@@ -75,7 +82,9 @@ def draw_figure(
     # Without a date the same curves give the same bytes.
     source = {"Source": digest}
     for size, name, suffixes in ((wide, key, ("png", "svg")), (narrow, f"{key}-narrow", ("svg",))):
-        with mpl.rc_context(STYLE), warnings.catch_warnings():
+        with mpl.rc_context(), warnings.catch_warnings():
+            mpl.rcdefaults()  # a user's own style could ask for LaTeX, or for other bytes
+            mpl.rcParams.update(STYLE)
             warnings.filterwarnings("ignore", "Glyph .* missing from")  # a name in letters that the font has not
             canvas = Canvas(figsize=size)  # not pyplot's, which would change the backend of a notebook
             draw(canvas)
@@ -147,7 +156,7 @@ def draw_heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
     palette: str,
-    norm: mpl.colors.Normalize,
+    norm: Normalize,
     form: str,
 ) -> None:
     """Draw a matrix with a number in every cell, light on dark fields."""

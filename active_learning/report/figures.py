@@ -5,10 +5,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
 
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.drawing import (
@@ -24,6 +20,7 @@ from active_learning.report.drawing import (
     wrapped,
 )
 from active_learning.report.gallery import Gallery, GalleryRound
+from active_learning.report.plotting import Axes, Canvas, MaxNLocator, Normalize
 from active_learning.report.results import Arm
 from active_learning.report.summary import REACH, SHARE, Estimate, Summary
 

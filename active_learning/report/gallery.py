@@ -12,7 +12,7 @@ from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.report.results import Arm, Results, Row, Run
-from load_data import DataError, ImageData, load_data, select_classes
+from load_data import DataError, ImageData, kept_train_index, load_data
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
 
@@ -25,7 +25,7 @@ class GalleryImage:
 
     Attributes:
         pixels: uint8 (height, width), or (height, width, 3) of a colour image.
-        train_index: its place in the training set.
+        train_index: its place in the whole training set.
         label: its class, as the whole data set calls it.
         score: its score in words, or None for a function that gives all images the same.
     """
@@ -77,18 +77,16 @@ class Gallery:
 
 def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None = None) -> Gallery:
     """Return the pictures of one repetition of each arm; a reason instead where the data set cannot be had."""
-    datasets: dict[tuple[str, tuple[int, ...]], ImageData | str] = {}
+    datasets: dict[str, ImageData | str] = {}
     arms, reasons = [], []
     for arm in results.arms:
-        configuration = arm.runs[0].configuration
-        name, classes = str(configuration.get("dataset")), tuple(configuration.get("classes", ()))
-        if (name, classes) not in datasets:
+        name = str(arm.runs[0].configuration.get("dataset"))
+        if name not in datasets:
             try:
-                whole = (loader or load_data)(name, data_dir)
-                datasets[name, classes] = select_classes(whole, classes) if classes else whole
+                datasets[name] = (loader or load_data)(name, data_dir)
             except (DataError, OSError) as error:
-                datasets[name, classes] = str(error)
-        data = datasets[name, classes]
+                datasets[name] = str(error)
+        data = datasets[name]
         shown = _arm(arm, data) if isinstance(data, ImageData) else data
         if isinstance(shown, GalleryArm):
             arms.append(shown)
@@ -102,16 +100,24 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
 def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
     run = arm.runs[0]
     shown = [round_ for round_ in GALLERY_ROUNDS if round_ <= run.rounds]
-    index = np.array([i for round_ in shown for i in run.rows[round_]["acquired_train_index"]], dtype=np.int64)
-    label = np.array([i for round_ in shown for i in run.rows[round_]["acquired_labels"]], dtype=np.int64)
-    if not len(index):
+    counted = np.array([i for round_ in shown for i in run.rows[round_]["acquired_train_index"]], dtype=np.int64)
+    if not len(counted):
         return f"{arm.label} has acquired nothing yet."
-    if index.max() >= len(data.train_labels) or not np.array_equal(data.train_labels[index], label):
+    images = np.arange(len(data.train_labels))
+    if run.counts_kept_images:
+        images = kept_train_index(data.train_labels, tuple(run.configuration["classes"]))
+    if counted.max() >= len(images) or not np.array_equal(data.train_labels[images[counted]], _labels(run, shown)):
         return f"The images of {arm.label} are not those of the data set under its name."
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
     scored = function is None or function.needs_probabilities
-    rounds = tuple(_round(run, round_, data.train_images, scored) for round_ in shown)
+    rounds = tuple(_round(run, round_, data, images, scored) for round_ in shown)
     return GalleryArm(arm.label, run.repetition, _order(arm, [run.rows[round_] for round_ in shown]), rounds)
+
+
+def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the labels of the images that these rounds acquired, as the whole data set has them."""
+    labels = np.array([label for round_ in rounds for label in run.rows[round_]["acquired_labels"]], dtype=np.int64)
+    return np.array(run.configuration["classes"])[labels] if run.counts_kept_images else labels
 
 
 def _order(arm: Arm, rows: Sequence[Row]) -> str:
@@ -122,13 +128,17 @@ def _order(arm: Arm, rows: Sequence[Row]) -> str:
     return "Highest score first; equals in the order of a lot."
 
 
-def _round(run: Run, round_: int, train_images: npt.NDArray[np.uint8], scored: bool) -> GalleryRound:
+def _round(run: Run, round_: int, data: ImageData, train_index: npt.NDArray[np.int64], scored: bool) -> GalleryRound:
+    """Return a round's images; `train_index` says which image of the data set each number of the run is."""
     row = run.rows[round_]
     images = tuple(
-        GalleryImage(_pixels(train_images[index]), index, run.class_name(label), f"{score:.3g}" if scored else None)
-        for index, label, score in zip(
-            row["acquired_train_index"], row["acquired_labels"], row["acquired_scores"], strict=True
+        GalleryImage(
+            _pixels(data.train_images[index]),
+            int(index),
+            str(data.train_labels[index]),
+            f"{score:.3g}" if scored else None,
         )
+        for index, score in zip(train_index[row["acquired_train_index"]], row["acquired_scores"], strict=True)
     )
     return GalleryRound(round_, run.rows[round_ - 1]["labelled"], images)
 

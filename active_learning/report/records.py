@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.config import RunConfig
-from active_learning.store import read_chain, read_sealed
+from active_learning.store import counts_kept_images, read_chain, read_sealed
 from load_data import DATASETS
 
 Row = dict[str, Any]
@@ -40,6 +40,8 @@ class Run:
         seconds: seconds by phase, one row a round; may be shorter.
         sessions: versions, commit and processor of each session that worked on it.
         failure: why its last try ended, if it failed.
+        counts_kept_images: whether its indices and labels count the images that `classes` kept, as earlier versions
+            did, and not those of the data set.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Run:
     seconds: tuple[Row, ...]
     sessions: tuple[Row, ...]
     failure: str | None
+    counts_kept_images: bool = False
 
     @property
     def name(self) -> str:
@@ -72,18 +75,20 @@ class Run:
 
     @property
     def labels(self) -> list[int]:
-        """The labels of all acquired images, in order; of a reduced data set, 0 is its first class."""
-        return [label for row in self.rows for label in row["acquired_labels"]]
+        """The classes of all acquired images, in order; of a reduced data set, 0 is its first class."""
+        classes = self.configuration.get("classes")
+        labels = [label for row in self.rows for label in row["acquired_labels"]]
+        return [classes.index(label) for label in labels] if classes and not self.counts_kept_images else labels
 
     @property
     def class_count(self) -> int:
         """How many classes its data set has, as far as can be told."""
         return _class_count(self.configuration) or 1 + max(self.labels, default=0)
 
-    def class_name(self, label: int) -> str:
-        """Return what the whole data set calls the class that this run calls `label`."""
+    def class_name(self, class_: int) -> str:
+        """Return what the whole data set calls one of the classes that `labels` counts."""
         classes = self.configuration.get("classes")
-        return str(classes[label] if classes else label)
+        return str(classes[class_] if classes else class_)
 
 
 def visible(value: Any) -> Any:
@@ -117,7 +122,8 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
         configuration = None if header is None else visible(header["configuration"])
         if configuration is not None:
             _check_configuration(configuration, folder)
-            _check_rows(configuration, rows)
+            old = counts_kept_images(header)
+            _check_rows(configuration, rows, old)
     except _DAMAGE as error:
         return None, [f"{name}/metrics.jsonl cannot be read ({_words(error)})."], []
     if not whole:
@@ -128,7 +134,7 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
     seconds = _read(folder / "seconds.jsonl", _seconds, name, faults) or []
     sessions = _read(folder / "provenance.json", _sessions, name, faults) or []
     failure = _read(folder / "failure.json", _failure, name, faults)
-    run = Run(name, configuration, tuple(rows), tuple(seconds[: len(rows)]), tuple(sessions), failure)
+    run = Run(name, configuration, tuple(rows), tuple(seconds[: len(rows)]), tuple(sessions), failure, old)
     _check_arrays(run, folder, faults)
     return run, faults, _missing_files(run, folder)
 
@@ -197,9 +203,10 @@ def _check_configuration(configuration: Row, folder: Path) -> None:
         raise ValueError(f"classifier is {configuration['classifier']!r}")
 
 
-def _check_rows(configuration: Row, rows: Sequence[Row]) -> None:
+def _check_rows(configuration: Row, rows: Sequence[Row], counts_kept_images: bool) -> None:
     """Raise ValueError, saying which value of which round is not what it should be."""
     labelled, limit = rows[0]["labelled"] if rows else 0, _class_count(configuration) or MOST_CLASSES
+    known: Sequence[int] = range(limit) if counts_kept_images else configuration.get("classes") or range(limit)
     for round_, row in enumerate(rows):
         index, scores, labels = (row[f"acquired_{key}"] for key in ("train_index", "scores", "labels"))
         images = configuration.get("query", len(index)) if round_ else 0
@@ -211,7 +218,7 @@ def _check_rows(configuration: Row, rows: Sequence[Row]) -> None:
             "labelled": _is_index(row["labelled"]) and row["labelled"] == labelled,
             "acquired_train_index": all(map(_is_index, index)),
             "acquired_scores": all(map(_is_number, scores)),
-            "acquired_labels": all(_is_index(label, limit) for label in labels),
+            "acquired_labels": all(_is_index(label) and label in known for label in labels),
             "test_error": _is_number(row["test_error"]) and 0 <= row["test_error"] <= 1,
             **{key: row.get(key) is None or (_is_number(row[key]) and 0 <= row[key] < 1e6) for key in METRICS[1:]},
         }

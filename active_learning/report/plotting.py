@@ -1,0 +1,34 @@
+"""Matplotlib as the report uses it: it draws files only, so what is asked of a screen is no concern of it.
+
+matplotlib reads the environment variable MPLBACKEND while it is imported, and fails there if it does not know the name:
+that of a notebook, say, in an environment without it. A figure made without pyplot needs no backend to be chosen.
+"""
+
+import os
+from contextlib import suppress
+
+_asked_for = os.environ.pop("MPLBACKEND", None)
+try:
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+finally:
+    if _asked_for is not None:
+        os.environ["MPLBACKEND"] = _asked_for
+if _asked_for:
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = _asked_for  # a notebook that imports pyplot later finds the one it asked for
+
+__all__ = [
+    "Axes",
+    "Canvas",
+    "FixedLocator",
+    "FuncFormatter",
+    "MaxNLocator",
+    "Normalize",
+    "NullFormatter",
+    "NullLocator",
+    "mpl",
+]

@@ -1,0 +1,99 @@
+"""What is printed: in what the standard streams can show, so that nothing about them hides a result."""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+if TYPE_CHECKING:
+    from active_learning.config import ExperimentConfig, RunConfig
+
+
+def with_streams(program: str, work: Callable[[], int]) -> int:
+    r"""Do what prints, whatever the standard streams are, and return its exit code.
+
+    What a stream cannot show is printed as `\u7ed3`. A stream that is closed, or cannot be written to, ends no work: if
+    it is standard output, that is told at the end and the exit code is not 0.
+
+    Args:
+        program: the name before an error's sentence.
+        work: returns the exit code.
+    """
+    before = sys.stdout, sys.stderr
+    out, err = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
+    try:
+        code = work()
+        out.flush()
+        if out.error is None:
+            return code
+        reason = out.error.strerror or type(out.error).__name__
+        print(f"{program}: error: standard output cannot be written to ({reason}); all files are.", file=sys.stderr)
+        return code or 1
+    finally:
+        out.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Unfailing:
+    """A standard stream whose write errors are kept and not raised."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # A closed stream is None. Its number must be taken: the next file to be opened would be written to by others.
+        self.stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115, PTH123
+        self.error: OSError | None = None
+        if isinstance(self.stream, io.TextIOWrapper):
+            self.stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with self._kept():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is left, if it can be written."""
+        with self._kept():
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
+            with suppress(OSError):  # or what its buffer holds would fail once more when the interpreter ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def show_results(config: "ExperimentConfig", runs: "Sequence[RunConfig]", check: Callable[[], None]) -> str:
+    """Write the report and print the results; return why the report could not be written, if it could not."""
+    reason, page = "", None
+    try:
+        from active_learning.report import figure, write_report
+
+        figure(config.result_dir, runs, f"Test error on {config.dataset}")
+        check()
+        report = write_report(config.result_dir, data_dir=config.data_dir)
+        reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page
+    except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
+        reason = f"the report could not be written ({str(error) or type(error).__name__})"
+    try:
+        from active_learning.report import NoResultsError, numbers, table
+    except Exception:  # a package that is broken, of which the reason speaks already
+        print(f"Curves: {config.result_dir}/*.npy")
+        return reason
+    try:
+        if config.json:
+            print(numbers(config.result_dir, runs, page))
+        elif not config.quiet:
+            print(table(config.result_dir, runs), f"Curves: {config.result_dir}/*.npy", sep="\n")
+            print(f"Figures and tables: {page.parent}\nPage: {page}" if page else "There is no page.")
+    except NoResultsError as error:
+        reason = str(error).rstrip(".")
+    return reason

@@ -1,0 +1,140 @@
+"""Finished results are printed and written whatever surrounds the program."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from active_learning.flags import read_flags
+from active_learning.terminal import with_streams
+from tests.conftest import ROOT, TINY, Tiny
+
+FLAGS = [*TINY, "--experiments=1", "--acq_func=bald", "--result_dir"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in a folder whose name few encodings have."""
+    path = tmp_path_factory.mktemp("surroundings") / "结果-é-😀"
+    assert start(["benchmarks.tiny", *FLAGS, str(path), "--quiet"]).returncode == 0
+    return path
+
+
+def start(words: list[str], stdout: int = subprocess.PIPE, **variables: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", *words]
+    environment = {**os.environ, "MPLBACKEND": "bogus", "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize(("encoding", "form"), [("latin-1", []), ("ascii", ["--json"])])
+def test_results_are_printed_in_what_a_stream_can_show(folder: Path, encoding: str, form: list[str]) -> None:
+    (folder / "report" / "index.html").unlink(missing_ok=True)
+    ended = start(["benchmarks.tiny", *FLAGS, str(folder), *form], PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (folder / "report" / "index.html").exists()
+    printed = ended.stdout.decode(encoding)
+    if form:
+        assert json.loads(printed)["paths"]["report"] == str(folder / "report" / "index.html")
+    else:
+        assert "BALD" in printed
+        assert "Page: " in printed
+
+
+def test_the_status_is_printed_too(folder: Path) -> None:
+    ended = start(["benchmarks.tiny", *FLAGS, str(folder), "--status"], PYTHONIOENCODING="latin-1")
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert rb"\u7ed3\u679c" in ended.stdout
+    assert b"1 done" in ended.stdout
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_report_is_printed_too(folder: Path, form: str) -> None:
+    words = ["active_learning.report", str(folder), "--no_gallery", "--format", form]
+    ended = start(words, PYTHONIOENCODING="ascii")
+    assert ended.returncode == 0, ended.stderr
+    assert b"BALD" in ended.stdout
+    if form == "json":
+        assert json.loads(ended.stdout)
+
+
+def test_a_printed_configuration_means_the_same_in_any_encoding(tmp_path: Path) -> None:
+    for encoding in ("latin-1", "utf-8", "ascii"):
+        ended = start(["benchmarks.tiny", *FLAGS, "结果-é", "--print_config"], PYTHONIOENCODING=encoding)
+        (tmp_path / "run.yaml").write_bytes(ended.stdout)
+        text = (tmp_path / "run.yaml").read_text(encoding="utf-8").replace("tiny", "mnist_5k")
+        (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+        assert read_flags(["--config", str(tmp_path / "run.yaml")]).result_dir == Path("结果-é")
+
+
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize("closed", ["2>/dev/full", ">&- 2>&-"])
+def test_closed_and_full_streams_end_no_run(tmp_path: Path, closed: str) -> None:
+    words = ["-m", "benchmarks.tiny", *FLAGS, str(tmp_path), "--json"]
+    command = ["sh", "-c", f'"$0" "$@" {closed}', sys.executable, *words]
+    ended = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "report" / "index.html").exists()
+    if closed == "2>/dev/full":
+        assert json.loads(ended.stdout)
+
+
+def test_output_that_cannot_be_written_is_told_in_one_sentence(folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    targets = {"Broken pipe": writing}
+    if Path("/dev/full").exists():
+        targets["No space left on device"] = os.open("/dev/full", os.O_WRONLY)
+    for reason, target in targets.items():
+        ended = start(["benchmarks.tiny", *FLAGS, str(folder), "--status"], stdout=target)
+        os.close(target)
+        assert ended.returncode == 1
+        sentence = f"main.py: error: standard output cannot be written to ({reason}); all files are.\n"
+        assert ended.stderr.decode() == sentence
+
+
+def test_the_streams_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    assert with_streams("main.py", lambda: print("printed") or 3) == 3  # type: ignore[func-returns-value]
+    assert (sys.stdout, sys.stderr) == before
+    assert capsys.readouterr() == ("printed\n", "")
+
+
+def test_results_are_told_without_a_package_that_draws(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "active_learning.report", None)
+    assert tiny_main("--result_dir", tmp_path, "--experiments=1") == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"Curves: {tmp_path}/*.npy\n"
+    assert "the report could not be written (" in printed.err
+
+
+def test_the_users_own_style_changes_no_figure(tmp_path: Path) -> None:
+    code = (
+        "import hashlib; from active_learning.report.drawing import draw_figure; "
+        "f = draw_figure('a', 'b', 'c', lambda canvas: canvas.subplots().plot([1, 2]), 'd'); "
+        "print(*(hashlib.sha256(f.files[name]).hexdigest() for name in sorted(f.files)))"
+    )
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nlines.linewidth: 9\nfont.size: 30\n")
+    found = []
+    for variables in ({}, {"MATPLOTLIBRC": str(tmp_path)}):
+        environment = {**os.environ, **variables}
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, env=environment)
+        found.append(ended.stdout)
+    assert found[0] == found[1]
+
+
+def test_a_notebook_keeps_the_backend_that_it_asked_for() -> None:
+    code = "import active_learning.report, matplotlib, os; print(matplotlib.get_backend(), os.environ['MPLBACKEND'])"
+    for backend in ("svg", "module://no_such_module"):
+        environment = {**os.environ, "MPLBACKEND": backend}
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, capture_output=True, check=True, cwd=ROOT, env=environment, text=True)
+        assert ended.stdout.split() == [backend, backend]
