@@ -911,7 +911,14 @@ def test_a_gallery_without_its_data_says_why(small: Path) -> None:
 
 
 def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
-    changed = {"val_size": 50, "epochs": 7, "lr": 0.01, "weight_decay": 2.5, "warm_start": True, "pool_subset": 0}
+    changed: dict[str, Any] = {
+        "val_size": 50,
+        "epochs": 7,
+        "lr": 0.01,
+        "weight_decay": 2.5,
+        "warm_start": True,
+        "pool_subset": 0,
+    }
     changed |= {"equal_batches": True, "min_steps": 30, "augment": "affine", "augment_strength": 0.5, "masks": "image"}
     write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
     write_run(
