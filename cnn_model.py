@@ -311,7 +311,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     Adam minimises cross entropy + (c / n) * ||W||^2 over the first dense layer's weights W, with n labelled images:
     the authors' L2 term, which in torch is Adam's coupled `weight_decay` = 2 c / n.
 
-    A fit takes `max_epochs` epochs, and more until it has taken `min_steps` steps.
+    A fit takes `max_epochs` epochs, and more until it has taken `min_steps` steps (and with `stopping`, until the next
+    look at the validation set).
 
     Args:
         module: the network's class (never an instance: skorch would continue from its weights).
@@ -357,25 +358,28 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.precision = precision
         self.check = check
         self.note = note
+        self.steps_ = 0  # of the last fit, or of the one that has begun
         defaults: dict[str, Any] = {
             "criterion": nn.CrossEntropyLoss,
             "optimizer": torch.optim.Adam,
             "optimizer__fused": True,
             "iterator_train": TensorBatches,
+            "iterator_valid__generator": torch.Generator(),  # or a DataLoader draws from torch's global one
             "train_split": None,
             "verbose": 0,
         }
         super().__init__(module, **{**defaults, **kwargs})
 
     @property
-    def _default_callbacks(self) -> list[Any]:
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
         """The callbacks of the next fit; skorch's own epoch scores, timers and log cost time and are not used."""
-        callbacks: list[Any] = []
+        callbacks: list[tuple[str, Any]] = []
         if self.lr_schedule == "cosine":
-            callbacks.append(LRScheduler(CosineAnnealingLR, T_max=self.steps, step_every="batch"))
+            callbacks.append(("schedule", LRScheduler(CosineAnnealingLR, T_max=self.steps_, step_every="batch")))
         if self.stopping == "validation":
-            callbacks.append(PassthroughScoring("valid_loss"))
-            callbacks.append(EarlyStopping(patience=CHECKS_WITHOUT_GAIN, threshold=0, load_best=True))
+            callbacks.append(("valid_loss", PassthroughScoring("valid_loss")))
+            stopping = EarlyStopping(patience=CHECKS_WITHOUT_GAIN, threshold=0, load_best=True)
+            callbacks.append(("stopping", stopping))
         return callbacks
 
     def fit(self, X: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], **fit_params: Any) -> "BayesianCNNClassifier":  # noqa: N803
@@ -393,14 +397,16 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.optimizer__param_groups = [("hidden.weight", {"weight_decay": 2 * self.weight_decay / len(X)})]
         batches = math.ceil(len(X) / self.batch_size)
         epochs = max(self.max_epochs, math.ceil(self.min_steps / batches))
-        self.steps = epochs * batches
         # skorch looks at the validation set after each of its epochs, which may be one step
         at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping == "validation" else 1
+        at_once = max(1, min(at_once, epochs))
+        checks = math.ceil(epochs / at_once)
+        self.steps_ = checks * at_once * batches
         self.iterator_train__epochs = at_once
         if self.stopping == "validation":
             self.train_split = predefined_split(Dataset(*cast(Labelled, self.validation)))
         with training_threads(self._device_type, self.precision) as self.module__threads:
-            super().fit(X, y, epochs=math.ceil(epochs / at_once), **fit_params)
+            super().fit(X, y, epochs=checks, **fit_params)
         return self
 
     def weights(self) -> Weights:

@@ -22,7 +22,7 @@ from active_learning.config import RunConfig
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
 from active_learning.run_field import FieldClassifier, RunField
 from active_learning.streams import Purpose, stream, stream_seed
-from cnn_model import BayesianCNNClassifier, Weights
+from cnn_model import BayesianCNNClassifier, NonFiniteLossError, Weights
 from load_data import ImageData, split_training_set
 
 WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
@@ -101,7 +101,7 @@ def active_learning_rounds(
         note: told in a sentence of what happened to the run and left its numbers alone, such as a lack of memory.
 
     Raises:
-        NonFiniteLossError: when a fit's loss becomes NaN or infinite.
+        NonFiniteLossError: when a fit's loss becomes NaN or infinite, or that of every fit on the validation set is.
     """
     run = _Run(config, data, finished, _estimator(config, data, check, note), check or (lambda: None))
     if not finished:
@@ -297,6 +297,8 @@ class _Run:
             loss = self._validation_metric(negative_log_likelihood, round_)
             if loss < lowest:
                 lowest, self.weight_decay, trained = loss, weight_decay, self.estimator.weights()
+        if lowest == math.inf:
+            raise NonFiniteLossError("the validation loss is not a number after any fit that was to tune weight decay")
         self.estimator.trained = trained  # the round's own fit would come to the same
 
     def _prepare_fit(self, round_: int, weight_decay: float | None = None) -> None:

@@ -272,13 +272,26 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
             continue
         held = {key: value for key, value in configuration.items() if key not in ignored}
         if differing := [key for key in {**held, **shared} if held.get(key) != shared.get(key)]:
-            words = ", ".join(f"{key} is {held.get(key)!r} there and {shared.get(key)!r} here" for key in differing)
+            if "equal_batches" in differing and not held.get("equal_batches"):  # which no setting brings back
+                raise ConfigError(
+                    f"--result_dir {result_dir} holds runs of an earlier version, whose training cut its batches "
+                    "otherwise: name another folder to run these settings; python -m active_learning.report still "
+                    "reads that one."
+                )
+            there, here = ({key: _decided(values, key) for key in differing} for values in (held, shared))
+            words = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
             raise ConfigError(
                 f"--result_dir {result_dir} holds runs of another configuration ({words}): "
                 "set the same values, or name another folder."
             )
         if not _in_its_place(path, configuration):
             raise StoreError(f"{path} holds the record of another run, such as a copy would: move it away.")
+
+
+def _decided(configuration: Row, key: str) -> Any:
+    """Return the value of a field, which a record does not hold where it is the default."""
+    default = getattr(RunConfig, key, None)
+    return configuration.get(key, list(default) if isinstance(default, tuple) else default)
 
 
 def run_folders(result_dir: Path, name: str = "*") -> list[Path]:

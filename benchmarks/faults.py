@@ -47,8 +47,8 @@ if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processe
 
 ROUNDS = 5
 FLAGS = (
-    f"--dataset tiny --rounds {ROUNDS} --query 4 --epochs 6 --batch_size 8 --dropout_iter 4 --pool_subset 50 "
-    "--weight_decay 0 --val_size 10 --precision float32"
+    f"--dataset tiny --rounds {ROUNDS} --query 4 --epochs 6 --min_steps 0 --batch_size 8 --dropout_iter 4 "
+    "--pool_subset 50 --weight_decay 0 --val_size 10 --precision float32"
 ).split()
 ONE = ("--acq_func", "bald", "--experiments", "1", "--jobs", "1")
 WARM = (*ONE, "--warm_start")

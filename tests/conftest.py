@@ -14,14 +14,14 @@ from main import main
 ROOT = Path(__file__).parent.parent
 
 TINY = [
-    *("--dataset=tiny", "--rounds=2", "--query=4", "--epochs=2", "--batch_size=8", "--dropout_iter=4"),
-    *("--pool_subset=50", "--weight_decay=0", "--val_size=10", "--experiments=2", "--precision=float32"),
-    *("--jobs=1", "--acq_func", "bald", "uniform"),
+    *("--dataset=tiny", "--rounds=2", "--query=4", "--epochs=2", "--min_steps=0", "--batch_size=8"),
+    *("--dropout_iter=4", "--pool_subset=50", "--weight_decay=0", "--val_size=10", "--experiments=2"),
+    *("--precision=float32", "--jobs=1", "--acq_func", "bald", "uniform"),
 ]
 
 EMBEDDED = [
-    *("--dataset=mnist_5k", "--rounds=2", "--epochs=2", "--dropout_iter=3", "--pool_subset=50", "--experiments=2"),
-    *("--acq_func=3", "--determ"),
+    *("--dataset=mnist_5k", "--rounds=2", "--epochs=2", "--min_steps=0", "--dropout_iter=3"),
+    *("--pool_subset=50", "--experiments=2", "--acq_func=3", "--determ"),
 ]
 
 Tiny = Callable[..., int]

@@ -409,7 +409,8 @@ def test_the_local_cluster_of_the_readme(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     scheduler_words, worker_words, program = readme_commands(port)
-    small = ["--dataset=mnist_5k", "--epochs=1", "--dropout_iter=2", "--pool_subset=20", "--weight_decay=0"]
+    small = ["--dataset=mnist_5k", "--epochs=1", "--min_steps=0", "--dropout_iter=2", "--pool_subset=20"]
+    small += ["--weight_decay=0"]
     with (tmp_path / "log").open("w") as log:
         quiet = {"stdout": log, "stderr": log}
         scheduler = start_command([*scheduler_words, "--port", str(port)], **quiet)

@@ -1,6 +1,7 @@
 """The Bayesian CNN: its weights, its training and MC dropout against plain passes of the module."""
 
 import gc
+import math
 import platform
 import threading
 import time
@@ -14,14 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from skorch.dataset import Dataset
 from torch.nn import functional
 
 import cnn_model
+from active_learning.augmentation import augmentation
 from cnn_model import (
     HIDDEN_UNITS,
     BayesianCNN,
     BayesianCNNClassifier,
     NonFiniteLossError,
+    TensorBatches,
     _class_probabilities,
     _CompiledPasses,
     _TorchPasses,
@@ -99,6 +105,27 @@ def test_weights_are_glorot_uniform_with_zero_biases() -> None:
     assert 0.999 * bound < weight.abs().max() <= bound
     assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.01)
     assert not any(bias.any() for name, bias in module.named_parameters() if name.endswith("bias"))
+
+
+def test_torchs_initialisation_is_that_of_its_own_layers() -> None:
+    module = BayesianCNN((1, 28, 28), 10, seed=1, initialisation="torch")
+    for layer in (module.conv1, module.conv2, module.hidden, module.output):
+        bound = layer.weight[0].numel() ** -0.5
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            theirs = type(layer)(*layer.weight.shape[1::-1], *layer.weight.shape[3:])
+        for ours, their in zip(layer.parameters(), theirs.parameters(), strict=True):
+            assert 0.7 * bound < ours.abs().max() <= bound, ours.shape
+            assert their.abs().max() <= bound, "torch has changed its ways"
+            if ours.dim() > 1:
+                assert [float(one.detach().std()) for one in (ours, their)] == pytest.approx(
+                    [bound / 3**0.5] * 2, rel=0.05
+                )
+    again = BayesianCNN((1, 28, 28), 10, seed=1, initialisation="torch").state_dict()
+    other = BayesianCNN((1, 28, 28), 10, seed=2, initialisation="torch").state_dict()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, again[name])
+        assert not torch.equal(tensor, other[name])
 
 
 def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
@@ -185,8 +212,12 @@ def test_a_second_fit_starts_from_fresh_weights() -> None:
 
 def test_fitting_leaves_the_global_generators_alone() -> None:
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
-    net = make_classifier().fit(*make_images(40))
-    all_passes(net, make_images(4)[0], passes=3, seed=0)
+    new: dict[str, Any] = {"module__initialisation": "torch", "lr_schedule": "cosine", "stopping": "validation"}
+    new |= {"validation": make_images(9), "iterator_train__augment": augmentation("elastic")}
+    for settings in ({}, new):
+        net = make_classifier(**settings).fit(*make_images(40))
+        all_passes(net, make_images(4)[0], passes=3, seed=0)
+        list(net.mc_dropout_blocks_of_own_masks(make_images(4)[0], np.arange(4), passes=3, seed=0))
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]  # noqa: NPY002
 
@@ -220,10 +251,153 @@ def test_every_image_trains_once_an_epoch() -> None:
     images, labels = make_images(40)
     net = make_classifier().fit(images, labels)
     batches = list(net.get_iterator(net.get_dataset(images, labels), training=True))
-    assert [len(batch) for batch, _ in batches] == [16, 16, 8]
+    assert [len(batch) for batch, _ in batches] == [14, 13, 13]
     seen = torch.cat([batch for batch, _ in batches])
     assert not torch.equal(seen, torch.from_numpy(images)), "the order is shuffled"
     assert sorted(seen.sum(dim=(1, 2, 3)).tolist()) == sorted(images.sum(axis=(1, 2, 3)).tolist())
+
+
+@given(count=st.integers(1, 600), batch_size=st.integers(1, 200), epochs=st.integers(1, 3), seed=st.integers(0, 9))
+def test_batches_of_an_epoch_differ_by_one_image_at_most(count: int, batch_size: int, epochs: int, seed: int) -> None:
+    number = np.arange(count)
+    batches = list(TensorBatches(Dataset(number, 3 * number), batch_size, seed, epochs))
+    sizes = [len(images) for images, _ in batches]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(batches) == epochs * math.ceil(count / batch_size), "and no more batches than that takes"
+    assert all(torch.equal(labels, 3 * images) for images, labels in batches)
+    for epoch in torch.cat([images for images, _ in batches]).split(count):
+        assert epoch.sort().values.tolist() == number.tolist()
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    batches = TensorBatches(Dataset(np.arange(50), np.arange(50)), 50, epochs=2)
+    (first, _), (second, _) = batches
+    (third, _), (_, _) = batches
+    assert len({tuple(order.tolist()) for order in (first, second, third)}) == 3
+
+
+def test_a_fit_is_of_distorted_images_and_of_their_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = make_images(40)
+    seen: list[torch.Tensor] = []
+    forward = BayesianCNN.forward
+
+    def watched(self: BayesianCNN, images_nchw: torch.Tensor) -> torch.Tensor:
+        seen.append(images_nchw)
+        return forward(self, images_nchw)
+
+    def darken(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return batch.float() / 2 + torch.rand((), generator=generator)
+
+    monkeypatch.setattr(BayesianCNN, "forward", watched)
+    net = make_classifier(iterator_train__augment=darken, max_epochs=2).fit(images, labels)
+    # Each batch draws anew, from a stream of the fit's seed that is not that of the order.
+    seeds = np.random.SeedSequence(7).generate_state(3, np.uint64) >> 1
+    plain = list(TensorBatches(Dataset(images, labels), 16, seed=int(seeds[1]), epochs=2))
+    generator = torch.Generator().manual_seed(int(seeds[2]))
+    expected = [darken(batch, generator) for batch, _ in plain]
+    assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
+    trained_on = net.get_iterator(net.get_dataset(images, labels), training=True)
+    assert all(torch.equal(one, other) for (_, one), (_, other) in zip(trained_on, plain[:3], strict=True))
+    seen.clear()
+    list(net.deterministic_blocks(images, block_size=40))
+    assert torch.equal(seen[0], torch.from_numpy(images)), "inference sees the images as they are"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "min_steps", "steps"), [(3, 0, 9), (3, 9, 9), (3, 10, 12), (3, 12, 12), (5, 13, 15), (1, 100, 102)]
+)
+def test_a_fit_takes_its_epochs_or_its_least_steps(epochs: int, min_steps: int, steps: int) -> None:
+    images, labels = make_images(40)
+    net = make_classifier(max_epochs=epochs, min_steps=min_steps).fit(images, labels)
+    assert steps_taken(net) == steps
+
+
+@pytest.mark.parametrize(("epochs", "min_steps", "steps"), [(3, 0, 9), (17, 0, 51), (3, 100, 102), (3, 110, 153)])
+def test_a_fit_that_may_stop_goes_on_to_a_whole_check(epochs: int, min_steps: int, steps: int) -> None:
+    images, labels = make_images(40)
+    settings = {"stopping": "validation", "validation": make_images(20, seed=1)}
+    net = make_classifier(max_epochs=epochs, min_steps=min_steps, **settings).fit(images, labels)
+    assert (steps_taken(net), len(net.history)) == (steps, math.ceil(steps / 51))
+
+
+def steps_taken(net: BayesianCNNClassifier) -> int:
+    (steps,) = {int(state["step"]) for state in net.optimizer_.state.values()}
+    return steps
+
+
+@pytest.mark.parametrize("stopping", ["none", "validation"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_the_learning_rate_is_constant_or_falls_along_half_a_cosine(schedule: str, stopping: str) -> None:
+    rates: list[float] = []
+
+    def check() -> None:
+        one, other = (group["lr"] for group in net.optimizer_.param_groups)
+        assert one == other
+        rates.append(one)
+
+    settings = {"lr_schedule": schedule, "stopping": stopping, "validation": make_images(10, seed=1), "lr": 2e-4}
+    net = make_classifier(check=check, min_steps=100, **settings)
+    net.fit(*make_images(16))
+    training_rates = rates if stopping == "none" else rates[:50] + rates[51:101]  # two looks at the validation set
+    assert len(rates) == (100 if stopping == "none" else 102)
+    if schedule == "constant":
+        assert set(training_rates) == {2e-4}
+    else:
+        np.testing.assert_allclose(training_rates, 1e-4 * (1 + np.cos(np.pi * np.arange(100) / 100)), rtol=1e-6)
+        assert training_rates[0] == 2e-4
+        assert net.optimizer_.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def noisy_fit(**settings: Any) -> BayesianCNNClassifier:
+    """A fit of random labels, which nothing but the training images can be learnt of."""
+    images, _ = make_images(40)
+    return make_classifier(lr=2e-3, **settings).fit(images, np.random.default_rng(5).integers(CLASSES, size=40))
+
+
+def test_stopping_keeps_the_weights_of_the_lowest_validation_loss() -> None:
+    images, labels = make_images(30, seed=1)
+    net = noisy_fit(stopping="validation", validation=(images, labels), min_steps=1500, lr_schedule="constant")
+    losses = np.array(net.history[:, "valid_loss"])
+    best = int(losses.argmin())
+    assert len(losses) == best + 1 + cnn_model.CHECKS_WITHOUT_GAIN
+    assert steps_taken(net) == len(losses) * 51 < 1500, "17 epochs of 3 batches between two looks"
+    assert losses[-1] > losses[best] + 0.1, "the last weights are others"
+    with torch.no_grad():
+        loss = functional.cross_entropy(net.module_.eval()(torch.from_numpy(images)), torch.from_numpy(labels))
+    assert float(loss) == pytest.approx(losses[best], rel=1e-5)
+    # A fit of so many steps that has no validation set comes to the same bytes: nothing of it was trained on, and
+    # nothing that was trained afterwards reached the weights that were kept.
+    plain = noisy_fit(max_epochs=17 * (best + 1)).weights()
+    assert all(np.array_equal(plain[name], array) for name, array in net.weights().items())
+    again = noisy_fit(stopping="validation", validation=(images, labels), min_steps=1500).weights()
+    assert all(np.array_equal(plain[name], array) for name, array in again.items())
+
+
+def test_stopping_leaves_the_last_weights_where_they_are_the_best() -> None:
+    images, labels = make_images(60)
+    settings = {"stopping": "validation", "validation": make_images(60, seed=3), "max_epochs": 50, "lr": 1e-4}
+    net = make_classifier(**settings).fit(images, labels)
+    losses = net.history[:, "valid_loss"]
+    assert losses == sorted(losses, reverse=True)
+    last = make_classifier(max_epochs=13 * len(losses), lr=1e-4).fit(images, labels).weights()
+    assert all(np.array_equal(last[name], array) for name, array in net.weights().items())
+
+
+def test_a_loss_that_is_not_finite_stops_a_fit_that_may_stop_earlier() -> None:
+    with pytest.raises(NonFiniteLossError, match="the training loss became"):
+        make_classifier(lr=1e30, stopping="validation", validation=make_images(9)).fit(*make_images(40))
+
+
+def test_weights_that_are_trained_already_are_taken_once() -> None:
+    images, labels = make_images(40)
+    start = make_classifier(fit_seed=1).fit(images, labels).weights()
+    net = make_classifier(trained=start).fit(images, labels)
+    assert all(np.array_equal(start[name], array) for name, array in net.weights().items())
+    start["conv1.bias"][:] = 9
+    assert not (net.weights()["conv1.bias"] == 9).any(), "a copy"
+    fresh = make_classifier().fit(images, labels).weights()
+    assert all(np.array_equal(fresh[name], array) for name, array in net.fit(images, labels).weights().items())
 
 
 def test_training_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
@@ -350,6 +524,71 @@ def test_one_pass_uses_one_mask_for_all_images(fitted: BayesianCNNClassifier) ->
     image = make_images(3, seed=6)[0][[0]]
     probs_tnc = all_passes(fitted, np.repeat(image, 6, axis=0), passes=4, seed=1)
     torch.testing.assert_close(probs_tnc, probs_tnc[:, :1].expand(-1, 6, -1))
+
+
+def own_masks(
+    net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], rows: npt.ArrayLike | None = None, **settings: Any
+) -> torch.Tensor:
+    chosen = np.arange(len(images)) if rows is None else np.asarray(rows)
+    return torch.cat(list(net.mc_dropout_blocks_of_own_masks(images, chosen, **settings)), dim=1)
+
+
+def test_masks_of_their_own_have_the_distribution_of_plain_passes(fitted: BayesianCNNClassifier) -> None:
+    image = make_images(200, seed=4)[0][[17]]
+    ours_nc = own_masks(fitted, image, [0] * 40, passes=100, seed=5).reshape(-1, CLASSES).double()
+    fitted.module_.train()
+    with torch.no_grad():
+        plain_nc = functional.softmax(fitted.module_(torch.from_numpy(image).expand(4000, -1, -1, -1)), -1).double()
+    fitted.module_.eval()
+    for ours, plain in ((ours_nc, plain_nc), ((ours_nc - ours_nc.mean(0)) ** 2, (plain_nc - plain_nc.mean(0)) ** 2)):
+        error = (ours.var(0) / 4000 + plain.var(0) / 4000).sqrt()
+        assert bool(((ours.mean(0) - plain.mean(0)).abs() < 4 * error).all())
+    assert float(ours_nc.var(0).max()) > 1e-4, "the passes must disagree for this test to mean something"
+
+
+def test_masks_of_their_own_differ_between_images_passes_and_slices(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cnn_model, "IMAGES_PER_SLICE", 4)
+    images, _ = make_images(3, seed=6)
+    probs_tnc = own_masks(fitted, images, [2] * 10, passes=5, seed=1)
+    assert probs_tnc.shape == (5, 10, CLASSES)
+    assert probs_tnc.dtype == torch.float32
+    torch.testing.assert_close(probs_tnc.sum(dim=-1), torch.ones(5, 10))
+    assert len({probs_c.numpy().tobytes() for probs_c in probs_tnc.reshape(-1, CLASSES)}) > 45, "of 50"
+    rows = [1, 0, 2, 2, 0, 1]
+    mean_nc = own_masks(fitted, images, rows, passes=2000, seed=1).mean(0)
+    torch.testing.assert_close(
+        mean_nc, all_passes(fitted, images, passes=2000, seed=1).mean(0)[rows], atol=0.03, rtol=0
+    )
+
+
+def test_masks_of_their_own_depend_on_the_seed_and_leave_the_module_as_it_was(fitted: BayesianCNNClassifier) -> None:
+    images, _ = make_images(20, seed=5)
+    first = own_masks(fitted, images, passes=5, seed=1)
+    assert not fitted.module_.training
+    expected = torch.cat(list(fitted.deterministic_blocks(images)), dim=1)
+    assert (own_masks(fitted, images, passes=5, seed=2) - first).abs().max() > 0.01
+    blocks = fitted.mc_dropout_blocks_of_own_masks(images, np.arange(20), passes=5, seed=3)
+    next(blocks)
+    assert not fitted.module_.training
+    assert torch.equal(own_masks(fitted, images, passes=5, seed=1), first)
+    assert torch.equal(torch.cat(list(fitted.deterministic_blocks(images)), dim=1), expected)
+
+
+def test_check_can_stop_passes_with_masks_of_their_own(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        pass
+
+    def check() -> None:
+        raise StopError
+
+    monkeypatch.setattr(fitted, "check", check)
+    with pytest.raises(StopError):
+        own_masks(fitted, make_images(4)[0], passes=2, seed=1)
+    assert not fitted.module_.training
 
 
 @pytest.mark.parametrize("block_size", [3, 500])

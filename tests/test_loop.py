@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import cnn_model
 from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
 from active_learning import loop
 from active_learning.config import RunConfig
-from active_learning.loop import WEIGHT_DECAY_GRID, RoundResult, active_learning_rounds
+from active_learning.loop import WEIGHT_DECAY_GRID, RoundResult, active_learning_rounds, weight_decays_to_try
 from active_learning.metrics import negative_log_likelihood
 from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
@@ -139,6 +140,47 @@ def test_the_strategy_is_called_once_a_round(data: ImageData, monkeypatch: pytes
     assert rounds == [1, 2, 3, 4]
 
 
+WAYS_TO_TRAIN: dict[str, dict[str, Any]] = {
+    "affine": {"augment": "affine"},
+    "elastic": {"augment": "elastic", "augment_strength": 0.5},
+    "flip": {"augment": "flip"},
+    "min_steps": {"min_steps": 7},
+    "cosine": {"lr_schedule": "cosine"},
+    "stopping": {"stopping": "validation", "min_steps": 16, "lr": 2e-2},
+    "torch": {"initialisation": "torch"},
+    "masks": {"masks": "image"},
+    "tune": {"weight_decay": "tune"},
+}
+WAYS_TO_TRAIN["all"] = {key: value for way in WAYS_TO_TRAIN.values() for key, value in way.items()}
+
+
+@pytest.fixture
+def _short_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits that may stop look at the validation set every other step and end after two looks without a gain."""
+    monkeypatch.setattr(cnn_model, "STEPS_BETWEEN_CHECKS", 2)
+    monkeypatch.setattr(cnn_model, "CHECKS_WITHOUT_GAIN", 2)
+
+
+@pytest.mark.usefixtures("_short_checks")
+@pytest.mark.parametrize("way", WAYS_TO_TRAIN)
+def test_a_run_of_any_training_can_be_taken_up_after_any_round(data: ImageData, way: str) -> None:
+    config = make_config(**WAYS_TO_TRAIN[way], rounds=3)
+    whole = list(active_learning_rounds(config, data))
+    for finished in range(4):
+        assert list(active_learning_rounds(config, data, whole[:finished])) == whole[finished:]
+    first, *others = WAYS_TO_TRAIN[way]
+    without = run(data, **{key: WAYS_TO_TRAIN[way][key] for key in others}, rounds=3)
+    assert whole[1:] != without[1:], f"{first} changes something"
+
+
+@pytest.mark.parametrize("way", WAYS_TO_TRAIN)
+@pytest.mark.usefixtures("_short_checks")
+def test_a_warm_started_run_of_any_training_can_be_taken_up(data: ImageData, way: str) -> None:
+    config = make_config(**WAYS_TO_TRAIN[way], rounds=2, warm_start=True)
+    whole = list(active_learning_rounds(config, data))
+    assert list(active_learning_rounds(config, data, whole[:2], whole[1].weights)) == whole[2:]
+
+
 @pytest.mark.parametrize("finished", range(ROUNDS + 2))
 def test_a_run_can_be_taken_up_after_any_round(data: ImageData, finished: int) -> None:
     config = make_config(weight_decay="tune")
@@ -217,6 +259,50 @@ def test_test_metrics_are_those_of_mc_dropout_on_the_whole_test_set(data: ImageD
     assert result.test_nll == pytest.approx(-np.log(probs_nc[np.arange(60), data.test_labels]).mean())
 
 
+@pytest.mark.parametrize("augment", ["affine", "elastic", "flip"])
+def test_acquisition_and_test_see_the_images_as_they_are(data: ImageData, augment: str) -> None:
+    config = make_config(augment=augment)
+    results = list(active_learning_rounds(config, data))
+    state = make_run(data, config)
+    state.begin(0)
+    net: BayesianCNNClassifier = state.estimator
+    for images, labels, purpose, round_ in (
+        (data.test_images, data.test_labels, Purpose.TEST_PASSES, 0),
+        (data.train_images[state._candidates(1)], None, Purpose.SCORING_PASSES, 1),
+    ):
+        blocks = net.mc_dropout_blocks(images, passes=5, seed=stream_seed(1, 0, round_, purpose))
+        probs_tnc = torch.cat(list(blocks), dim=1)
+        if labels is None:
+            scores_n = np.sort(ACQUISITION_FUNCTIONS["bald"].score(probs_tnc).numpy())[::-1]
+            np.testing.assert_allclose(results[1].acquired_scores, scores_n[:QUERY], rtol=1e-5)
+        else:
+            assert results[0].test_nll == negative_log_likelihood(probs_tnc.double().mean(0).numpy(), labels)
+    assert results[0].test_nll != run(data, rounds=0)[0].test_nll, "the fit did see others"
+
+
+def test_only_the_scores_come_of_masks_of_their_own(data: ImageData) -> None:
+    usual, own = run(data), run(data, masks="image")
+    assert own[0] == usual[0]
+    assert own[1].acquired_scores != usual[1].acquired_scores
+    scores = []
+    for masks in ("pass", "image"):
+        state = make_run(data, make_config(masks=masks, dropout_iter=400))
+        state.begin(0)
+        scores.append(state._scores(data.train_images, state._candidates(1), 1))
+    assert np.corrcoef(scores)[0, 1] > 0.8, "of the same images, in the same order"
+    assert run(data, masks="image", mc_dropout=False) == run(data, mc_dropout=False), "there are no masks"
+    assert run(data, masks="image", acquisition="uniform") == run(data, acquisition="uniform"), "and no scores"
+
+
+def test_a_fit_is_stopped_by_the_validation_set_of_the_run(data: ImageData) -> None:
+    state = make_run(data, make_config(stopping="validation"))
+    validation = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT)).validation
+    images, labels = state.estimator.validation
+    assert np.array_equal(images, data.train_images[validation])
+    assert np.array_equal(labels, data.train_labels[validation])
+    assert run(data, stopping="none", val_size=0, rounds=1, weight_decay=0.0)[1].validation_error is None
+
+
 def test_a_deterministic_run_uses_no_dropout_and_draws_lots_among_equals(data: ImageData) -> None:
     results = run(data, mc_dropout=False)
     assert all(score == 0 for result in results for score in result.acquired_scores)
@@ -243,6 +329,85 @@ def test_the_tuned_weight_decay_has_the_lowest_validation_loss(data: ImageData) 
         losses[weight_decay] = state._validation_metric(negative_log_likelihood, 0)
     assert results[0].weight_decay == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == len(WEIGHT_DECAY_GRID)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float, bool]]:
+    """Every fit of the runs of a test: labelled images, weight decay, and whether it was trained for."""
+    made: list[tuple[int, float, bool]] = []
+    original = BayesianCNNClassifier.fit
+
+    def fit(self: Any, images: Any, labels: Any, **others: Any) -> Any:
+        made.append((len(images), self.weight_decay, self.trained is None))
+        return original(self, images, labels, **others)
+
+    monkeypatch.setattr(BayesianCNNClassifier, "fit", fit)
+    return made
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_tuning_tries_all_constants_and_later_the_neighbours_of_the_last(
+    data: ImageData, fits: list[tuple[int, float, bool]], seed: int
+) -> None:
+    results = run(data, weight_decay="tune", rounds=7, seed=seed, epochs=12)
+    expected: list[tuple[int, float | None, bool]] = []
+    last: float | None = None
+    for result in results:
+        if result.weight_decay_tuned:
+            tried = WEIGHT_DECAY_GRID if last is None else weight_decays_to_try(last)
+            assert result.weight_decay in tried
+            expected += [(result.labelled, weight_decay, True) for weight_decay in tried]
+            last = result.weight_decay
+        expected.append((result.labelled, last, not result.weight_decay_tuned))
+    assert fits == expected
+    trained = sum(trained for _, _, trained in fits)
+    assert 4 + 3 * 2 + 4 <= trained <= 4 + 3 * 3 + 4, "four choices, and the four rounds without one"
+
+
+@pytest.mark.parametrize(("last", "tried"), [(0.0, (0.0, 1.0)), (1.0, (0.0, 1.0, 3.5)), (3.5, (1.0, 3.5, 10.0))])
+def test_the_neighbours_in_the_grid(last: float, tried: tuple[float, ...]) -> None:
+    assert weight_decays_to_try(last) == tried
+
+
+def test_every_choice_has_the_lowest_validation_loss_of_those_tried(
+    data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: dict[int, dict[float, float]] = {}
+    original = loop._Run._validation_metric
+
+    def validation_metric(self: Any, metric: Any, round_: int) -> float:
+        value = original(self, metric, round_)
+        if metric is negative_log_likelihood:
+            losses.setdefault(round_, {})[self.estimator.weight_decay] = value
+        return value
+
+    monkeypatch.setattr(loop._Run, "_validation_metric", validation_metric)
+    results = run(data, weight_decay="tune", rounds=7)
+    assert list(losses) == [0, 1, 3, 7]
+    for round_, by_constant in losses.items():
+        assert results[round_].weight_decay == min(by_constant, key=by_constant.__getitem__)
+        assert len(set(by_constant.values())) == len(by_constant)
+
+
+@pytest.mark.usefixtures("_short_checks")
+@pytest.mark.parametrize("way", ["tune", "all"])
+def test_the_weights_that_a_choice_takes_over_are_those_of_a_fit_with_it(data: ImageData, way: str) -> None:
+    config = make_config(**{**WAYS_TO_TRAIN[way], "weight_decay": "tune"})
+    state = make_run(data, config)
+    state.begin(0)
+    state.acquire(1)
+    assert state.weight_decay_tuned
+    assert state.estimator.trained is None, "for once"
+    fresh = make_run(data, config).estimator
+    fresh.set_params(fit_seed=stream_seed(1, 0, 1, Purpose.FIT), weight_decay=state.weight_decay)
+    index = state.labelled_train_index
+    fresh.fit(data.train_images[index], data.train_labels[index])
+    assert all(np.array_equal(fresh.weights()[name], array) for name, array in state.estimator.weights().items())
+
+
+def test_a_choice_among_fits_that_all_went_wrong_is_refused(data: ImageData) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"^the validation loss is not a number after any fit"):
+        run(data, lr=1e30, epochs=1, batch_size=128, weight_decay="tune")
 
 
 def test_no_validation_set_gives_no_validation_error(data: ImageData) -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from active_learning.config import ExperimentConfig
 from active_learning.flags import read_flags
+from active_learning.report.results import read_results
 from active_learning.status import _expected
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
+from tests.result_folders import run_config, write_run
 
 BAD_CONFIGS = {
     "unknown_key.yaml": "epocs: 5",
@@ -38,6 +40,24 @@ BAD_INPUTS = {
     "--lr nan": "--lr 'nan' is not allowed: it takes a number, for example 0.001.",
     "--lr 0": "--lr 0.0 is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--epochs -3": "--epochs -3 is not allowed: it takes a number of at least 1.",
+    "--min_steps -1": "--min_steps -1 is not allowed: it takes a number of at least 0.",
+    "--min_steps many": "--min_steps 'many' is not allowed: it takes a whole number, for example 500.",
+    "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine, for example constant.",
+    "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation, for example none.",
+    "--stopping validation --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
+    "--stopping validation.",
+    "--augment rotate": "--augment 'rotate' is not allowed: it takes none or affine or elastic or flip, for example "
+    "none.",
+    "--augment affine --augment_strength 0": "--augment_strength 0.0 is not allowed: it takes a number above 0, such "
+    "as 0.5.",
+    "--augment affine --augment_strength -1": "--augment_strength -1.0 is not allowed: it takes a number above 0, such "
+    "as 0.5.",
+    "--augment affine --augment_strength nan": "--augment_strength 'nan' is not allowed: it takes a number, for "
+    "example 1.0.",
+    "--augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
+    "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
+    "--initialisation he": "--initialisation 'he' is not allowed: it takes glorot or torch, for example glorot.",
+    "--masks none": "--masks 'none' is not allowed: it takes pass or image, for example pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
     "--seed -1": "--seed -1 is not allowed: it takes a number of at least 0.",
     "--weight_decay -1": "--weight_decay -1.0 is not allowed: it takes a number of at least 0.",
@@ -384,6 +404,33 @@ def test_status_of_a_folder_of_other_settings(
     assert printed.count("not asked for") == 3
     assert "(epochs is 2 there and 3 here): set the same values, or name another folder." in printed
     assert "Time left" not in printed
+
+
+def test_a_folder_of_an_older_version_is_read_and_not_continued(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"dataset": "tiny", "rounds": 2, "query": 4, "epochs": 2, "batch_size": 8, "dropout_iter": 4}
+    changes |= {"pool_subset": 50, "weight_decay": 0.0, "val_size": 10}
+    for acquisition in ("bald", "uniform"):
+        write_run(tmp_path, run_config(acquisition=acquisition, **changes), [0.5, 0.4, 0.3])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    flags = ("--result_dir", tmp_path, "--experiments", "1")
+    assert tiny_main(*flags) == 2
+    sentence = "holds runs of an earlier version, whose training cut its batches otherwise: name another folder"
+    refusal = f"main.py: error: --result_dir {tmp_path} {sentence}"
+    printed = capsys.readouterr().err
+    assert printed.startswith(refusal)
+    assert printed.count("\n") == 1
+    assert tiny_main(*flags, "--status") == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"MC_dropout=True +0 +not asked for +3 ", printed)) == 2
+    assert sentence in printed
+    assert [run.rounds for run in read_results(tmp_path).runs] == [2, 2]
+    assert read_results(tmp_path).unreadable == ()
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if not path.name.startswith(".lock")}
+    assert {path: time for path, time in kept.items() if path.is_file()} == {
+        path: time for path, time in before.items() if path.is_file()
+    }
 
 
 def test_damage_is_told_by_the_status_and_when_it_is_mended(

@@ -911,7 +911,15 @@ def test_a_gallery_without_its_data_says_why(small: Path) -> None:
 
 
 def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
-    changed = {"val_size": 50, "epochs": 7, "lr": 0.01, "weight_decay": 2.5, "warm_start": True, "pool_subset": 0}
+    changed: dict[str, Any] = {
+        "val_size": 50,
+        "epochs": 7,
+        "lr": 0.01,
+        "weight_decay": 2.5,
+        "warm_start": True,
+        "pool_subset": 0,
+    }
+    changed |= {"equal_batches": True, "min_steps": 30, "augment": "affine", "augment_strength": 0.5, "masks": "image"}
     write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
     write_run(
         tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2, mc_dropout=False), BALD[0]
@@ -927,6 +935,7 @@ def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
 
 def test_the_command_of_minimum_bayes_risk_computes_the_same_run(tmp_path: Path) -> None:
     changed = {"classes": (2, 8), "initial_per_class": 10, "mbr_neighbours": 5, "acquisition": "mbr"}
+    changed |= {"equal_batches": True}
     run = run_config(**changed, classifier="field", mc_dropout=False)
     write_run(tmp_path, run, BALD[0], np.arange(4000) % 2)
     results = read_results(tmp_path)
@@ -935,6 +944,13 @@ def test_the_command_of_minimum_bayes_risk_computes_the_same_run(tmp_path: Path)
     planned = planned_runs(config, "float32", "cpu")
     assert [run.name for run in planned] == ["uniform-MC_dropout=True", "mbr-MC_dropout=True", "mbr-field"]
     assert results.runs[0].configuration == planned[-1].identity()
+
+
+def test_the_command_of_an_older_record_asks_for_no_more_steps_than_its_fits_took(small: Path) -> None:
+    results = read_results(small)
+    assert not {"equal_batches", "min_steps"} & set(results.runs[0].configuration)
+    planned = planned_runs(read_flags(command(results.runs[0], 1, results.arms).split()[2:]), "float32", "cpu")
+    assert {"equal_batches": True, **results.runs[0].configuration} in [run.identity() for run in planned]
 
 
 def test_a_shorter_curve_has_no_mean_to_compare(small: Path) -> None:

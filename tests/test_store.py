@@ -228,6 +228,27 @@ def test_a_folder_of_other_numbers_is_refused_by_the_fields_that_differ(tmp_path
     assert len(RunFolder(tmp_path, changed(seed=1)).load(any_configuration=True)) == 1
 
 
+def test_a_folder_of_other_numbers_is_refused_by_fields_that_it_has_at_their_defaults(tmp_path: Path) -> None:
+    write_rounds(tmp_path, changed(equal_batches=True), 1)
+    with pytest.raises(ConfigError) as refused:
+        check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500, augment="affine", classes=(2, 8))])
+    assert str(refused.value) == (
+        f"--result_dir {tmp_path} holds runs of another configuration (classes is [] there and [2, 8] here, min_steps "
+        "is 0 there and 500 here, augment is 'none' there and 'affine' here): set the same values, or name another "
+        "folder."
+    )
+
+
+def test_a_folder_of_ragged_batches_is_refused_as_what_no_setting_brings_back(tmp_path: Path) -> None:
+    write_rounds(tmp_path, CONFIG, 1)
+    with pytest.raises(ConfigError) as refused:
+        check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500)])
+    assert str(refused.value) == (
+        f"--result_dir {tmp_path} holds runs of an earlier version, whose training cut its batches otherwise: name "
+        "another folder to run these settings; python -m active_learning.report still reads that one."
+    )
+
+
 def test_atomic_write_leaves_the_old_content_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "folder" / "file"
     write_atomically(path, b"old")

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig
+from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
@@ -187,9 +187,12 @@ def _listed(words: Iterable[str]) -> str:
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
     """Return the command that computes runs of this configuration anew, in a folder of its own."""
-    flags = {field.name for field in fields(ExperimentConfig)}
+    flags = {field.name: field.default for field in fields(ExperimentConfig)}
     words = ["python3", "main.py"]
-    for key, value in run.configuration.items():
+    # What a record does not hold is at the default of a run, which may not be that of the flag.
+    unwritten = {key: getattr(RunConfig, key, flags[key]) for key in flags if key not in run.configuration}
+    others = {key: value for key, value in unwritten.items() if value != flags[key]}
+    for key, value in {**run.configuration, **others}.items():
         if key not in flags or key in ARM_FIELDS:
             continue
         if isinstance(value, bool):
