@@ -1,8 +1,12 @@
-"""Acquisition functions: how much would the label of each pool image help?
+"""Acquisition functions: which images of the pool should be labelled next?
 
-A score turns the class probabilities of T MC-dropout passes into one number per image; `select_top` takes the images
-with the highest scores and draws lots among equals. A new acquisition function is one score and one line in
-`ACQUISITION_FUNCTIONS`: the command line, the contract tests and the figures follow from there.
+A learner says what it knows of some candidates (`Evidence`), and an acquisition function picks a batch of them
+(`Picks`). It sees the candidates only and returns positions among them. Most functions have a score: one number an
+image from the class probabilities of T MC-dropout passes, of which the highest are picked, by lot among equals. Others
+pick a batch as a whole.
+
+A new acquisition function is one function and one line in `ACQUISITION_FUNCTIONS`: the command line and its help, file
+names, colours, the contract tests and the report follow from there.
 
 Dimension key: T passes, N images, C classes, K batch (the images acquired in one round). `probs_tnc` has shape
 (T, N, C), and p_tn stands for its C probabilities in pass t for image n, p_n for their mean over the passes.
@@ -26,7 +30,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_torch_array
@@ -178,28 +182,108 @@ def mean_std(probs_tnc: Array) -> Array:
     return scores_n
 
 
-@dataclass(frozen=True)
+Need = Literal["probabilities", "field"]
+"""What a function may ask of a learner, each a part of `Evidence`."""
+
+
+class RiskField(Protocol):
+    """A model of the candidates that knows how its risk would change with their labels (see `expected_risk`)."""
+
+    def least_expected_risk(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return a greedy batch: positions among the candidates (K,), and the expected risk each was chosen for."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a fitted learner says of N candidates: what the function needs, and nothing else.
+
+    Attributes:
+        count: N.
+        scores_n: The function's own score of each candidate (N,), where it has a score; zeros where it needs nothing.
+        probs_tnc: Class probabilities (T, N, C), float32, where it has none and needs probabilities: pass t is one
+            posterior sample, applied to every candidate.
+        field: A field over the candidates, where it needs one.
+    """
+
+    count: int
+    scores_n: NDArray[np.float64] | None = None
+    probs_tnc: NDArray[np.float32] | None = None
+    field: RiskField | None = None
+
+
+class Picks(NamedTuple):
+    """The candidates that were picked, in order of choice.
+
+    Attributes:
+        positions_k: Positions among the candidates (K,), each once.
+        values_k: What each was picked for (K,), high where a label helps; in the unit of the function.
+    """
+
+    positions_k: NDArray[np.int64]
+    values_k: NDArray[np.float64]
+
+
+class Select(Protocol):
+    """A choice of a batch: the same evidence, number and state of the generator give the same picks."""
+
+    def __call__(self, evidence: Evidence, count: int, rng: np.random.Generator, /) -> Picks:
+        """Pick `count` of the candidates."""
+        ...
+
+
+def highest_scores(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
+    """Pick the candidates with the highest scores, by lot among equals (`select_top`)."""
+    assert evidence.scores_n is not None
+    positions_k = select_top(evidence.scores_n, count, rng)
+    return Picks(positions_k, evidence.scores_n[positions_k])
+
+
+def expected_risk(evidence: Evidence, count: int, _rng: np.random.Generator) -> Picks:
+    """Pick by the least expected risk of a Gaussian random field, one after the other ("Minimum Bayes Risk").
+
+    a(x_k) = -[(1 - f_k) R(f+(x_k, 0)) + f_k R(f+(x_k, 1))] with the risk R(f) = sum_i min(f_i, 1 - f_i), in images; the
+    second pick follows from the field that is conditioned on the first. X. Zhu, J. Lafferty, Z. Ghahramani, "Combining
+    Active Learning and Semi-Supervised Learning Using Gaussian Fields and Harmonic Functions" (ICML 2003 workshop),
+    section 3. For two classes.
+    """
+    assert evidence.field is not None
+    positions_k, risks_k = evidence.field.least_expected_risk(count)
+    return Picks(positions_k, -risks_k)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AcquisitionFunction:
     """One entry of the registry.
 
     Attributes:
         name: What the command line, the file names and the configurations call it.
-        code: Its number on the command line; None for one that has a name only.
-        score: The score of MC-dropout passes.
         label: What figures and tables call it.
+        colour: Of its curves; no two functions share one.
+        marker: Of its points, as matplotlib names them; no two functions share one.
+        values: What `Picks.values_k` are, with their unit.
+        needs: What it asks of a learner.
+        code: Its number on the command line: those of the paper's five, and no others.
+        score: Its score of MC-dropout passes, if it has one: the whole pool can then be scored block by block.
         one_pass_score: The score of the single pass of a deterministic network, where `score` has no meaning there.
-        needs_probabilities: False if the score reads no probability, so that no pass over the pool is needed.
+        select: How it picks a batch.
+        whole_pool: Whether its candidates are always the whole pool.
     """
 
     name: str
-    code: int | None
-    score: Score
     label: str
+    colour: str
+    marker: str
+    values: str
+    needs: frozenset[Need] = frozenset({"probabilities"})
+    code: int | None = None
+    score: Score | None = None
     one_pass_score: Score | None = None
-    needs_probabilities: bool = True
+    select: Select = highest_scores
+    whole_pool: bool = False
 
     @property
-    def deterministic_score(self) -> Score:
+    def deterministic_score(self) -> Score | None:
         """The score for a deterministic network: `one_pass_score`, or `score` where there is none.
 
         BALD and Mean STD stay as they are: exactly 0 for every image, as in experiment 2 of Gal et al., which makes
@@ -209,17 +293,45 @@ class AcquisitionFunction:
         return self.score if self.one_pass_score is None else self.one_pass_score
 
 
+# Colours: Okabe and Ito's palette, told apart with every common colour vision.
 ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
     function.name: function
     for function in (
-        AcquisitionFunction("uniform", 1, uniform, "Random", needs_probabilities=False),
-        AcquisitionFunction("max_entropy", 2, max_entropy, "Max Entropy"),
-        AcquisitionFunction("bald", 3, bald, "BALD"),
-        AcquisitionFunction("var_ratios", 4, var_ratios, "Variation Ratios", one_pass_score=var_ratios_mean),
-        AcquisitionFunction("mean_std", 5, mean_std, "Mean STD"),
-        AcquisitionFunction("var_ratios_mean", None, var_ratios_mean, "Variation Ratios (mean)"),
+        AcquisitionFunction(
+            name="uniform", code=1, label="Random", colour="#000000", marker="o",
+            values="nothing", needs=frozenset(), score=uniform,
+        ),
+        AcquisitionFunction(
+            name="max_entropy", code=2, label="Max Entropy", colour="#E69F00", marker="s",
+            values="entropy, nats", score=max_entropy,
+        ),
+        AcquisitionFunction(
+            name="bald", code=3, label="BALD", colour="#0072B2", marker="^",
+            values="mutual information, nats", score=bald,
+        ),
+        AcquisitionFunction(
+            name="var_ratios", code=4, label="Variation Ratios", colour="#009E73", marker="D",
+            values="fraction of the passes", score=var_ratios, one_pass_score=var_ratios_mean,
+        ),
+        AcquisitionFunction(
+            name="mean_std", code=5, label="Mean STD", colour="#CC79A7", marker="v",
+            values="standard deviation of a probability", score=mean_std,
+        ),
+        AcquisitionFunction(
+            name="var_ratios_mean", label="Variation Ratios (mean)", colour="#56B4E9", marker="P",
+            values="probability", score=var_ratios_mean,
+        ),
+        AcquisitionFunction(
+            name="mbr", label="MBR", colour="#7F7F7F", marker="X",
+            values="minus the expected risk, images", needs=frozenset({"field"}), select=expected_risk, whole_pool=True,
+        ),
     )
-}
+}  # fmt: skip
+
+
+def acquisition_help() -> str:
+    """What the command line may ask for, in a line: `0 all five, 1 uniform, ...`."""
+    return ", ".join(["0 all five", *_choices()])
 
 
 def parse_acquisition(value: int | str | Sequence[int | str]) -> tuple[str, ...]:
@@ -304,9 +416,13 @@ def _names(word: str) -> tuple[str, ...]:
     if name in ACQUISITION_FUNCTIONS:
         return (name,)
     problem = f"unknown acquisition function {word!r}{_hint(key)}" if word else "an acquisition function is missing"
-    choices = [f"{code} {name}" for code, name in codes.items()]
-    choices += [name for name, function in ACQUISITION_FUNCTIONS.items() if function.code is None]
-    raise ValueError(f"{problem}; known codes and names: 0 (every code), {', '.join(choices)}")
+    raise ValueError(f"{problem}; known codes and names: 0 (every code), {', '.join(_choices())}")
+
+
+def _choices() -> list[str]:
+    """Every function, as its code and name or as its name alone."""
+    functions = sorted(ACQUISITION_FUNCTIONS.values(), key=lambda function: function.code is None)
+    return [function.name if function.code is None else f"{function.code} {function.name}" for function in functions]
 
 
 def _hint(key: str) -> str:

@@ -38,14 +38,14 @@ TASK = "deep-bayesian-active-learning-run"
 """The kind of task a run is to Dask, which learns from the first how long the others may take."""
 CONNECT_SECONDS = 15
 PROGRAM_DIR = Path(__file__).resolve().parent.parent
-RUN_MODULES = (
-    *("config", "streams", "kernels", "loop", "metrics", "mbr"),
-    *("run_field", "numbering", "store", "execution", "cluster"),
+RUN_SOURCES = sorted(
+    [
+        *PROGRAM_DIR.glob("*.py"),
+        *PROGRAM_DIR.glob("active_learning/*.py"),
+        *PROGRAM_DIR.glob("active_learning/models/*.py"),
+    ]
 )
-RUN_SOURCES = (
-    *("load_data.py", "cnn_model.py", "acquisition_functions.py"),
-    *(f"active_learning/{name}.py" for name in RUN_MODULES),
-)
+"""All code that a run's numbers can follow from."""
 
 
 @dataclass(frozen=True)

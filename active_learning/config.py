@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from acquisition_functions import parse_acquisition
+from acquisition_functions import ACQUISITION_FUNCTIONS, acquisition_help, parse_acquisition
+from active_learning.learners import LEARNERS
 from load_data import DATASETS, DatasetSpec
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -27,7 +28,7 @@ Masks = Literal["pass", "image"]
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
 """The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
 
-ARM_FIELDS = ("acquisition", "mc_dropout", "classifier", "repetition", *MBR_FIELDS)
+ARM_FIELDS = ("acquisition", "learner", "mc_dropout", "classifier", "repetition", *MBR_FIELDS)
 """The fields of `RunConfig` in which the runs of one experiment may differ; all others they share."""
 
 
@@ -49,7 +50,7 @@ class RunConfig:
 
     dataset: str
     acquisition: str
-    mc_dropout: bool
+    learner: str
     repetition: int
     seed: int
     rounds: int
@@ -68,7 +69,6 @@ class RunConfig:
     # These came after the first results were published: at their defaults, which must never change, no record has them.
     classes: tuple[int, ...] = ()
     initial_per_class: int = 2
-    classifier: Literal["cnn", "field"] = "cnn"
     mbr_neighbours: int = 10
     mbr_sigma: float | Literal["tune"] = 380.0
     equal_batches: bool = False  # records without it: an epoch's last batch was what the others had left
@@ -83,19 +83,22 @@ class RunConfig:
     @property
     def name(self) -> str:
         """The curve's file name without suffix, shared by all repetitions: `bald-MC_dropout=True`."""
-        if self.classifier == "field":
-            return f"{self.acquisition}-field"
-        return f"{self.acquisition}-MC_dropout={self.mc_dropout}"
+        return f"{self.acquisition}-{LEARNERS[self.learner].suffix}"
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the numbers of every round, as JSON has them."""
+        """Return the fields that decide the numbers of every round, as JSON has them, in the order of all records."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "rounds"}
         defaults = {entry.name: entry.default for entry in fields(self)}
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in values.items()
-            if value != defaults[key]
-        }
+        found: dict[str, Any] = {}
+        older = dict(LEARNERS[self.learner].recorded)
+        for key, value in values.items():
+            if key == "learner":
+                found |= {"mc_dropout": older.pop("mc_dropout")} if older else {"learner": value}
+            elif value != defaults[key]:
+                found[key] = list(value) if isinstance(value, tuple) else value
+            if key == "initial_per_class":
+                found |= older
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +132,7 @@ class ExperimentConfig:
     query: int = _flag(10, "images labelled a round", 1)
     acq_func: tuple[int | str, ...] = _flag(
         (0,),
-        "acquisition functions, as codes or names, one or several: "
-        "0 all five, 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, or var_ratios_mean",
+        f"acquisition functions, as codes or names, one or several: {acquisition_help()}",
     )
     val_size: int = _flag(100, "validation images, used to choose the weight decay", 0)
     result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
@@ -194,6 +196,7 @@ class ExperimentConfig:
         self._check_training()
         self._check_scheduler()
         self._check_classes(DATASETS[self.dataset])
+        self._check_arms()
         self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
 
@@ -228,10 +231,20 @@ class ExperimentConfig:
                 f"{spec.class_count - 1}, such as 2 8."
             )
 
+    def _check_arms(self) -> None:
+        for acquisition, learner in self.arms:
+            needs = ACQUISITION_FUNCTIONS[acquisition].needs
+            if lacking := needs - LEARNERS[learner].gives:
+                able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
+                raise ConfigError(
+                    f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
+                    f"give: take one of {', '.join(able)}."
+                )
+
     def _check_mbr(self, spec: DatasetSpec) -> None:
         if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
             raise ConfigError(f"--mbr_sigma {self.mbr_sigma} is not allowed: it takes a number above 0, or tune.")
-        if not self.mbr:
+        if not any("field" in ACQUISITION_FUNCTIONS[acquisition].needs for acquisition, _ in self.arms):
             defaults = {entry.name: entry.default for entry in fields(self)}
             for name in MBR_FIELDS:
                 if getattr(self, name) != defaults[name]:
@@ -282,9 +295,35 @@ class ExperimentConfig:
             )
 
     @property
+    def arms(self) -> tuple[tuple[str, str], ...]:
+        """The curves of a repetition: an acquisition function and a learner each, by name."""
+        arms = [(acquisition, "bayesian") for acquisition in self.acquisitions]
+        if self.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
+            arms += [(name, "deterministic") for name in self.acquisitions if ACQUISITION_FUNCTIONS[name].needs]
+        if self.mbr:
+            arms += [("mbr", "bayesian"), ("mbr", "field")]
+        return tuple(dict.fromkeys(arms))
+
+    @property
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the flags that ask for these arms, and perhaps for others of the same functions: see `arms`.
+
+    >>> arm_flags([("bald", "bayesian"), ("bald", "deterministic"), ("mbr", "field")])
+    ['--acq_func', 'bald', '--determ', '--mbr']
+    """
+    arms = list(arms)
+    learners = {learner for _, learner in arms}
+    names = list(dict.fromkeys(acquisition for acquisition, learner in arms if learner != "field"))
+    if "field" in learners:
+        names = [name for name in names if name != "mbr"]
+    words = ["--acq_func", *(names or ["mbr"])]
+    words += ["--determ"] if "deterministic" in learners else []
+    return words + (["--mbr"] if "field" in learners else [])
 
 
 def _words(values: Iterable[object]) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any, Literal
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import MBR_FIELDS, ExperimentConfig, RunConfig
 
 
@@ -20,24 +21,14 @@ def planned_runs(
     shared: dict[str, Any] = {name: getattr(config, name) for name in names - set(MBR_FIELDS)}
     shared |= {"precision": precision, "device": device, "equal_batches": True}
     return [
-        RunConfig(**shared, **arm, repetition=repetition)
+        RunConfig(**shared, **_arm(config, *arm), repetition=repetition)
         for repetition in range(config.experiments)
-        for arm in _arms(config)
+        for arm in config.arms
     ]
 
 
-def _arms(config: ExperimentConfig) -> list[dict[str, Any]]:
-    """Return the fields that tell the curves of an experiment apart."""
-    arms: list[dict[str, Any]] = [
-        {"acquisition": acquisition, "mc_dropout": True} for acquisition in config.acquisitions
-    ]
-    if config.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
-        arms += [
-            {"acquisition": acquisition, "mc_dropout": False}
-            for acquisition in config.acquisitions
-            if acquisition != "uniform"
-        ]
-    if config.mbr:
-        field: dict[str, Any] = {"acquisition": "mbr", **{name: getattr(config, name) for name in MBR_FIELDS}}
-        arms += [{**field, "mc_dropout": True}, {**field, "mc_dropout": False, "classifier": "field"}]
-    return arms
+def _arm(config: ExperimentConfig, acquisition: str, learner: str) -> dict[str, Any]:
+    """Return what is an arm's own; the graph's settings decide the numbers of those alone that have one."""
+    graph = {name: getattr(config, name) for name in MBR_FIELDS}
+    has_graph = "field" in ACQUISITION_FUNCTIONS[acquisition].needs
+    return {"acquisition": acquisition, "learner": learner, **(graph if has_graph else {})}

@@ -5,44 +5,20 @@ is derived from (seed, repetition, round, purpose), so a run continues from its 
 modAL's ActiveLearner holds the labelled set, asks the query strategy once a round and refits the estimator.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from modAL.models import ActiveLearner
 
-from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
-from active_learning.augmentation import augmentation
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import RunConfig
+from active_learning.learners import LEARNERS, Index, Weights
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
-from active_learning.run_field import FieldClassifier, RunField
-from active_learning.streams import Purpose, stream, stream_seed
-from cnn_model import BayesianCNNClassifier, NonFiniteLossError, Weights
+from active_learning.streams import Purpose, stream
 from load_data import ImageData, split_training_set
-
-WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
-"""The constants c that `--weight_decay tune` chooses from: none, the authors' 3.5, and one step to either side."""
-
-
-def weight_decays_to_try(last: float | None) -> tuple[float, ...]:
-    """Return the constants of a choice: at first all, later the last one and its neighbours in the grid.
-
-    >>> weight_decays_to_try(None), weight_decays_to_try(10.0)
-    ((0.0, 1.0, 3.5, 10.0), (3.5, 10.0))
-    """
-    if last is None:
-        return WEIGHT_DECAY_GRID
-    place = WEIGHT_DECAY_GRID.index(last)
-    return WEIGHT_DECAY_GRID[max(0, place - 1) : place + 2]
-
-
-Images = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +48,15 @@ class RoundResult:
 
 
 class PoolLearner(ActiveLearner):  # type: ignore[misc]
-    """modAL's ActiveLearner without its input check, which passes an argument that scikit-learn has removed."""
+    """modAL's ActiveLearner without its input check, which passes an argument that scikit-learn has removed.
 
-    X_training: Images
+    Its X are training-set indices: the learner knows the images.
+    """
+
+    X_training: Index
     y_training: Index
 
-    def _add_training_data(self, X: Images, y: Index) -> None:  # noqa: N803
+    def _add_training_data(self, X: Index, y: Index) -> None:  # noqa: N803
         self.X_training = np.concatenate([self.X_training, X])
         self.y_training = np.concatenate([self.y_training, y])
 
@@ -103,7 +82,7 @@ def active_learning_rounds(
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite, or that of every fit on the validation set is.
     """
-    run = _Run(config, data, finished, _estimator(config, data, check, note), check or (lambda: None))
+    run = _Run(config, data, finished, check or (lambda: None), note)
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -122,10 +101,11 @@ class _Run:
         config: RunConfig,
         data: ImageData,
         finished: Sequence[RoundResult],
-        estimator: BayesianCNNClassifier,
         check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.config, self.data = config, data
+        self.function = ACQUISITION_FUNCTIONS[config.acquisition]
         self.splits = split_training_set(
             data.train_labels,
             config.val_size,
@@ -137,59 +117,45 @@ class _Run:
         self.in_pool = np.zeros(len(data.train_labels), dtype=bool)
         self.in_pool[self.splits.pool] = True
         self.in_pool[acquired] = False
-        tuned = [result for result in finished if result.weight_decay_tuned]
-        self.tuned_at = tuned[-1].labelled if tuned else 0
-        self.weight_decay_tuned = False
-        self.weight_decay = finished[-1].weight_decay if finished else 0.0
         self.acquired_train_index, self.acquired_scores = np.zeros(0, np.int64), np.zeros(0)
         self.seconds: dict[str, float] = {}
-        self.estimator = estimator
-        validation = self.splits.validation
-        estimator.validation = data.train_images[validation], data.train_labels[validation]
-        self.field: RunField | None = None
-        if config.acquisition == "mbr":
-            with self._timed("score"):
-                self.field = RunField(config, data, self.splits, acquired, check)
+        arguments = config, data, self.splits, self.function
+        self.learner = LEARNERS[config.learner].make(*arguments, timed=self._timed, check=check, note=note)
+        if finished:
+            tuned = [result.labelled for result in finished if result.weight_decay_tuned]
+            self.learner.resume(finished[-1].weight_decay, tuned_at=max(tuned, default=0))
 
     def begin(self, round_: int, weights: Weights | None = None) -> None:
         """Fit the labelled images as round `round_` does, or take the weights that it ended with."""
         index = self.labelled_train_index
-        images, labels = self.data.train_images[index], self.data.train_labels[index]
+        labels = self.data.train_labels[index]
         if weights is None:
-            if round_ == 0:
-                self._set_weight_decay(round_)
-            self._prepare_fit(round_)
-            with self._timed("fit"):
-                model = self.estimator if self.config.classifier == "cnn" else FieldClassifier()
-                self.learner = PoolLearner(model, self._query, images, labels)  # fits
-            self._keep_weights()
+            self.pool_learner = PoolLearner(self.learner, self._query, index, labels, round_=round_)  # fits
         else:
-            self.estimator.set_params(module__initial_weights=weights).initialize()
-            self.learner = PoolLearner(self.estimator, self._query)
-            self.learner.X_training, self.learner.y_training = images, labels
+            self.learner.take(weights)
+            self.pool_learner = PoolLearner(self.learner, self._query)
+            self.pool_learner.X_training, self.pool_learner.y_training = index, labels
 
     def acquire(self, round_: int) -> None:
         """Query the model of the round before, label what it asks for, and fit anew."""
         self.seconds = {}
-        train_index, images = self.learner.query(self.data.train_images, round_)
-        labels = self.data.train_labels[train_index]
+        candidates = self._candidates(round_)
+        _, train_index = self.pool_learner.query(candidates, round_)
         self.in_pool[train_index] = False
         self.labelled_train_index = np.concatenate([self.labelled_train_index, train_index])
         self.acquired_train_index = train_index
-        if self.field is not None:
-            with self._timed("score"):
-                self.field.label(train_index)
-        self._set_weight_decay(round_)
-        self._prepare_fit(round_)
-        with self._timed("fit"):
-            self.learner.teach(images, labels)
-        self._keep_weights()
+        self.pool_learner.teach(train_index, self.data.train_labels[train_index], round_=round_)
 
     def result(self, round_: int) -> RoundResult:
         """Evaluate the fitted model on the test and validation sets."""
+        validation = self.splits.validation
         with self._timed("test"):
-            test_probs_nc = self._mean_probabilities(self.data.test_images, None, round_, Purpose.TEST_PASSES)
-            validation_error = self._validation_metric(error_rate, round_) if self.config.val_size else None
+            probs_nc = self.learner.probabilities(self.data.test_images, round_=round_, purpose=Purpose.TEST_PASSES)
+            validation_error = None
+            if len(validation):
+                images, purpose = self.data.train_images[validation], Purpose.VALIDATION_PASSES
+                val_probs_nc = self.learner.probabilities(images, round_=round_, purpose=purpose)
+                validation_error = error_rate(val_probs_nc, self.data.train_labels[validation])
         labels = self.data.test_labels
         return RoundResult(
             round=round_,
@@ -197,163 +163,40 @@ class _Run:
             acquired_train_index=tuple(self.acquired_train_index.tolist()),
             acquired_scores=tuple(self.acquired_scores.tolist()),
             acquired_labels=tuple(self.data.train_labels[self.acquired_train_index].tolist()),
-            test_error=error_rate(test_probs_nc, labels),
-            test_nll=negative_log_likelihood(test_probs_nc, labels),
-            test_ece=expected_calibration_error(test_probs_nc, labels),
+            test_error=error_rate(probs_nc, labels),
+            test_nll=negative_log_likelihood(probs_nc, labels),
+            test_ece=expected_calibration_error(probs_nc, labels),
             validation_error=validation_error,
-            weight_decay=self.weight_decay,
-            weight_decay_tuned=self.weight_decay_tuned,
+            weight_decay=self.learner.weight_decay,
+            weight_decay_tuned=self.learner.weight_decay_tuned,
             seconds=dict(self.seconds),
-            weights=self.estimator.weights() if self.config.warm_start else None,
+            weights=self.learner.weights() if self.config.warm_start else None,
         )
 
-    def _query(self, learner: PoolLearner, images: Images, round_: int) -> Index:
-        """The query strategy that modAL calls: the training-set indices of the images with the highest scores."""
-        if self.field is not None:
-            with self._timed("score"):
-                train_index, self.acquired_scores = self.field.query(self.config.query)
-            return train_index
-        candidates = self._candidates(round_)
-        with self._timed("score"):
-            scores_n = self._scores(images, candidates, round_)
+    def _query(self, _: PoolLearner, candidates: Index, round_: int) -> Index:
+        """The query strategy that modAL calls: positions among the candidates."""
         ties = stream(self.config.seed, self.config.repetition, round_, Purpose.TIES)
-        pool_position = select_top(scores_n, self.config.query, ties)
-        self.acquired_scores = scores_n[pool_position]
-        return candidates[pool_position]
+        with self._timed("score"):
+            evidence = self.learner.evidence(candidates, self.function, round_=round_)
+            picks = self.function.select(evidence, self.config.query, ties)
+        self.acquired_scores = picks.values_k
+        return picks.positions_k
 
     def _candidates(self, round_: int) -> Index:
-        """Return the training-set indices of the pool images that this round scores.
+        """Return the training-set indices of the pool images that this round looks at.
 
         One random order of the whole training set, cut down to the pool, keeps the subsets of different acquisition
         functions as alike as their pools are.
         """
-        if not self.config.pool_subset:
+        if self.function.whole_pool or not self.config.pool_subset:
             return np.flatnonzero(self.in_pool)
         order = stream(self.config.seed, self.config.repetition, round_, Purpose.POOL_ORDER).permutation(
             len(self.in_pool)
         )
         return order[self.in_pool[order]][: self.config.pool_subset]
 
-    def _scores(self, images: Images, candidates: Index, round_: int) -> npt.NDArray[np.float64]:
-        function = ACQUISITION_FUNCTIONS[self.config.acquisition]
-        if not function.needs_probabilities:
-            return np.zeros(len(candidates))
-        score = function.score if self.config.mc_dropout else function.deterministic_score
-        if self.config.masks == "image" and self.config.mc_dropout:
-            seed = stream_seed(self.config.seed, self.config.repetition, round_, Purpose.SCORING_PASSES)
-            passes = self.config.dropout_iter
-            blocks = self.estimator.mc_dropout_blocks_of_own_masks(images, candidates, passes=passes, seed=seed)
-        else:
-            blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
-        return _filled(np.empty(len(candidates)), (score(probs_tbc) for probs_tbc in blocks))
-
-    def _probability_blocks(
-        self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
-    ) -> Iterator[torch.Tensor]:
-        if self.config.classifier == "field":
-            assert self.field is not None
-            chosen = images if train_index is None else images[train_index]
-            return iter([torch.from_numpy(self.field.probabilities(chosen)[np.newaxis])])
-        if not self.config.mc_dropout:
-            return self.estimator.deterministic_blocks(images, train_index)
-        seed = stream_seed(self.config.seed, self.config.repetition, round_, purpose)
-        return self.estimator.mc_dropout_blocks(images, train_index, passes=self.config.dropout_iter, seed=seed)
-
-    def _mean_probabilities(
-        self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
-    ) -> npt.NDArray[np.float64]:
-        """Return the predictive probabilities (N, C): the mean over the passes."""
-        blocks = self._probability_blocks(images, train_index, round_, purpose)
-        probs_nc = np.empty((len(images if train_index is None else train_index), self.data.class_count))
-        return _filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks))
-
-    def _validation_metric(self, metric: Callable[..., float], round_: int) -> float:
-        train_index = self.splits.validation
-        probs_nc = self._mean_probabilities(self.data.train_images, train_index, round_, Purpose.VALIDATION_PASSES)
-        return metric(probs_nc, self.data.train_labels[train_index])
-
-    def _set_weight_decay(self, round_: int) -> None:
-        """Take the given constant, or choose one when the labelled set has doubled since the last choice."""
-        if self.config.classifier == "field":  # which has no weights
-            return
-        labelled = len(self.labelled_train_index)
-        if self.config.weight_decay != "tune":
-            self.weight_decay = self.config.weight_decay
-            return
-        self.weight_decay_tuned = labelled >= 2 * self.tuned_at
-        if self.weight_decay_tuned:
-            with self._timed("tune"):
-                self._tune_weight_decay(round_)
-            self.tuned_at = labelled
-
-    def _tune_weight_decay(self, round_: int) -> None:
-        """Take the constant whose fit has the lowest negative log likelihood on the validation set, and that fit."""
-        index = self.labelled_train_index
-        images, labels = self.data.train_images[index], self.data.train_labels[index]
-        lowest = math.inf
-        for weight_decay in weight_decays_to_try(self.weight_decay if self.tuned_at else None):
-            self._prepare_fit(round_, weight_decay)
-            self.estimator.fit(images, labels)
-            loss = self._validation_metric(negative_log_likelihood, round_)
-            if loss < lowest:
-                lowest, self.weight_decay, trained = loss, weight_decay, self.estimator.weights()
-        if lowest == math.inf:
-            raise NonFiniteLossError("the validation loss is not a number after any fit that was to tune weight decay")
-        self.estimator.trained = trained  # the round's own fit would come to the same
-
-    def _prepare_fit(self, round_: int, weight_decay: float | None = None) -> None:
-        fit_seed = stream_seed(self.config.seed, self.config.repetition, round_, Purpose.FIT)
-        weight_decay = self.weight_decay if weight_decay is None else weight_decay
-        self.estimator.set_params(fit_seed=fit_seed, weight_decay=weight_decay)
-
-    def _keep_weights(self) -> None:
-        """With `warm_start`, let the next fit begin where this one ended (its optimiser is new)."""
-        if self.config.warm_start:
-            self.estimator.module__initial_weights = self.estimator.weights()
-
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.float64]:
-    """Put blocks one after the other into an array made before them.
-
-    Blocks kept one by one would lie between the inference's large ones and cost a megabyte of unusable memory each.
-    """
-    start = 0
-    for block in blocks:
-        array_n[start : start + len(block)] = block.cpu().numpy()
-        start += len(block)
-    assert start == len(array_n), (start, array_n.shape)
-    return array_n
-
-
-def _estimator(
-    config: RunConfig,
-    data: ImageData,
-    check: Callable[[], None] | None = None,
-    note: Callable[[str], None] | None = None,
-) -> BayesianCNNClassifier:
-    return BayesianCNNClassifier(
-        module__image_shape=data.train_images.shape[1:],
-        module__class_count=data.class_count,
-        module__pixel_mean=data.pixel_mean,
-        module__pixel_std=data.pixel_std,
-        classes=list(range(data.class_count)),
-        module__initialisation=config.initialisation,
-        iterator_train__augment=augmentation(config.augment, config.augment_strength),
-        max_epochs=config.epochs,
-        min_steps=config.min_steps,
-        lr_schedule=config.lr_schedule,
-        stopping=config.stopping,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        device=config.device,
-        weight_decay=0.0,
-        precision=config.precision,
-        check=check,
-        note=note,
-    )

@@ -44,6 +44,7 @@ from filelock import FileLock, Timeout, lock_descriptor
 from safetensors import SafetensorError
 
 from active_learning.config import ARM_FIELDS, ConfigError, RunConfig
+from active_learning.learners import LEARNERS, recorded_learner
 
 Row = dict[str, Any]
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -306,9 +307,11 @@ _REPETITION = re.compile(r"repetition_([0-9]+)")
 def recorded_run(configuration: Row, rounds: int) -> RunConfig | None:
     """Return the run that a record's configuration describes, or None if this version does not know its fields."""
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in configuration.items()}
-    values["rounds"] = rounds
+    values |= {"rounds": rounds, "learner": recorded_learner(configuration)}
+    for older in ("mc_dropout", "classifier"):
+        values.pop(older, None)
     try:
-        return RunConfig(**values)
+        return RunConfig(**values) if values["learner"] in LEARNERS else None
     except TypeError:
         return None
 

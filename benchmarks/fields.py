@@ -28,7 +28,7 @@ from active_learning.mbr import (
     harmonic_function,
     rbf_weights,
 )
-from active_learning.run_field import SIGMA_GRID
+from active_learning.models.field import SIGMA_GRID
 from active_learning.store import provenance, write_atomically
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, load_data, select_classes, split_training_set

@@ -32,12 +32,13 @@ from jsonargparse import auto_cli
 from skorch.dataset import Dataset
 from tabulate import tabulate
 
-from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction
+from acquisition_functions import ACQUISITION_FUNCTIONS, Score
 from active_learning.augmentation import AUGMENTATIONS, augmentation
 from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.execution import keep_freed_memory
 from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
-from active_learning.loop import WEIGHT_DECAY_GRID, active_learning_rounds
+from active_learning.loop import active_learning_rounds
+from active_learning.models.network import WEIGHT_DECAY_GRID
 from active_learning.store import provenance
 from benchmarks.reference import (
     baal_passes,
@@ -486,6 +487,7 @@ def bench_augmentation(bench: Bench) -> None:
 def score(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], name: str = "bald") -> torch.Tensor:
     """Return the scores (N,), block by block."""
     function = ACQUISITION_FUNCTIONS[name].score
+    assert function is not None
     return torch.cat([function(probs) for probs in net.mc_dropout_blocks(images, passes=PASSES, seed=1)])
 
 
@@ -508,7 +510,8 @@ def print_peak_memory(threads: int) -> None:
         small.class_count, small.pixel_mean, small.pixel_std,
     )  # fmt: skip
     config = RunConfig(
-        dataset="mnist", acquisition="bald", mc_dropout=True, repetition=0, seed=1, rounds=1, query=10, pool_subset=0,
+        dataset="mnist", acquisition="bald", learner="bayesian", repetition=0, seed=1, rounds=1, query=10,
+        pool_subset=0,
         val_size=100, batch_size=BATCH_SIZE, epochs=2, lr=1e-3, dropout_iter=PASSES, weight_decay=3.5,
         warm_start=False, precision=choose_precision("auto", "cpu"), device="cpu", threads=threads,
     )  # fmt: skip
@@ -545,13 +548,14 @@ def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
     """Arm (e): what each acquisition function adds to MC inference, for 10,000 images x 100 passes."""
     blocks = [probs.clone() for probs in net.mc_dropout_blocks(bench.images(1_000), passes=PASSES, seed=1)]
     for name, function in ACQUISITION_FUNCTIONS.items():
-        taken = 10 * seconds(partial(_score_blocks, function, blocks))
-        bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
+        if function.score is not None:
+            taken = 10 * seconds(partial(_score_blocks, function.score, blocks))
+            bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
 
 
-def _score_blocks(function: AcquisitionFunction, blocks: Sequence[torch.Tensor]) -> None:
+def _score_blocks(score: Score, blocks: Sequence[torch.Tensor]) -> None:
     for probs_tbc in blocks:
-        function.score(probs_tbc)
+        score(probs_tbc)
 
 
 def bench_jobs(bench: Bench) -> None:

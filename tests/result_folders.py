@@ -24,7 +24,7 @@ def run_config(**changes: Any) -> RunConfig:
     fields: dict[str, Any] = {
         "dataset": "mnist_5k",
         "acquisition": "bald",
-        "mc_dropout": True,
+        "learner": "bayesian",
         "repetition": 0,
         "seed": 369,
         "rounds": 4,
@@ -89,12 +89,13 @@ def write_experiment(
     **changes: Any,
 ) -> list[RunConfig]:
     """Write a whole experiment of five functions, by default with deterministic arms (of all but random)."""
-    arms = [(name, True) for name in FLOORS] + [(name, False) for name in FLOORS if name != "uniform" and determ]
+    arms = [(name, "bayesian") for name in FLOORS]
+    arms += [(name, "deterministic") for name in FLOORS if name != "uniform" and determ]
     configs = []
-    for acquisition, mc_dropout in arms:
+    for acquisition, learner in arms:
         for repetition in range(repetitions):
             config = run_config(
-                acquisition=acquisition, mc_dropout=mc_dropout, repetition=repetition, rounds=rounds, **changes
+                acquisition=acquisition, learner=learner, repetition=repetition, rounds=rounds, **changes
             )
             write_run(result_dir, config, synthetic_curve(config), train_labels)
             configs.append(config)
@@ -105,7 +106,7 @@ def synthetic_curve(config: RunConfig) -> list[float]:
     """Return test errors that fall from 45 % to the function's floor, with noise that repetitions do not share."""
     rng = np.random.default_rng([config.repetition, len(config.name), *config.name.encode()])
     acquired_r = config.query * np.arange(config.rounds + 1)
-    worse = 1.0 if config.mc_dropout else 1.3
+    worse = 1.0 if config.learner == "bayesian" else 1.3
     floor, scale = FLOORS[config.acquisition] * worse, SCALES[config.acquisition] * worse
     curve_r = floor + (0.45 - floor) * np.exp(-((acquired_r / scale) ** 0.8)) + 0.02 * 100 / (acquired_r + 400)
     return [float(error) for error in np.round(curve_r * rng.normal(1, 0.05, len(curve_r)).clip(0.8, 1.2), 4)]

@@ -23,7 +23,12 @@ import acquisition_functions
 from acquisition_functions import (
     ACQUISITION_FUNCTIONS,
     AcquisitionFunction,
+    Evidence,
+    Score,
+    acquisition_help,
     bald,
+    expected_risk,
+    highest_scores,
     max_entropy,
     mean_std,
     parse_acquisition,
@@ -36,7 +41,8 @@ from acquisition_functions import (
 KINDS: dict[str, Callable[[Any], Any]] = {"numpy": np.asarray, "torch": torch.from_numpy}
 CHOICES = "known codes and names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std"
 
-every_function = pytest.mark.parametrize("function", ACQUISITION_FUNCTIONS.values(), ids=ACQUISITION_FUNCTIONS)
+SCORED = {name: function for name, function in ACQUISITION_FUNCTIONS.items() if function.score is not None}
+every_function = pytest.mark.parametrize("function", SCORED.values(), ids=SCORED)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -56,6 +62,16 @@ def probs(draw: st.DrawFn, min_passes: int = 1, max_passes: int = 7) -> Any:
     return np.ascontiguousarray(probs_tnc.transpose(order)).transpose(np.argsort(order))
 
 
+def score_of(function: AcquisitionFunction) -> Score:
+    assert function.score is not None
+    return function.score
+
+
+def deterministic_score_of(function: AcquisitionFunction) -> Score:
+    assert function.deterministic_score is not None
+    return function.deterministic_score
+
+
 def tolerance(probs_tnc: Any) -> float:
     """Rounding of a sum over some hundred numbers of at most log C."""
     return 1e-5 if probs_tnc.dtype == np.float32 else 1e-12
@@ -63,7 +79,7 @@ def tolerance(probs_tnc: Any) -> float:
 
 def scored(function: AcquisitionFunction, probs_tnc: Any, kind: str = "numpy") -> Any:
     """Scores (N,) as numpy, computed on the given kind of array."""
-    return np.asarray(function.score(KINDS[kind](probs_tnc)))
+    return np.asarray(score_of(function)(KINDS[kind](probs_tnc)))
 
 
 # two passes over four images: agreed and sure; sure of different classes; agreed that it is open; graded
@@ -144,7 +160,7 @@ def brute_force(name: str, passes: list[list[float]]) -> float:
 
 
 @every_kind
-@pytest.mark.parametrize("name", [name for name in ACQUISITION_FUNCTIONS if name != "uniform"])
+@pytest.mark.parametrize("name", [name for name in SCORED if name != "uniform"])
 @settings(deadline=None, max_examples=25)
 @given(probs_tnc=probs())
 def test_brute_force_agrees(probs_tnc: Any, name: str, kind: str) -> None:
@@ -259,7 +275,7 @@ def test_a_nan_probability_reaches_the_score_of_its_image_alone(function: Acquis
     for passes in (1, 4):
         probs_tnc = draw_probs(passes, 3, 5)
         probs_tnc[-1, 1, 2] = np.nan
-        expected_n = [False, function.needs_probabilities, False]
+        expected_n = [False, bool(function.needs), False]
         assert np.isnan(scored(function, probs_tnc, kind)).tolist() == expected_n
 
 
@@ -276,7 +292,7 @@ def test_numpy_and_torch_agree(function: AcquisitionFunction, dtype: Any) -> Non
 def test_kind_dtype_and_shape_of_the_scores(function: AcquisitionFunction, dtype: Any) -> None:
     probs_tnc = draw_probs(3, 4, 5).astype(dtype)
     as_tensor = torch.from_numpy(probs_tnc)
-    for score in (function.score, function.deterministic_score):
+    for score in (score_of(function), deterministic_score_of(function)):
         scores_n = score(probs_tnc)
         tensor_n = score(as_tensor)
         assert isinstance(scores_n, np.ndarray)
@@ -292,7 +308,7 @@ def test_kind_dtype_and_shape_of_the_scores(function: AcquisitionFunction, dtype
 def test_inputs_are_not_written_to(function: AcquisitionFunction, kind: str) -> None:
     probs_tnc = draw_probs(4, 6, 3)
     before_tnc = probs_tnc.copy()
-    function.score(KINDS[kind](probs_tnc))
+    score_of(function)(KINDS[kind](probs_tnc))
     np.testing.assert_array_equal(probs_tnc, before_tnc)
 
 
@@ -300,9 +316,9 @@ def test_inputs_are_not_written_to(function: AcquisitionFunction, kind: str) -> 
 def test_read_only_arrays_are_scored_without_a_copy(function: AcquisitionFunction) -> None:
     probs_tnc = draw_probs(50, 400, 10).astype(np.float32)
     probs_tnc.flags.writeable = False
-    function.score(probs_tnc)  # imports and caches are not the score's memory
+    score_of(function)(probs_tnc)  # imports and caches are not the score's memory
     tracemalloc.start()
-    function.score(probs_tnc)
+    score_of(function)(probs_tnc)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.3 * probs_tnc.nbytes  # one temporary array of that size at the most, so no copy beside it
@@ -317,7 +333,7 @@ def test_tensors_never_leave_torch(function: AcquisitionFunction, monkeypatch: p
     with monkeypatch.context() as patch:
         for method in ("__array__", "numpy", "tolist", "clone", "cpu"):
             patch.setattr(torch.Tensor, method, refuse)
-        function.score(tensor_tnc)
+        score_of(function)(tensor_tnc)
 
 
 @every_kind
@@ -343,7 +359,7 @@ def test_other_shapes_and_dtypes_are_refused(
     function: AcquisitionFunction, kind: str, wrong: Any, message: str
 ) -> None:
     with pytest.raises(AssertionError, match=message):
-        function.score(KINDS[kind](wrong))
+        score_of(function)(KINDS[kind](wrong))
 
 
 def test_registry() -> None:
@@ -354,9 +370,13 @@ def test_registry() -> None:
         ("var_ratios", 4, "Variation Ratios"),
         ("mean_std", 5, "Mean STD"),
         ("var_ratios_mean", None, "Variation Ratios (mean)"),
+        ("mbr", None, "MBR"),
     ]
     assert all(name == function.name for name, function in ACQUISITION_FUNCTIONS.items())
-    assert [f.name for f in ACQUISITION_FUNCTIONS.values() if not f.needs_probabilities] == ["uniform"]
+    assert {f.name: f.needs for f in ACQUISITION_FUNCTIONS.values() if f.needs != {"probabilities"}} == {
+        "uniform": frozenset(),
+        "mbr": {"field"},
+    }
     assert [f.score for f in ACQUISITION_FUNCTIONS.values()] == [
         uniform,
         max_entropy,
@@ -364,7 +384,37 @@ def test_registry() -> None:
         var_ratios,
         mean_std,
         var_ratios_mean,
+        None,
     ]
+    assert all((f.score is None) == (f.select is not highest_scores) for f in ACQUISITION_FUNCTIONS.values())
+
+
+@pytest.mark.parametrize("of", ["name", "label", "colour", "marker"])
+def test_no_two_functions_share_what_tells_them_apart(of: str) -> None:
+    values = [getattr(function, of) for function in ACQUISITION_FUNCTIONS.values()]
+    assert len(set(values)) == len(values)
+
+
+def test_codes_are_those_of_the_papers_five_and_their_help_is_made_from_the_registry() -> None:
+    assert [f.code for f in ACQUISITION_FUNCTIONS.values() if f.code is not None] == [1, 2, 3, 4, 5]
+    assert acquisition_help() == (
+        "0 all five, 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr"
+    )
+
+
+def test_scores_are_picked_from_the_highest_and_told() -> None:
+    evidence = Evidence(count=4, scores_n=np.array([0.2, 0.9, 0.1, 0.5]))
+    picks = highest_scores(evidence, 2, np.random.default_rng(0))
+    assert (picks.positions_k.tolist(), picks.values_k.tolist()) == ([1, 3], [0.9, 0.5])
+
+
+def test_a_field_is_asked_for_its_least_expected_risk() -> None:
+    class Field:
+        def least_expected_risk(self, count: int) -> Any:
+            return np.array([3, 0])[:count], np.array([1.5, 2.5])[:count]
+
+    picks = expected_risk(Evidence(count=4, field=Field()), 2, np.random.default_rng(0))
+    assert (picks.positions_k.tolist(), picks.values_k.tolist()) == ([3, 0], [-1.5, -2.5])
 
 
 def test_registry_entries_are_frozen() -> None:
@@ -373,10 +423,10 @@ def test_registry_entries_are_frozen() -> None:
 
 
 def test_deterministic_scores() -> None:
-    others = {name: f for name, f in ACQUISITION_FUNCTIONS.items() if name != "var_ratios"}
+    others = {name: f for name, f in SCORED.items() if name != "var_ratios"}
     assert all(function.deterministic_score is function.score for function in others.values())
     one_pass_tnc = np.array([[[0.9, 0.1], [0.6, 0.4]]])
-    scores_n = ACQUISITION_FUNCTIONS["var_ratios"].deterministic_score(one_pass_tnc)
+    scores_n = deterministic_score_of(ACQUISITION_FUNCTIONS["var_ratios"])(one_pass_tnc)
     np.testing.assert_allclose(scores_n, [0.1, 0.4])
 
 
@@ -438,7 +488,7 @@ def test_every_function_is_found_by_its_name_and_code(function: AcquisitionFunct
 def test_parse_refuses(value: Any, problem: str) -> None:
     with pytest.raises(ValueError, match="acquisition function") as error:
         parse_acquisition(value)
-    assert str(error.value) == f"{problem}; {CHOICES}, var_ratios_mean"
+    assert str(error.value) == f"{problem}; {CHOICES}, var_ratios_mean, mbr"
 
 
 scores_with_ties = st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), max_size=12)

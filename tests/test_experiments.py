@@ -18,6 +18,7 @@ CURVES = {
     "experiment_2": {f"{name}-MC_dropout={on}" for name in FIVE[1:] for on in (True, False)},
     "experiment_3": {f"{name}-MC_dropout=True" for name in [*FIVE, "mbr"]} | {"mbr-field"},
     "experiment_4": {f"{name}-MC_dropout=True" for name in FIVE},
+    "authors": {"bald-MC_dropout=True", "var_ratios-MC_dropout=True"},
 }
 
 
@@ -37,7 +38,8 @@ def test_a_preset_plans_the_experiment_in_full(name: str) -> None:
 
 @pytest.mark.parametrize("name", CURVES)
 def test_a_preset_runs(tiny_main: Tiny, tmp_path: Path, name: str) -> None:
-    preset = ["--config", PRESETS[name], "--experiments", 1, "--precision", "float32"]
+    functions = read_flags(["--config", str(PRESETS[name])]).acquisitions  # which the tiny run's own flag hides
+    preset = ["--config", PRESETS[name], "--experiments", 1, "--precision", "float32", "--acq_func", *functions]
     preset += ["--val_size", 20] if name == "experiment_4" else []
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert tiny_main(*preset, "--rounds", 2, "--result_dir", whole) == 0

@@ -12,9 +12,10 @@ FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.
 NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
 
 FORBIDDEN = {
-    "active_learning.loop": {"active_learning.store"},
+    "active_learning.loop": {"active_learning.store", "active_learning.models", "torch", "cnn_model"},
     "active_learning.store": {"active_learning.loop", "cnn_model", "torch"},
-    "active_learning.config": {"active_learning", "torch", "numpy"},
+    "active_learning.config": {"active_learning.loop", "active_learning.store", "active_learning.models", "torch"},
+    "active_learning.learners": {"active_learning.config", "active_learning.models", "torch"},
     "active_learning.mbr": {"active_learning", "torch", "cnn_model"},
     "active_learning.streams": {"active_learning", "torch"},
     "active_learning.interruption": {"active_learning"},

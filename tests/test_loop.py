@@ -9,17 +9,19 @@ import pytest
 import torch
 
 import cnn_model
-from acquisition_functions import ACQUISITION_FUNCTIONS, select_top
+from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, bald, highest_scores
 from active_learning import loop
 from active_learning.config import RunConfig
-from active_learning.loop import WEIGHT_DECAY_GRID, RoundResult, active_learning_rounds, weight_decays_to_try
+from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.metrics import negative_log_likelihood
+from active_learning.models.network import WEIGHT_DECAY_GRID, NetworkLearner, make_network, weight_decays_to_try
 from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, split_training_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+SCORED = [name for name, function in ACQUISITION_FUNCTIONS.items() if function.score is not None]
 CLASSES = 3
 ROUNDS = 4
 QUERY = 6
@@ -39,7 +41,7 @@ def make_config(**settings: Any) -> RunConfig:
     defaults: dict[str, Any] = {
         "dataset": "mnist_5k",
         "acquisition": "bald",
-        "mc_dropout": True,
+        "learner": "bayesian",
         "repetition": 0,
         "seed": 1,
         "rounds": ROUNDS,
@@ -60,17 +62,17 @@ def make_config(**settings: Any) -> RunConfig:
 
 
 def make_run(data: ImageData, config: RunConfig, finished: Sequence[RoundResult] = ()) -> Any:
-    return loop._Run(config, data, finished, loop._estimator(config, data), lambda: None)
+    return loop._Run(config, data, finished, lambda: None)
 
 
 def run(data: ImageData, **settings: Any) -> list[RoundResult]:
     return list(active_learning_rounds(make_config(**settings), data))
 
 
-@pytest.mark.parametrize("acquisition", ACQUISITION_FUNCTIONS)
-@pytest.mark.parametrize("mc_dropout", [True, False])
+@pytest.mark.parametrize("acquisition", SCORED)
+@pytest.mark.parametrize("learner", ["bayesian", "deterministic"])
 def test_labelled_pool_and_validation_sets_partition_the_training_set(
-    data: ImageData, acquisition: str, mc_dropout: bool, monkeypatch: pytest.MonkeyPatch
+    data: ImageData, acquisition: str, learner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools: list[set[int]] = []
     original = loop._Run._candidates
@@ -80,7 +82,7 @@ def test_labelled_pool_and_validation_sets_partition_the_training_set(
         return original(self, round_)
 
     monkeypatch.setattr(loop._Run, "_candidates", candidates)
-    results = run(data, acquisition=acquisition, mc_dropout=mc_dropout)
+    results = run(data, acquisition=acquisition, learner=learner)
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
     labelled, validation = set(splits.initial.tolist()), set(splits.validation.tolist())
     assert [result.round for result in results] == list(range(ROUNDS + 1))
@@ -100,13 +102,14 @@ def test_the_acquired_images_have_the_highest_scores_of_the_subset(
     data: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[tuple[Any, Any]] = []
-    original = loop._Run._scores
+    original = NetworkLearner.evidence
 
-    def scores(self: Any, images: Any, candidates: Any, round_: int) -> Any:
-        scored.append((candidates, original(self, images, candidates, round_)))
-        return scored[-1][1]
+    def evidence(self: Any, candidates: Any, function: Any, **others: Any) -> Any:
+        found = original(self, candidates, function, **others)
+        scored.append((candidates, found.scores_n))
+        return found
 
-    monkeypatch.setattr(loop._Run, "_scores", scores)
+    monkeypatch.setattr(NetworkLearner, "evidence", evidence)
     results = run(data, acquisition="max_entropy")
     for result, (candidates, scores_n) in zip(results[1:], scored, strict=True):
         assert len(set(candidates.tolist())) == 40
@@ -118,11 +121,14 @@ def test_the_acquired_images_have_the_highest_scores_of_the_subset(
 def test_the_whole_pool_is_scored_when_asked_for(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
-    def select(scores_n: Any, count: int, rng: np.random.Generator) -> Any:
-        sizes.append(len(scores_n))
-        return select_top(scores_n, count, rng)
+    def select(evidence: Evidence, count: int, rng: np.random.Generator) -> Any:
+        assert evidence.scores_n is not None
+        sizes.append(len(evidence.scores_n))
+        return highest_scores(evidence, count, rng)
 
-    monkeypatch.setattr(loop, "select_top", select)
+    monkeypatch.setitem(
+        ACQUISITION_FUNCTIONS, "bald", dataclasses.replace(ACQUISITION_FUNCTIONS["bald"], select=select)
+    )
     run(data, pool_subset=0, rounds=2)
     assert sizes == [120 - 6 - 15, 120 - 6 - 15 - QUERY]
 
@@ -250,7 +256,7 @@ def test_test_metrics_are_those_of_mc_dropout_on_the_whole_test_set(data: ImageD
     config = make_config()
     result = run(data)[0]
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
-    net = loop._estimator(config, data)
+    net = make_network(config, data)
     net.set_params(fit_seed=stream_seed(1, 0, 0, Purpose.FIT), weight_decay=1.0)
     net.fit(data.train_images[splits.initial], data.train_labels[splits.initial])
     blocks = net.mc_dropout_blocks(data.test_images, passes=5, seed=stream_seed(1, 0, 0, Purpose.TEST_PASSES))
@@ -265,7 +271,7 @@ def test_acquisition_and_test_see_the_images_as_they_are(data: ImageData, augmen
     results = list(active_learning_rounds(config, data))
     state = make_run(data, config)
     state.begin(0)
-    net: BayesianCNNClassifier = state.estimator
+    net: BayesianCNNClassifier = state.learner._network
     for images, labels, purpose, round_ in (
         (data.test_images, data.test_labels, Purpose.TEST_PASSES, 0),
         (data.train_images[state._candidates(1)], None, Purpose.SCORING_PASSES, 1),
@@ -273,7 +279,7 @@ def test_acquisition_and_test_see_the_images_as_they_are(data: ImageData, augmen
         blocks = net.mc_dropout_blocks(images, passes=5, seed=stream_seed(1, 0, round_, purpose))
         probs_tnc = torch.cat(list(blocks), dim=1)
         if labels is None:
-            scores_n = np.sort(ACQUISITION_FUNCTIONS["bald"].score(probs_tnc).numpy())[::-1]
+            scores_n = np.sort(bald(probs_tnc).numpy())[::-1]
             np.testing.assert_allclose(results[1].acquired_scores, scores_n[:QUERY], rtol=1e-5)
         else:
             assert results[0].test_nll == negative_log_likelihood(probs_tnc.double().mean(0).numpy(), labels)
@@ -288,28 +294,28 @@ def test_only_the_scores_come_of_masks_of_their_own(data: ImageData) -> None:
     for masks in ("pass", "image"):
         state = make_run(data, make_config(masks=masks, dropout_iter=400))
         state.begin(0)
-        scores.append(state._scores(data.train_images, state._candidates(1), 1))
+        scores.append(state.learner.evidence(state._candidates(1), state.function, round_=1).scores_n)
     assert np.corrcoef(scores)[0, 1] > 0.8, "of the same images, in the same order"
-    assert run(data, masks="image", mc_dropout=False) == run(data, mc_dropout=False), "there are no masks"
+    assert run(data, masks="image", learner="deterministic") == run(data, learner="deterministic"), "there are no masks"
     assert run(data, masks="image", acquisition="uniform") == run(data, acquisition="uniform"), "and no scores"
 
 
 def test_a_fit_is_stopped_by_the_validation_set_of_the_run(data: ImageData) -> None:
     state = make_run(data, make_config(stopping="validation"))
     validation = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT)).validation
-    images, labels = state.estimator.validation
+    images, labels = state.learner._network.validation
     assert np.array_equal(images, data.train_images[validation])
     assert np.array_equal(labels, data.train_labels[validation])
     assert run(data, stopping="none", val_size=0, rounds=1, weight_decay=0.0)[1].validation_error is None
 
 
 def test_a_deterministic_run_uses_no_dropout_and_draws_lots_among_equals(data: ImageData) -> None:
-    results = run(data, mc_dropout=False)
+    results = run(data, learner="deterministic")
     assert all(score == 0 for result in results for score in result.acquired_scores)
-    assert run(data, mc_dropout=False, acquisition="mean_std") == results, "all scores tie: the same lots"
-    ratios = run(data, mc_dropout=False, acquisition="var_ratios")
+    assert run(data, learner="deterministic", acquisition="mean_std") == results, "all scores tie: the same lots"
+    ratios = run(data, learner="deterministic", acquisition="var_ratios")
     assert len(set(ratios[1].acquired_scores)) > 1
-    assert run(data, mc_dropout=False, dropout_iter=50) == results, "there are no passes to count"
+    assert run(data, learner="deterministic", dropout_iter=50) == results, "there are no passes to count"
 
 
 def test_weight_decay_is_tuned_when_the_labelled_set_has_doubled(data: ImageData) -> None:
@@ -326,7 +332,9 @@ def test_the_tuned_weight_decay_has_the_lowest_validation_loss(data: ImageData) 
     for weight_decay in WEIGHT_DECAY_GRID:
         state = make_run(data, make_config(weight_decay=weight_decay))
         state.begin(0)
-        losses[weight_decay] = state._validation_metric(negative_log_likelihood, 0)
+        images, labels = state.learner._validation
+        probs_nc = state.learner.probabilities(images, round_=0, purpose=Purpose.VALIDATION_PASSES)
+        losses[weight_decay] = negative_log_likelihood(probs_nc, labels)
     assert results[0].weight_decay == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == len(WEIGHT_DECAY_GRID)
 
@@ -373,15 +381,23 @@ def test_every_choice_has_the_lowest_validation_loss_of_those_tried(
     data: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, dict[float, float]] = {}
-    original = loop._Run._validation_metric
+    probabilities_of, tune_of = NetworkLearner.probabilities, NetworkLearner._tune
+    tuning: list[int] = []
 
-    def validation_metric(self: Any, metric: Any, round_: int) -> float:
-        value = original(self, metric, round_)
-        if metric is negative_log_likelihood:
-            losses.setdefault(round_, {})[self.estimator.weight_decay] = value
-        return value
+    def tune(self: Any, *arguments: Any) -> None:
+        tuning.append(1)
+        tune_of(self, *arguments)
+        tuning.clear()
 
-    monkeypatch.setattr(loop._Run, "_validation_metric", validation_metric)
+    def probabilities(self: Any, images: Any, *, round_: int, purpose: Purpose) -> Any:
+        probs_nc = probabilities_of(self, images, round_=round_, purpose=purpose)
+        if tuning:
+            loss = negative_log_likelihood(probs_nc, self._validation[1])
+            losses.setdefault(round_, {})[self._network.weight_decay] = loss
+        return probs_nc
+
+    monkeypatch.setattr(NetworkLearner, "_tune", tune)
+    monkeypatch.setattr(NetworkLearner, "probabilities", probabilities)
     results = run(data, weight_decay="tune", rounds=7)
     assert list(losses) == [0, 1, 3, 7]
     for round_, by_constant in losses.items():
@@ -396,13 +412,13 @@ def test_the_weights_that_a_choice_takes_over_are_those_of_a_fit_with_it(data: I
     state = make_run(data, config)
     state.begin(0)
     state.acquire(1)
-    assert state.weight_decay_tuned
-    assert state.estimator.trained is None, "for once"
+    assert state.learner.weight_decay_tuned
+    assert state.learner._network.trained is None, "for once"
     fresh = make_run(data, config).estimator
-    fresh.set_params(fit_seed=stream_seed(1, 0, 1, Purpose.FIT), weight_decay=state.weight_decay)
+    fresh.set_params(fit_seed=stream_seed(1, 0, 1, Purpose.FIT), weight_decay=state.learner.weight_decay)
     index = state.labelled_train_index
     fresh.fit(data.train_images[index], data.train_labels[index])
-    assert all(np.array_equal(fresh.weights()[name], array) for name, array in state.estimator.weights().items())
+    assert all(np.array_equal(fresh.weights()[name], array) for name, array in state.learner._network.weights().items())
 
 
 def test_a_choice_among_fits_that_all_went_wrong_is_refused(data: ImageData) -> None:
@@ -438,7 +454,7 @@ def test_the_check_can_end_a_run(data: ImageData) -> None:
         next(active_learning_rounds(make_config(), data, check=check))
 
 
-@pytest.mark.parametrize("acquisition", ACQUISITION_FUNCTIONS)
+@pytest.mark.parametrize("acquisition", SCORED)
 def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData, acquisition: str) -> None:
     first = run(data, rounds=1, acquisition=acquisition)[1].acquired_train_index
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
@@ -455,5 +471,5 @@ def test_no_label_of_the_pool_is_used_before_it_is_paid_for(data: ImageData, acq
 def test_deterministic_bald_and_mean_std_acquire_the_images_of_random_acquisition(data: ImageData) -> None:
     random_images = [result.acquired_train_index for result in run(data, acquisition="uniform")]
     for acquisition in ("bald", "mean_std"):
-        results = run(data, acquisition=acquisition, mc_dropout=False)
+        results = run(data, acquisition=acquisition, learner="deterministic")
         assert [result.acquired_train_index for result in results] == random_images

@@ -664,7 +664,7 @@ def test_arms_that_differ_in_a_default_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_repetitions_of_one_arm_with_other_settings_are_not_averaged(tmp_path: Path) -> None:
-    mbr = {"classes": (2, 8), "acquisition": "mbr", "classifier": "field", "mc_dropout": False}
+    mbr = {"classes": (2, 8), "acquisition": "mbr", "learner": "field"}
     labels = np.arange(4000) % 2
     write_run(tmp_path, run_config(**mbr), BALD[0], labels)
     write_run(tmp_path, run_config(**mbr, repetition=1, mbr_neighbours=5), BALD[1], labels)
@@ -745,7 +745,7 @@ def test_errors_of_zero_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_an_arm_that_no_registry_knows_is_reported(small: Path) -> None:
-    configuration = {"acquisition": "mbr", "mc_dropout": True, "repetition": 0, "dataset": "two digits"}
+    configuration = {"acquisition": "mbr", "learner": "bayesian", "repetition": 0, "dataset": "two digits"}
     rows = rows_of(small, "bald-MC_dropout=True", 0)
     for row in rows:
         del row["sha256"], row["test_nll"], row["test_ece"]
@@ -922,7 +922,9 @@ def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
     changed |= {"equal_batches": True, "min_steps": 30, "augment": "affine", "augment_strength": 0.5, "masks": "image"}
     write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
     write_run(
-        tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2, mc_dropout=False), BALD[0]
+        tmp_path,
+        run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2, learner="deterministic"),
+        BALD[0],
     )
     results = read_results(tmp_path)
     config = read_flags(command(results.runs[0], 3, results.arms).split()[2:])
@@ -936,7 +938,7 @@ def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
 def test_the_command_of_minimum_bayes_risk_computes_the_same_run(tmp_path: Path) -> None:
     changed = {"classes": (2, 8), "initial_per_class": 10, "mbr_neighbours": 5, "acquisition": "mbr"}
     changed |= {"equal_batches": True}
-    run = run_config(**changed, classifier="field", mc_dropout=False)
+    run = run_config(**changed, learner="field")
     write_run(tmp_path, run, BALD[0], np.arange(4000) % 2)
     results = read_results(tmp_path)
     assert [arm.label for arm in results.arms] == ["MBR"]

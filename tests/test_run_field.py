@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from active_learning import run_field
 from active_learning.config import RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.mbr import (
@@ -17,7 +16,8 @@ from active_learning.mbr import (
     harmonic_function,
     rbf_weights,
 )
-from active_learning.run_field import SIGMA_GRID, RunField
+from active_learning.models import field as run_field
+from active_learning.models.field import SIGMA_GRID, RunField
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, split_training_set
 from tests.test_loop import make_config
@@ -38,7 +38,7 @@ def data() -> ImageData:
 
 
 def config(**settings: Any) -> RunConfig:
-    chosen = {"acquisition": "mbr", "classifier": "field", "mc_dropout": False, "mbr_sigma": SIGMA, "rounds": 3}
+    chosen = {"acquisition": "mbr", "learner": "field", "mbr_sigma": SIGMA, "rounds": 3}
     return make_config(**{**chosen, "mbr_neighbours": 7, "initial_per_class": 3, **settings})
 
 
@@ -48,7 +48,10 @@ def splits_of(data: ImageData, config: RunConfig) -> Splits:
 
 
 def field_of(data: ImageData, config: RunConfig, splits: Splits, acquired: Any = ()) -> RunField:
-    return RunField(config, data, splits, np.array(acquired, dtype=np.int64), lambda: None)
+    field = RunField(config, data, splits, lambda: None)
+    train_index = np.array([*splits.initial, *acquired], dtype=np.int64)
+    field.tell(train_index, data.train_labels[train_index])
+    return field
 
 
 def run(data: ImageData, finished: list[RoundResult] | None = None, **settings: Any) -> list[RoundResult]:
@@ -100,9 +103,9 @@ def test_labels_of_the_pool_are_not_seen_before_they_are_paid_for(data: ImageDat
     for result in results[1:]:
         known = np.isin(np.arange(100), [*splits.initial, *bought])
         hidden = dataclasses.replace(data, train_labels=np.where(known, data.train_labels, 1 - data.train_labels))
-        index, scores = field_of(hidden, config(), splits, bought).query(config().query)
+        index, risks = field_of(hidden, config(), splits, bought).query(config().query)
         assert tuple(index) == result.acquired_train_index
-        assert tuple(scores) == result.acquired_scores
+        assert tuple(-risks) == result.acquired_scores
         bought += result.acquired_train_index
 
 
@@ -116,20 +119,19 @@ def test_validation_images_are_no_nodes(data: ImageData) -> None:
     )
 
 
-@pytest.mark.parametrize("classifier", ["field", "cnn"])
+@pytest.mark.parametrize("learner", ["field", "bayesian", "deterministic"])
 @pytest.mark.parametrize("finished", [1, 2, 4])
-def test_a_run_is_taken_up_to_the_same_bytes(data: ImageData, classifier: str, finished: int) -> None:
-    settings: dict[str, Any] = {"classifier": classifier, "mc_dropout": classifier == "cnn"}
-    whole = run(data, **settings)
-    assert run(data, whole[:finished], **settings) == whole[finished:]
+def test_a_run_is_taken_up_to_the_same_bytes(data: ImageData, learner: str, finished: int) -> None:
+    whole = run(data, learner=learner)
+    assert run(data, whole[:finished], learner=learner) == whole[finished:]
 
 
 def test_both_classifiers_are_given_the_same_images(data: ImageData) -> None:
-    by_field, by_cnn = run(data), run(data, classifier="cnn", mc_dropout=True)
+    by_field, by_cnn = run(data), run(data, learner="bayesian")
     assert [r.acquired_train_index for r in by_field] == [r.acquired_train_index for r in by_cnn]
     assert [r.test_error for r in by_field] != [r.test_error for r in by_cnn]
     assert {r.weight_decay_tuned for r in run(data, weight_decay="tune")} == {False}
-    assert run(data, classifier="cnn", mc_dropout=True, weight_decay="tune")[0].weight_decay_tuned
+    assert run(data, learner="bayesian", weight_decay="tune")[0].weight_decay_tuned
 
 
 def test_the_length_scale_is_chosen_on_the_validation_set(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from tests.conftest import ROOT
 CONFIG = RunConfig(
     dataset="mnist",
     acquisition="bald",
-    mc_dropout=True,
+    learner="bayesian",
     repetition=0,
     seed=369,
     rounds=3,
@@ -93,7 +93,7 @@ def test_rounds_are_read_back(tmp_path: Path) -> None:
 
 
 def test_file_names(tmp_path: Path) -> None:
-    write_rounds(tmp_path, changed(mc_dropout=False), 4)
+    write_rounds(tmp_path, changed(learner="deterministic"), 4)
     write_curves(tmp_path, "bald-MC_dropout=False", 3)
     assert (tmp_path / "bald-MC_dropout=False.npy").exists()
     assert (tmp_path / "bald-MC_dropout=False-repetitions.npy").exists()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.learners import LEARNERS
 from active_learning.report import statistics
 from active_learning.report.plotting import (
     Axes,
@@ -25,8 +26,7 @@ from active_learning.report.plotting import (
 from active_learning.report.results import Arm
 from active_learning.store import write_atomically
 
-# Okabe and Ito's palette, told apart with every common colour vision; pale yellow is left out, it is lost on white.
-PALETTE = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F")
+UNKNOWN = "#D55E00"
 WIDE, NARROW = 8.0, 4.2  # inches; the narrow one fills a phone's width with its letters still legible
 STYLE: Any = {
     "svg.hashsalt": "report",
@@ -60,12 +60,8 @@ class Figure:
 
 
 def colour(acquisition: str) -> str:
-    """Return an acquisition function's colour, the same in every figure."""
-    known = list(ACQUISITION_FUNCTIONS)
-    if acquisition in known:
-        return PALETTE[known.index(acquisition) % len(PALETTE)]
-    free = PALETTE[len(known) :] or PALETTE
-    return free[sum(acquisition.encode()) % len(free)]
+    """Return an acquisition function's colour, the same in every figure; one that is not known has none of theirs."""
+    return ACQUISITION_FUNCTIONS[acquisition].colour if acquisition in ACQUISITION_FUNCTIONS else UNKNOWN
 
 
 def draw_figure(
@@ -102,7 +98,7 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
         curves_er = factor * arm.curves(metric)
         whole_er = curves_er[~np.isnan(curves_er).any(axis=1)]
         part_er = curves_er[np.isnan(curves_er).any(axis=1)]
-        style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": _line_style(arm)}
+        style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": line_style(arm.learner)}
         if arm.variant:
             style["marker"] = "o.xv"[arm.variant % 4]
         for curve_r in part_er:  # not all of its rounds are there: drawn alone, in no mean
@@ -117,10 +113,10 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
     axes.set_xlim(0, max(end, 1))
 
 
-def _line_style(arm: Arm) -> Any:
-    if arm.classifier != "cnn":
-        return (0, (1, 1))
-    return (0, (4, 2)) if arm.deterministic else "-"
+def line_style(learner: str) -> Any:
+    """Return a learner's line, the same in every figure."""
+    dashes = LEARNERS[learner].dashes if learner in LEARNERS else (3, 1, 1, 1)
+    return (0, dashes) if dashes else "-"
 
 
 def log_axis(axes: Axes) -> None:

@@ -277,11 +277,11 @@ def _pairs(summary: Summary) -> list[list[Arm]]:
     """Return each function's arms with and without MC dropout, of those that have both."""
     arms = _arms(summary)
     pairs = [[arm, *(other for other in arms if other.deterministic and _alike(arm, other))] for arm in arms]
-    return [pair for pair in pairs if not pair[0].deterministic and len(pair) > 1]
+    return [pair for pair in pairs if pair[0].learner == "bayesian" and len(pair) > 1]
 
 
 def _alike(arm: Arm, other: Arm) -> bool:
-    return (other.acquisition, other.variant, other.classifier) == (arm.acquisition, arm.variant, arm.classifier)
+    return (other.acquisition, other.variant) == (arm.acquisition, arm.variant)
 
 
 def dropout_figure(summary: Summary, pair: Sequence[Arm]) -> Figure:

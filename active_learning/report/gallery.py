@@ -109,7 +109,7 @@ def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
     if counted.max() >= len(images) or not np.array_equal(data.train_labels[images[counted]], _labels(run, shown)):
         return f"The images of {arm.label} are not those of the data set under its name."
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
-    scored = function is None or function.needs_probabilities
+    scored = function is None or bool(function.needs)
     rounds = tuple(_round(run, round_, data, images, scored) for round_ in shown)
     return GalleryArm(arm.label, run.repetition, _order(arm, [run.rows[round_] for round_ in shown]), rounds)
 
@@ -121,8 +121,9 @@ def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def _order(arm: Arm, rows: Sequence[Row]) -> str:
-    if arm.acquisition == "mbr":
-        return "In the order of its greedy choices; a score is minus the expected risk, in images, of that choice."
+    function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
+    if function is not None and function.score is None:
+        return f"In the order of choice, one after the other; a score is {function.values}, of that choice."
     if all(len(set(row["acquired_scores"])) <= 1 for row in rows):
         return "Drawn by lot: all of them had the same score, and their order means nothing."
     return "Highest score first; equals in the order of a lot."

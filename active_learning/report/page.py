@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig
+from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig, arm_flags
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
@@ -202,20 +202,14 @@ def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
         else:
             words += [f"--{key}", str(value)]
     words += ["--rounds", str(run.rounds), "--experiments", str(repetitions)]
-    acquisitions = list(dict.fromkeys(arm.acquisition for arm in arms))
-    # Minimum Bayes Risk is no function of probabilities: its arms come with those of any such function.
-    words += ["--acq_func", *([name for name in acquisitions if name != "mbr"] or ["uniform"])]
-    for arm in arms:
-        if arm.acquisition == "mbr":
-            words += ["--mbr", *(f"--{key}={value}" for key, value in _mbr_settings(arm))]
-            break
-    words += ["--determ"] if any(arm.deterministic for arm in arms) else []
+    words += arm_flags([(arm.acquisition, arm.learner) for arm in arms])
+    words += dict.fromkeys(f"--{key}={value}" for arm in arms for key, value in _own_settings(arm))
     words += ["--result_dir", "result_again"]
     return shlex.join(words)
 
 
-def _mbr_settings(arm: Arm) -> list[tuple[str, Any]]:
-    """Return what the graph of an arm of Minimum Bayes Risk was given, where it was not the default."""
+def _own_settings(arm: Arm) -> list[tuple[str, Any]]:
+    """Return what an arm's graph was given, if it has one, where it was not the default."""
     return [(key, value) for key, value in arm.runs[0].configuration.items() if key in MBR_FIELDS]
 
 
@@ -260,7 +254,7 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         runs = [run for arm in members for run in arm.runs]
         longest = max(runs, key=lambda run: run.rounds)
         shared = [(key, value) for key, value in runs[0].configuration.items() if key not in ARM_FIELDS]
-        shared += dict.fromkeys(pair for arm in members if arm.acquisition == "mbr" for pair in _mbr_settings(arm))
+        shared += dict.fromkeys(pair for arm in members for pair in _own_settings(arm))
         repetitions = 1 + max(run.repetition for run in runs)
         groups.append(
             {

@@ -199,8 +199,9 @@ def _check_configuration(configuration: Row, folder: Path) -> None:
         raise ValueError(f"classes is {classes!r}")
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes is {classes!r}, some of them twice")
-    if not isinstance(configuration.get("classifier", ""), str):
-        raise ValueError(f"classifier is {configuration['classifier']!r}")
+    for key in ("classifier", "learner"):
+        if not isinstance(configuration.get(key, ""), str):
+            raise ValueError(f"{key} is {configuration[key]!r}")
 
 
 def _check_rows(configuration: Row, rows: Sequence[Row], counts_kept_images: bool) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ARM_FIELDS, MBR_FIELDS, RunConfig
+from active_learning.learners import LEARNERS, recorded_learner
 from active_learning.report.records import METRICS, Row, Run, check_array, read_run, visible
 
 __all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Row", "Run", "read_results"]
@@ -56,23 +57,24 @@ class Arm:
         return str(self.runs[0].configuration.get("acquisition", visible(self.name.partition("-MC_dropout=")[0])))
 
     @property
-    def classifier(self) -> str:
-        """What was tested: `cnn`, or `field` for the Gaussian random field of Minimum Bayes Risk."""
-        return str(self.runs[0].configuration.get("classifier", "cnn"))
+    def learner(self) -> str:
+        """The learner's name in the registry."""
+        return recorded_learner(self.runs[0].configuration)
 
     @property
     def deterministic(self) -> bool:
         """Whether the network was used with dropout off: the arms that experiment 2 adds."""
-        return self.classifier == "cnn" and not self.runs[0].configuration.get("mc_dropout", True)
+        return self.learner == "deterministic"
 
     @property
     def label(self) -> str:
-        """What tables and figures call it: `BALD`, or `BALD, deterministic`."""
-        if self.acquisition == "mbr":
-            return ("MBR" if self.classifier == "field" else "MBR's images, CNN") + self.suffix
-        function = ACQUISITION_FUNCTIONS.get(self.acquisition)
-        label = function.label if function else self.acquisition
-        return label + (", deterministic" if self.deterministic else "") + self.suffix
+        """What tables and figures call it: `BALD`, or `BALD, deterministic`.
+
+        Where the function asks a field, it is said which model was tested: the field itself or the CNN.
+        """
+        function, kind = ACQUISITION_FUNCTIONS.get(self.acquisition), LEARNERS.get(self.learner)
+        tested = (kind.label or "CNN" * (function is not None and "field" in function.needs)) if kind else self.learner
+        return ", ".join(filter(None, [function.label if function else self.acquisition, tested])) + self.suffix
 
     @cached_property
     def acquired_r(self) -> npt.NDArray[np.int64]:
@@ -210,10 +212,15 @@ def _with_rounds(arms: Sequence[Arm]) -> tuple[Arm, ...]:
     return tuple(replace(arm, rounds=rounds[arm.variant]) for arm in arms)
 
 
-def _registry_order(name: str) -> tuple[bool, int, str]:
-    acquisition, _, dropout = name.partition("-MC_dropout=")
-    known = list(ACQUISITION_FUNCTIONS)
-    return dropout == "False", known.index(acquisition) if acquisition in known else len(known), name
+def _registry_order(name: str) -> tuple[int, int, str]:
+    acquisition, _, suffix = name.partition("-")
+    return _place(suffix, [kind.suffix for kind in LEARNERS.values()]), _place(acquisition, ACQUISITION_FUNCTIONS), name
+
+
+def _place(name: str, known: Iterable[str]) -> int:
+    """Return where a name stands among those known; all others stand behind them."""
+    known = list(known)
+    return known.index(name) if name in known else len(known)
 
 
 def _missing(result_dir: Path, arms: Sequence[Arm]) -> list[str]:

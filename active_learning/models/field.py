@@ -1,0 +1,148 @@
+"""The Gaussian random field of one run of Minimum Bayes Risk: a graph over its initial and its pool images.
+
+It stands between the run, which counts images as the training set does, and the field, which counts its own nodes.
+Validation and test images are no nodes: they are classified by the harmonic extension. The labels of the pool are not
+read before they are acquired.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from acquisition_functions import AcquisitionFunction, Evidence
+from active_learning.config import RunConfig
+from active_learning.learners import Images, Index, Timed, Weights
+from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, choose_sigma
+from load_data import ImageData, Splits
+
+FloatArray = npt.NDArray[np.float64]
+
+SIGMA_GRID = tuple(ZHU_SIGMA * 2.0**step for step in range(-2, 5))
+"""Length scales that `--mbr_sigma tune` chooses from: Zhu's, and factors of two to either side of it."""
+
+
+class RunField:
+    """The field of a run, told the labels that the run has paid for and no others.
+
+    Args:
+        config: the run.
+        data: its data set, of two classes.
+        splits: its initial, validation and pool images. Of the training labels those of the first two are read.
+        check: called between two steps; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        splits: Splits,
+        check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._check = check
+        self._train_index = np.sort(np.concatenate([splits.initial, splits.pool]))
+        images = data.train_images[self._train_index]
+        initial = self._nodes(splits.initial)
+        initial_labels = data.train_labels[splits.initial]
+        neighbours = config.mbr_neighbours or None
+        sigma = config.mbr_sigma
+        if sigma == "tune":
+            val_images, val_labels = data.train_images[splits.validation], data.train_labels[splits.validation]
+            sigma, _ = choose_sigma(
+                images, initial, initial_labels, val_images, val_labels, SIGMA_GRID, neighbours=neighbours, check=check
+            )
+        self._field = GaussianRandomField.from_images(
+            images, initial, initial_labels, sigma=sigma, neighbours=neighbours, threads=config.threads, check=check
+        )
+        self._told = len(splits.initial)
+
+    def tell(self, train_index: Index, labels: Index) -> None:
+        """Tell the field all labels so far, in order: those that it has not been told change it.
+
+        Told at once or round by round, it becomes the same, byte for byte.
+        """
+        new = slice(self._told, None)
+        for node, label in zip(self._nodes(train_index[new]), labels[new], strict=True):
+            self._check()
+            self._field.label(node, label)
+        self._told = len(labels)
+
+    def over(self, candidates: Index) -> "CandidateField":
+        """Return the field as an acquisition function sees it: over all images without a label, and no others."""
+        assert np.array_equal(np.sort(candidates), self._train_index[self._field.unlabelled])
+        return CandidateField(self, candidates)
+
+    def query(self, count: int) -> tuple[Index, FloatArray]:
+        """Return the train_index (K,) of a greedy batch, and the expected risk (K,) each was chosen for."""
+        self._check()
+        nodes, risks = self._field.query_with_risks(count)
+        return self._train_index[nodes], risks
+
+    def probabilities(self, images: Images) -> FloatArray:
+        """Return the probabilities (N, 2) of both classes for images outside the graph."""
+        self._check()
+        probs_n = self._field.predict_probabilities(images)
+        return np.column_stack([1 - probs_n, probs_n])
+
+    def _nodes(self, train_index: Index) -> Index:
+        return np.searchsorted(self._train_index, train_index)
+
+
+class CandidateField:
+    """A run's field over candidates; see `acquisition_functions.RiskField`."""
+
+    def __init__(self, field: RunField, candidates: Index) -> None:
+        self._field, self._candidates = field, candidates
+
+    def least_expected_risk(self, count: int) -> tuple[Index, FloatArray]:
+        """Return positions among the candidates (K,), and the expected risk (K,) that each was chosen for."""
+        train_index, risks_k = self._field.query(count)
+        order = np.argsort(self._candidates)
+        return order[np.searchsorted(self._candidates, train_index, sorter=order)], risks_k
+
+
+class FieldLearner:
+    """The field as a learner: it classifies by itself, and has no weights; see `Learner`."""
+
+    weight_decay, weight_decay_tuned = 0.0, False
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        splits: Splits,
+        _function: AcquisitionFunction,
+        *,
+        timed: Timed,
+        check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._timed = timed
+        with timed("score"):
+            self._field = RunField(config, data, splits, check, note)
+
+    def fit(self, train_index: Index, labels: Index, **_: Any) -> Self:
+        """Tell the field the labels."""
+        with self._timed("score"):
+            self._field.tell(train_index, labels)
+        return self
+
+    def probabilities(self, images: Images, **_: Any) -> FloatArray:
+        """Return the probabilities (N, 2) of the harmonic extension."""
+        return self._field.probabilities(images)
+
+    def evidence(self, candidates: Index, _function: AcquisitionFunction, **_: Any) -> Evidence:
+        """Return the field over the candidates."""
+        return Evidence(count=len(candidates), field=self._field.over(candidates))
+
+    def resume(self, weight_decay: float, tuned_at: int) -> None:
+        """Do nothing."""
+
+    def take(self, weights: Weights) -> None:
+        """Do nothing."""
+
+    def weights(self) -> Weights:
+        """Return nothing."""
+        return {}

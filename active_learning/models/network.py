@@ -1,0 +1,219 @@
+"""A network as a learner: fits with a weight decay, MC dropout or one deterministic pass, evidence for acquisition.
+
+Knows the skorch classifier and nothing of its kernels.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from acquisition_functions import AcquisitionFunction, Evidence
+from active_learning.augmentation import augmentation
+from active_learning.config import RunConfig
+from active_learning.learners import Images, Index, Timed, Weights
+from active_learning.metrics import negative_log_likelihood
+from active_learning.models.field import RunField
+from active_learning.streams import Purpose, stream_seed
+from cnn_model import BayesianCNNClassifier, NonFiniteLossError
+from load_data import ImageData, Splits
+
+WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
+"""The constants c that `--weight_decay tune` chooses from: none, the authors' 3.5, and one step to either side."""
+
+
+def weight_decays_to_try(last: float | None) -> tuple[float, ...]:
+    """Return the constants of a choice: at first all, later the last one and its neighbours in the grid.
+
+    >>> weight_decays_to_try(None), weight_decays_to_try(10.0)
+    ((0.0, 1.0, 3.5, 10.0), (3.5, 10.0))
+    """
+    if last is None:
+        return WEIGHT_DECAY_GRID
+    place = WEIGHT_DECAY_GRID.index(last)
+    return WEIGHT_DECAY_GRID[max(0, place - 1) : place + 2]
+
+
+def bayesian(*arguments: Any, **others: Any) -> "NetworkLearner":
+    """Return the network with MC dropout: its passes are posterior samples, their mean classifies."""
+    return NetworkLearner(*arguments, **others, dropout=True)
+
+
+def deterministic(*arguments: Any, **others: Any) -> "NetworkLearner":
+    """Return the network that is trained with dropout and then used without, in one pass."""
+    return NetworkLearner(*arguments, **others, dropout=False)
+
+
+class NetworkLearner:
+    """A network of one run; see `Learner`.
+
+    Args:
+        config: the run.
+        data: its data set.
+        splits: its initial, validation and pool images. Of the training labels only those of the first two are read.
+        function: the run's acquisition function; one that needs a field gets that of the same images.
+        dropout: whether dropout stays on when the network is used.
+        timed: times a phase.
+        check: called before each training step and inference block; what it raises ends the run.
+        note: told in a sentence of a lack of memory.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: ImageData,
+        splits: Splits,
+        function: AcquisitionFunction,
+        *,
+        dropout: bool,
+        timed: Timed,
+        check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.weight_decay, self.weight_decay_tuned = 0.0, False
+        self._tuned_at = 0
+        self._config, self._dropout, self._timed = config, dropout, timed
+        self._train_images, self._class_count = data.train_images, data.class_count
+        self._validation = data.train_images[splits.validation], data.train_labels[splits.validation]
+        self._network = make_network(config, data, check, note)
+        self._network.validation = self._validation
+        self._field: RunField | None = None
+        if "field" in function.needs:
+            with timed("score"):
+                self._field = RunField(config, data, splits, check, note)
+
+    def fit(self, train_index: Index, labels: Index, *, round_: int) -> Self:
+        """Fit the labelled images, with a weight decay that is chosen anew where their number has doubled.
+
+        Raises:
+            NonFiniteLossError: when the loss becomes NaN or infinite.
+        """
+        images = self._train_images[train_index]
+        if self._field is not None:
+            with self._timed("score"):
+                self._field.tell(train_index, labels)
+        if self._config.weight_decay != "tune":
+            self.weight_decay = self._config.weight_decay
+        else:
+            self.weight_decay_tuned = len(labels) >= 2 * self._tuned_at
+            if self.weight_decay_tuned:
+                with self._timed("tune"):
+                    self._tune(images, labels, round_)
+                self._tuned_at = len(labels)
+        with self._timed("fit"):
+            self._fit(images, labels, self.weight_decay, round_)
+        if self._config.warm_start:  # the next fit begins where this one ended, with a new optimiser
+            self._network.module__initial_weights = self._network.weights()
+        return self
+
+    def _fit(self, images: Images, labels: Index, weight_decay: float, round_: int) -> None:
+        fit_seed = self._seed(round_, Purpose.FIT)
+        self._network.set_params(fit_seed=fit_seed, weight_decay=weight_decay).fit(images, labels)
+
+    def _tune(self, images: Images, labels: Index, round_: int) -> None:
+        """Take the constant whose fit has the lowest negative log likelihood on the validation set, and that fit."""
+        val_images, val_labels = self._validation
+        lowest = math.inf
+        for weight_decay in weight_decays_to_try(self.weight_decay if self._tuned_at else None):
+            self._fit(images, labels, weight_decay, round_)
+            probs_nc = self.probabilities(val_images, round_=round_, purpose=Purpose.VALIDATION_PASSES)
+            loss = negative_log_likelihood(probs_nc, val_labels)
+            if loss < lowest:
+                lowest, self.weight_decay, trained = loss, weight_decay, self._network.weights()
+        if lowest == math.inf:
+            raise NonFiniteLossError("the validation loss is not a number after any fit that was to tune weight decay")
+        self._network.trained = trained  # the round's own fit would come to the same
+
+    def probabilities(self, images: Images, *, round_: int, purpose: Purpose) -> npt.NDArray[np.float64]:
+        """Return the mean over the passes (N, C)."""
+        probs_nc = np.empty((len(images), self._class_count))
+        blocks = self._blocks(images, None, self._seed(round_, purpose))
+        return _filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks))
+
+    def evidence(self, candidates: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
+        """Return scores block by block where the function has a score, else what it needs."""
+        count = len(candidates)
+        if not function.needs:
+            return Evidence(count=count, scores_n=np.zeros(count))
+        field = None if self._field is None else self._field.over(candidates)
+        if "probabilities" not in function.needs:
+            return Evidence(count=count, field=field)
+        score = function.score if self._dropout else function.deterministic_score
+        blocks = self._scoring_blocks(candidates, self._seed(round_, Purpose.SCORING_PASSES))
+        if score is not None:
+            return Evidence(count=count, field=field, scores_n=_filled(np.empty(count), map(score, blocks)))
+        return Evidence(count=count, field=field, probs_tnc=torch.cat(list(blocks), dim=1).cpu().numpy())
+
+    def resume(self, weight_decay: float, tuned_at: int) -> None:
+        """Know what the last finished round came to."""
+        self.weight_decay, self._tuned_at = weight_decay, tuned_at
+
+    def take(self, weights: Weights) -> None:
+        """Take weights in place of a fit; the next one begins with them."""
+        self._network.set_params(module__initial_weights=weights).initialize()
+
+    def weights(self) -> Weights:
+        """Return a copy of the fitted weights by name."""
+        return self._network.weights()
+
+    def _scoring_blocks(self, candidates: Index, seed: int) -> Iterator[torch.Tensor]:
+        if self._dropout and self._config.masks == "image":
+            passes = self._config.dropout_iter
+            return self._network.mc_dropout_blocks_of_own_masks(
+                self._train_images, candidates, passes=passes, seed=seed
+            )
+        return self._blocks(self._train_images, candidates, seed)
+
+    def _blocks(self, images: Images, rows: Index | None, seed: int) -> Iterator[torch.Tensor]:
+        """Yield class probabilities (T, B, C)."""
+        if not self._dropout:
+            return self._network.deterministic_blocks(images, rows)
+        return self._network.mc_dropout_blocks(images, rows, passes=self._config.dropout_iter, seed=seed)
+
+    def _seed(self, round_: int, purpose: Purpose) -> int:
+        return stream_seed(self._config.seed, self._config.repetition, round_, purpose)
+
+
+def make_network(
+    config: RunConfig,
+    data: ImageData,
+    check: Callable[[], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> BayesianCNNClassifier:
+    """Return the skorch classifier of a run, not fitted yet."""
+    return BayesianCNNClassifier(
+        module__image_shape=data.train_images.shape[1:],
+        module__class_count=data.class_count,
+        module__pixel_mean=data.pixel_mean,
+        module__pixel_std=data.pixel_std,
+        classes=list(range(data.class_count)),
+        module__initialisation=config.initialisation,
+        iterator_train__augment=augmentation(config.augment, config.augment_strength),
+        max_epochs=config.epochs,
+        min_steps=config.min_steps,
+        lr_schedule=config.lr_schedule,
+        stopping=config.stopping,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        device=config.device,
+        weight_decay=0.0,
+        precision=config.precision,
+        check=check,
+        note=note,
+    )
+
+
+def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.float64]:
+    """Put blocks one after the other into an array made before them.
+
+    Blocks kept one by one would lie between the inference's large ones and cost a megabyte of unusable memory each.
+    """
+    start = 0
+    for block in blocks:
+        array_n[start : start + len(block)] = block.cpu().numpy()
+        start += len(block)
+    assert start == len(array_n), (start, array_n.shape)
+    return array_n
