@@ -52,6 +52,10 @@ FLAGS = (
 ).split()
 ONE = ("--acq_func", "bald", "--experiments", "1", "--jobs", "1")
 WARM = (*ONE, "--warm_start")
+AUGMENTED = (
+    *(*ONE, "--augment", "elastic", "--min_steps", "20", "--lr_schedule", "cosine", "--stopping", "validation"),
+    *("--initialisation", "torch", "--masks", "image", "--weight_decay", "tune"),
+)
 FOUR = ("--acq_func", "bald", "uniform", "--experiments", "2")
 LONG = (*FOUR, "--epochs", "20")
 
@@ -255,6 +259,20 @@ def kill_anywhere(folder: Path, number: int) -> None:
         program.kill(signal.SIGKILL)
         program.wait()
     expect_same(folder, *flags)
+
+
+def kill_while_augmented(folder: Path, number: int) -> None:
+    """Kill a run of distorted images in the middle of one of its rounds."""
+    seconds = undisturbed(*AUGMENTED)[1]
+    program = Program(folder, *AUGMENTED)
+    enough = random.randint(1, ROUNDS - 1)
+    while program.runs() and _rounds(folder) < enough:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, seconds / (2 * ROUNDS)))
+    program.kill(signal.SIGKILL)
+    expect(program.wait() == 128 + signal.SIGKILL, f"ended too early: {program.text()}")
+    expect(enough <= _rounds(folder) <= ROUNDS, f"{_rounds(folder)} rounds on disk")
+    expect_same(folder, *AUGMENTED)
 
 
 STEPS = ("open", "write", "flush", "close", "fsync", "replace", "rename", "unlink", "remove", "mkdir", "flock")
@@ -646,6 +664,7 @@ def hostile(folder: Path, number: int) -> None:
 
 FAULTS = (
     Fault("kill -9 at a random moment", "final files byte-identical", lambda: 200, kill_anywhere),
+    Fault("kill -9 in an augmented run", "final files byte-identical", lambda: 20, kill_while_augmented),
     Fault(
         "kill before and after each write", "no unreadable folder", lambda: sum(step_counts()), kill_at_step, cases=True
     ),
