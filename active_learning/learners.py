@@ -104,7 +104,7 @@ LEARNERS: dict[str, LearnerKind] = {
             recorded={"mc_dropout": False},
         ),
         LearnerKind(
-            name="field", gives=frozenset({"field"}), suffix="field", label="field", dashes=(1, 1),
+            name="field", gives=frozenset({"field"}), suffix="field", label="", dashes=(1, 1),
             made_by="active_learning.models.field:FieldLearner", recorded={"mc_dropout": False, "classifier": "field"},
         ),
     )

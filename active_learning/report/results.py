@@ -70,11 +70,13 @@ class Arm:
     def label(self) -> str:
         """What tables and figures call it: `BALD`, or `BALD, deterministic`.
 
-        Where the function asks a field, it is said which model was tested: the field itself or the CNN.
+        A network that is trained on the images of a field, which classifies too, is said to be one.
         """
         function, kind = ACQUISITION_FUNCTIONS.get(self.acquisition), LEARNERS.get(self.learner)
-        tested = (kind.label or "CNN" * (function is not None and "field" in function.needs)) if kind else self.learner
-        return ", ".join(filter(None, [function.label if function else self.acquisition, tested])) + self.suffix
+        label = function.label if function else self.acquisition
+        if function and kind and "field" in function.needs and "probabilities" in kind.gives:
+            label = f"{label}'s images, CNN"
+        return ", ".join(filter(None, [label, kind.label if kind else self.learner])) + self.suffix
 
     @cached_property
     def acquired_r(self) -> npt.NDArray[np.int64]:
