@@ -17,7 +17,7 @@ from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.numbering import Numbering
 from active_learning.store import Row, RunFolder, Weights, provenance
-from cnn_model import Device, Precision, choose_device, choose_precision
+from cnn_model import Device, NonFiniteLossError, Precision, choose_device, choose_precision
 from load_data import ImageData, load_data, select_classes
 
 Check = Callable[[], None]
@@ -125,8 +125,9 @@ def session(run: RunConfig) -> Row:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's message on one line, or its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 
 
 def _round_result(row: Row) -> RoundResult:

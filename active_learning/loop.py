@@ -87,8 +87,10 @@ def active_learning_rounds(
 
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite.
+        FloatingPointError: when the fitted model's probabilities are not finite.
+        LengthScaleError: when the graph of Minimum Bayes Risk says nothing of most images.
     """
-    run = _Run(config, data, finished, _estimator(config, data, check, note), check or (lambda: None))
+    run = _Run(config, data, finished, _estimator(config, data, check, note), check or (lambda: None), note)
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -109,6 +111,7 @@ class _Run:
         finished: Sequence[RoundResult],
         estimator: BayesianCNNClassifier,
         check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self.config, self.data = config, data
         self.splits = split_training_set(
@@ -132,7 +135,7 @@ class _Run:
         self.field: RunField | None = None
         if config.acquisition == "mbr":
             with self._timed("score"):
-                self.field = RunField(config, data, self.splits, acquired, check)
+                self.field = RunField(config, data, self.splits, acquired, check, note)
 
     def begin(self, round_: int, weights: Weights | None = None) -> None:
         """Fit the labelled images as round `round_` does, or take the weights that it ended with."""
@@ -223,7 +226,7 @@ class _Run:
             return np.zeros(len(candidates))
         score = function.score if self.config.mc_dropout else function.deterministic_score
         blocks = self._probability_blocks(images, candidates, round_, Purpose.SCORING_PASSES)
-        return _filled(np.empty(len(candidates)), (score(probs_tbc) for probs_tbc in blocks))
+        return _finite(_filled(np.empty(len(candidates)), (score(probs_tbc) for probs_tbc in blocks)))
 
     def _probability_blocks(
         self, images: Images, train_index: Index | None, round_: int, purpose: Purpose
@@ -243,7 +246,7 @@ class _Run:
         """Return the predictive probabilities (N, C): the mean over the passes."""
         blocks = self._probability_blocks(images, train_index, round_, purpose)
         probs_nc = np.empty((len(images if train_index is None else train_index), self.data.class_count))
-        return _filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks))
+        return _finite(_filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks)))
 
     def _validation_metric(self, metric: Callable[..., float], round_: int) -> float:
         train_index = self.splits.validation
@@ -299,6 +302,13 @@ def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) ->
         start += len(block)
     assert start == len(array_n), (start, array_n.shape)
     return array_n
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return values that are finite; of others every metric would make a number, and argmax a class."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError("the model's probabilities are not finite")
+    return values
 
 
 def _estimator(

@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from active_learning.config import RunConfig
-from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, choose_sigma
+from active_learning.config import ConfigError, RunConfig
+from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
 from load_data import ImageData, Splits
 
 Index = npt.NDArray[np.int64]
@@ -32,28 +32,52 @@ class RunField:
         acquired: train_index of the images acquired so far, in order: the field becomes the same as if it had been told
             of them round by round, byte for byte.
         check: called between two steps; what it raises ends the run.
+        note: told in a sentence of images that no label can reach.
+
+    Raises:
+        LengthScaleError: when the graph says nothing of most images.
     """
 
     def __init__(
-        self, config: RunConfig, data: ImageData, splits: Splits, acquired: Index, check: Callable[[], None]
+        self,
+        config: RunConfig,
+        data: ImageData,
+        splits: Splits,
+        acquired: Index,
+        check: Callable[[], None],
+        note: Callable[[str], None] | None = None,
     ) -> None:
         self._check = check
         self._train_labels = data.train_labels
         self._train_index = np.sort(np.concatenate([splits.initial, splits.pool]))
         images = data.train_images[self._train_index]
+        try:
+            self._field = self._made(config, data, splits, images)
+        except LengthScaleError as error:
+            raise LengthScaleError(f"{error} ({_ADVICE})") from error
+        unlabelled = len(self._train_index) - len(splits.initial)
+        told = f"{self._field.unreached} of {unlabelled} unlabelled images have no path to a label in the graph"
+        if 2 * self._field.unreached > unlabelled:
+            raise LengthScaleError(f"{told}, and the field knows nothing of them ({_ADVICE})")
+        if self._field.unreached and note is not None:
+            note(f"{told}: their probability is 0.5 until one of their part of the graph is labelled ({_ADVICE})")
+        self.label(acquired)
+
+    def _made(
+        self, config: RunConfig, data: ImageData, splits: Splits, images: npt.NDArray[np.uint8]
+    ) -> GaussianRandomField:
         initial = self._nodes(splits.initial)
         initial_labels = data.train_labels[splits.initial]
         neighbours = config.mbr_neighbours or None
-        sigma = config.mbr_sigma
+        sigma, check = config.mbr_sigma, self._check
         if sigma == "tune":
             val_images, val_labels = data.train_images[splits.validation], data.train_labels[splits.validation]
             sigma, _ = choose_sigma(
                 images, initial, initial_labels, val_images, val_labels, SIGMA_GRID, neighbours=neighbours, check=check
             )
-        self._field = GaussianRandomField.from_images(
+        return GaussianRandomField.from_images(
             images, initial, initial_labels, sigma=sigma, neighbours=neighbours, threads=config.threads, check=check
         )
-        self.label(acquired)
 
     def query(self, count: int) -> tuple[Index, FloatArray]:
         """Return the train_index (K,) of a greedy batch, and minus the expected risk (K,) each was chosen for."""
@@ -75,6 +99,35 @@ class RunField:
 
     def _nodes(self, train_index: Index) -> Index:
         return np.searchsorted(self._train_index, train_index)
+
+
+def check_length_scale(sigma: float, images: npt.NDArray[np.uint8]) -> None:
+    """Refuse, before any run, a sigma so small that most images have no neighbour whose weight is above 0.
+
+    Args:
+        sigma: of `--mbr_sigma`.
+        images: all images that a graph can have; some of them are looked at.
+
+    Raises:
+        ConfigError: saying which to try.
+    """
+    images_nd = images.reshape(len(images), -1).astype(np.float64)
+    square_n = np.einsum("nd,nd->n", images_nd, images_nd)
+    few_k = np.arange(0, len(images_nd), max(1, len(images_nd) // LOOKED_AT))
+    square_kn = square_n[few_k, None] + square_n - 2 * images_nd[few_k] @ images_nd.T
+    square_kn[np.arange(len(few_k)), few_k] = np.inf
+    nearest = float(np.median(np.sqrt(square_kn.min(axis=1).clip(0))))
+    if np.exp(-((nearest / sigma) ** 2)) == 0:
+        raise ConfigError(
+            f"--mbr_sigma {sigma:g} is too small for these images, which are {nearest:.4g} from their nearest (median, "
+            f"pixels of 0 to 255): most weights would be 0; try {max(ZHU_SIGMA, nearest / 5):.4g}, or tune."
+        )
+
+
+LOOKED_AT = 200
+"""Images whose nearest is looked for before a run."""
+
+_ADVICE = "try a larger --mbr_sigma or more --mbr_neighbours"
 
 
 class FieldClassifier:

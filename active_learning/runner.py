@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import joblib
+import numpy as np
 from tqdm import tqdm
 
 from active_learning.config import ExperimentConfig, RunConfig
@@ -111,11 +112,15 @@ def _outcomes(
 
 
 def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
-    """Load the data once and here, so that its download and its errors come before any run; go on with old records."""
+    """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
     from active_learning.execution import load_cached
     from active_learning.numbering import renumber
+    from active_learning.run_field import check_length_scale
 
     data = load_cached(config.dataset, config.data_dir, check)
+    if config.mbr and isinstance(config.mbr_sigma, float):
+        kept = np.isin(data.train_labels, config.classes or range(data.class_count))
+        check_length_scale(config.mbr_sigma, data.train_images[kept])
     for run in runs:
         if run.classes:
             renumber(RunFolder(config.result_dir, run), data.train_labels)
