@@ -113,11 +113,13 @@ def _outcomes(
 
 def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
     """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
-    from active_learning.execution import load_cached
+    from active_learning.execution import check_memory, load_cached
     from active_learning.numbering import renumber
     from active_learning.run_field import check_length_scale
 
     data = load_cached(config.dataset, config.data_dir, check)
+    if config.scheduler is None:  # the memory of other machines only they know
+        check_memory(config, runs, data, job_count(config, len(runs)))
     if config.mbr and isinstance(config.mbr_sigma, float):
         kept = np.isin(data.train_labels, config.classes or range(data.class_count))
         check_length_scale(config.mbr_sigma, data.train_images[kept])
