@@ -10,11 +10,13 @@ Dimensions: T passes, N images, B images of a block, C classes, F features (befo
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -65,6 +67,10 @@ Device = Literal["cpu", "cuda", "mps"]
 Weights = dict[str, npt.NDArray[np.float32]]
 Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+USED_OF_MEMORY = 0.5
+"""What the passes of all runs may take of the memory that there is; blocks of images may take a quarter of the rest."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -122,6 +128,65 @@ def computed_by_kernels(device_type: str, precision: Precision) -> bool:
     return not (capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
+def feature_count(image_shape: tuple[int, ...]) -> int:
+    """Return F for images (channels, height, width)."""
+    return FILTERS * math.prod((side - 2 * (KERNEL - 1)) // POOLING for side in image_shape[1:])
+
+
+def bytes_a_pass(image_shape: tuple[int, ...], precision: Precision = "float32") -> int:
+    """Return about how much memory a pass of MC dropout takes on a CPU: the weights that it picks, and its masks."""
+    features = feature_count(image_shape)
+    weights = FEATURE_DROPOUT * (1 - HIDDEN_DROPOUT) * HIDDEN_UNITS * (4 if precision == "float32" else 2)
+    return int(features * (weights + 2 + FEATURE_DROPOUT * 16))
+
+
+def bytes_an_image(class_count: int, passes: int) -> int:
+    """Return about how much memory an image of a block takes: its logits, probabilities, and what is made of them."""
+    return passes * (4 * (class_count + -class_count % 16) + 16 * class_count)
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still have without swapping, or None where the system does not say.
+
+    The least of what the machine, its control group (a container's) and the process's own limits leave.
+    """
+    left = [_free_memory(), *map(_left_in_group, _GROUPS), _left_of_limit()]
+    return min((size for size in left if size is not None), default=None)
+
+
+def _free_memory() -> int | None:
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with suppress(OSError, ValueError, AttributeError):  # no such name on macOS, no such function on Windows
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def _left_in_group(files: tuple[str, str]) -> int | None:
+    with suppress(OSError, ValueError):  # "max" is no limit
+        most, used = (int(Path(file).read_text("ascii")) for file in files)
+        return max(0, most - used)
+    return None
+
+
+def _left_of_limit() -> int | None:
+    with suppress(ImportError, OSError, ValueError, IndexError):  # Windows has no such limits, macOS no /proc
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if most != resource.RLIM_INFINITY:
+            used = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+            return max(0, most - used)
+    return None
+
+
 class BayesianCNN(nn.Module):
     """The network of Gal, Islam and Ghahramani (2017), section 5.
 
@@ -152,14 +217,13 @@ class BayesianCNN(nn.Module):
         threads: int = 1,
     ) -> None:
         super().__init__()
-        channels, height, width = image_shape
+        channels = image_shape[0]
         self.scale = 1 / (255 * pixel_std)
         self.shift = -pixel_mean / pixel_std
-        feature_count = FILTERS * math.prod((side - 2 * (KERNEL - 1)) // POOLING for side in (height, width))
         # Without torch's own initialisation, which would draw from the global generator.
         self.conv1 = skip_init(nn.Conv2d, channels, FILTERS, KERNEL)
         self.conv2 = skip_init(nn.Conv2d, FILTERS, FILTERS, KERNEL)
-        self.hidden = skip_init(nn.Linear, feature_count, HIDDEN_UNITS)
+        self.hidden = skip_init(nn.Linear, feature_count(image_shape), HIDDEN_UNITS)
         self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
         self.seed = seed
         self.threads = threads
@@ -451,12 +515,14 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             rows: take these rows of `images` only, in this order.
             passes: T.
             seed: seed of the masks.
-            block_size: B at most; memory grows with it, with T and with torch's threads, not with N.
+            block_size: B at most; memory grows with it, with T and with torch's threads, not with N. On a CPU blocks
+                are smaller where T passes of so many images would not fit.
         """
         generator = torch.Generator().manual_seed(seed)
         module: BayesianCNN = self.module_
         feature_masks_tf = torch.rand(passes, module.hidden.in_features, generator=generator) >= FEATURE_DROPOUT
         hidden_masks_th = torch.rand(passes, module.hidden.out_features, generator=generator) >= HIDDEN_DROPOUT
+        block_size = self._fitting(block_size, passes)
         yield from self._blocks(images, rows, feature_masks_tf, hidden_masks_th, block_size)
 
     def mc_dropout_blocks_of_own_masks(
@@ -479,6 +545,19 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 logits_tbc = torch.stack([module.head(features) for _ in range(passes)])
             module.eval()
             yield logits_tbc.float().softmax(-1)
+
+    def _fitting(self, block_size: int, passes: int) -> int:
+        """Return how many images a block may have for its passes to fit the memory that there is."""
+        available = available_memory() if self._device_type == "cpu" else None
+        if available is None:
+            return block_size
+        at_once = 1 + torch.get_num_threads()
+        an_image = bytes_an_image(self.module_.output.out_features, passes)
+        passes_bytes = passes * bytes_a_pass(self.module__image_shape, self.precision)
+        fitting = max(1, min(block_size, (available - passes_bytes) // 4 // at_once // an_image))
+        if fitting < block_size and self.note is not None:
+            self.note(f"little memory for {passes} passes: inference goes on with blocks of {fitting} images")
+        return fitting
 
     def deterministic_blocks(
         self,

@@ -53,7 +53,8 @@ def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
     if reason:
         fail(1, f"{reason}; python -m active_learning.report {config.result_dir} tries again.")
     for run, reason in outcome.failures.items():
-        fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}; the same command tries it again.")
+        again = "" if "(try " in reason else "; the same command tries it again"  # in vain where a setting is to blame
+        fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}{again}.")
     return 1 if outcome.failures or reason else 0
 
 

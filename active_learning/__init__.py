@@ -4,7 +4,9 @@ Reading order:
     config        what a user may set, and what decides the numbers of one run; flags: the command line made from it
     streams       the random streams, by (seed, repetition, round, purpose)
     loop          one run: fit, test, score, select, label; metrics: error, likelihood, calibration
-    mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3; run_field: in a run
+    learners      what a run trains, tests and asks, as a protocol and a registry
+    models        the learners: network (the CNN), field (Minimum Bayes Risk in a run)
+    mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
     kernels       the network on a CPU: convolutions, gradients, MC dropout; cnn_model imports it
     store         everything on disk
     experiments   which runs an experiment asks for; presets/: the four experiments as files of flags

@@ -244,6 +244,11 @@ class ExperimentConfig:
     def _check_mbr(self, spec: DatasetSpec) -> None:
         if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
             raise ConfigError(f"--mbr_sigma {self.mbr_sigma} is not allowed: it takes a number above 0, or tune.")
+        if isinstance(self.mbr_sigma, float | int) and not 1e-3 <= self.mbr_sigma <= 1e6:
+            raise ConfigError(
+                f"--mbr_sigma {self.mbr_sigma} is not allowed: for pixels of 0 to 255 it takes a number from 0.001 to "
+                "1000000, such as 380, or tune."
+            )
         if not any("field" in ACQUISITION_FUNCTIONS[acquisition].needs for acquisition, _ in self.arms):
             defaults = {entry.name: entry.default for entry in fields(self)}
             for name in MBR_FIELDS:

@@ -10,14 +10,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.numbering import Numbering
 from active_learning.store import Row, RunFolder, Weights, provenance
-from cnn_model import Device, Precision, choose_device, choose_precision
+from cnn_model import (
+    USED_OF_MEMORY,
+    Device,
+    NonFiniteLossError,
+    Precision,
+    available_memory,
+    bytes_a_pass,
+    bytes_an_image,
+    choose_device,
+    choose_precision,
+)
 from load_data import ImageData, load_data, select_classes
 
 Check = Callable[[], None]
@@ -37,6 +49,33 @@ def choose_hardware(config: ExperimentConfig) -> tuple[Precision, Device]:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return choose_precision(config.precision, device), device
+
+
+def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, side_by_side: int) -> None:
+    """Refuse runs on this machine whose passes, or whose graph, cannot fit into the memory that there is.
+
+    Raises:
+        ConfigError: saying how many passes would fit, or how many runs.
+    """
+    available = available_memory()
+    if available is None or all(run.device != "cpu" for run in runs):
+        return
+    share = int(USED_OF_MEMORY * available) // side_by_side
+    fewer = f", or fewer --jobs than {side_by_side}" if side_by_side > 1 else ""
+    each = f"{'each of ' * (side_by_side > 1)}{side_by_side} run{'s' * (side_by_side > 1)}"
+    a_pass = bytes_a_pass(data.train_images.shape[1:], runs[0].precision)
+    a_pass += bytes_an_image(data.class_count, passes=1)
+    if any(run.learner == "bayesian" for run in runs) and a_pass * config.dropout_iter > share:
+        raise ConfigError(
+            f"--dropout_iter {config.dropout_iter} takes {a_pass * config.dropout_iter / 1e9:,.1f} GB, and {each} can "
+            f"have {share / 1e9:,.1f} GB: give at most {share // a_pass}{fewer}."
+        )
+    nodes = int(np.isin(data.train_labels, config.classes or range(data.class_count)).sum()) - config.val_size
+    if any("field" in ACQUISITION_FUNCTIONS[run.acquisition].needs for run in runs) and 8 * nodes**2 > share:
+        raise ConfigError(
+            f"--mbr takes {8 * nodes**2 / 1e9:,.1f} GB for its graph of {nodes} images, and {each} can have "
+            f"{share / 1e9:,.1f} GB: leave it out{fewer}, or give a larger --val_size."
+        )
 
 
 def execute_in_folder(
@@ -125,8 +164,9 @@ def session(run: RunConfig) -> Row:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's message on one line, or its kind if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 
 
 def _round_result(row: Row) -> RoundResult:

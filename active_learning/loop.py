@@ -81,6 +81,8 @@ def active_learning_rounds(
 
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite, or that of every fit on the validation set is.
+        FloatingPointError: when the fitted model's probabilities are not finite.
+        LengthScaleError: when the graph of Minimum Bayes Risk says nothing of most images.
     """
     run = _Run(config, data, finished, check or (lambda: None), note)
     if not finished:

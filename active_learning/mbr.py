@@ -48,11 +48,16 @@ ZHU_NEIGHBOURS = 10
 _PANEL = 128  # columns factorised at once: wide enough for matrix products, small enough for the cache
 _BLOCK = 50_000  # entries of G scored at once: two float64 arrays of it stay in the second-level cache
 _ROWS = 512  # rows of distances computed at once
+_SMALLEST = np.finfo(np.float64).tiny  # a square below it has lost digits, or is 0
 _LOST_DIGITS = 1e8  # a variance shrunk by more than this since the last factorisation has under 8 digits left
 
 
 def _never() -> None:
     """Be the check of work that nobody wants to end early."""
+
+
+class LengthScaleError(ValueError):
+    """A sigma with which the graph says nothing of these images; the message says which to try."""
 
 
 class GaussianRandomField:
@@ -122,6 +127,7 @@ class GaussianRandomField:
             check: called some times a second while the graph is factorised; what it raises ends the work.
 
         Raises:
+            LengthScaleError: a sigma that links no two images.
             ValueError: a sigma, number of neighbours, index or label out of range.
         """
         images_nd = _flat(images)
@@ -159,6 +165,11 @@ class GaussianRandomField:
     def unlabelled(self) -> IndexArray:
         """The train_index of every image without a label, ascending."""
         return np.flatnonzero(~self._is_labelled_n)
+
+    @property
+    def unreached(self) -> int:
+        """How many unlabelled images have no path to a label: f is 0.5 there, until one of their component is told."""
+        return int((self._free_n >= 0).sum())
 
     def risk(self) -> float:
         """Estimated risk of classifying by f > 0.5: sum_i min(f_i, 1 - f_i), in images (workshop paper, section 3)."""
@@ -277,7 +288,7 @@ class GaussianRandomField:
         grounded_n = self._is_labelled_n | (self._free_n == np.arange(len(weights_nn)))
         weights_nn[grounded_n, grounded_n] = 0
         if not np.isfinite(weights_nn.diagonal()).all():
-            raise ValueError("some weights are too small to be inverted: scale them up, or take a larger sigma")
+            raise LengthScaleError("some weights are too small to be inverted: scale them up, or take a larger sigma")
         self._covariance_nn = weights_nn
         self._digits_n = weights_nn.diagonal().copy()
         self._probs_n = _with_labels(weights_nn @ pull_n, self._free_n, labelled_l, self._probs_n)
@@ -334,10 +345,22 @@ def rbf_weights(images: ArrayLike, *, sigma: float = ZHU_SIGMA, neighbours: int 
         (N, N) float64, symmetric, in [0, 1], zero on the diagonal; duplicates have weight 1.
 
     Raises:
+        LengthScaleError: every weight would be 0.
         ValueError: sigma is not positive, or there are not that many neighbours.
     """
     images_nd = _flat(images)
     _check_graph(len(images_nd) - 1, sigma, neighbours)
+    weights_nn = _weights(images_nd, sigma, neighbours)
+    if len(images_nd) > 1 and not weights_nn.any():
+        nearest = np.median(NearestNeighbors(n_neighbors=1).fit(images_nd).kneighbors()[0])
+        raise LengthScaleError(
+            f"sigma {sigma:g} is too small: every weight of the graph is 0, since the images are {nearest:.4g} from "
+            f"their nearest (median); take a sigma of about that"
+        )
+    return weights_nn
+
+
+def _weights(images_nd: FloatArray, sigma: float, neighbours: int | None) -> FloatArray:
     if neighbours is None:
         weights_nn = images_nd @ images_nd.T
         square_n = weights_nn.diagonal().copy()
@@ -420,20 +443,29 @@ def choose_sigma(
     `check` is called as by `GaussianRandomField.from_images`.
 
     Returns:
-        The sigma, and (S, 2) validation error (fraction) and Brier score of each sigma.
+        The sigma, and (S, 2) validation error (fraction) and Brier score of each sigma; infinite for one that
+        cannot be taken.
 
     Raises:
+        LengthScaleError: no sigma of the grid says anything of these images.
         ValueError: the grid is empty.
     """
     if not sigmas:
         raise ValueError("sigmas is empty: give at least one sigma to choose from")
     images_nd, val_md, labels_m = _flat(images), _flat(val_images), np.asarray(val_labels)
-    scores_s2 = np.empty((len(sigmas), 2))
+    scores_s2 = np.full((len(sigmas), 2), np.inf)
     for position, sigma in enumerate(sigmas):
-        probs_n = _solve_in_place(rbf_weights(images_nd, sigma=sigma, neighbours=neighbours), labelled, labels, check)
+        try:
+            weights_nn = rbf_weights(images_nd, sigma=sigma, neighbours=neighbours)
+            probs_n = _solve_in_place(weights_nn, labelled, labels, check)
+        except LengthScaleError as error:
+            refusal = error
+            continue
         probs_m = harmonic_extension(images_nd, probs_n, val_md, sigma=sigma, neighbours=neighbours)
         scores_s2[position] = np.mean((probs_m > 0.5) != labels_m), np.mean((probs_m - labels_m) ** 2)
     best = min(range(len(sigmas)), key=lambda position: tuple(scores_s2[position]))
+    if np.isinf(scores_s2[best, 0]):
+        raise LengthScaleError(f"no sigma of {', '.join(f'{sigma:g}' for sigma in sigmas)} can be taken: {refusal}")
     return sigmas[best], scores_s2
 
 
@@ -519,7 +551,13 @@ def _pull(weights_nn: FloatArray, labelled_l: IndexArray, labels_n: FloatArray) 
 
 
 def _with_labels(solved_n: FloatArray, free_n: IndexArray, labelled_l: IndexArray, labels_n: FloatArray) -> FloatArray:
-    """Harmonic function on all nodes: solved, 0.5 on components without a label, the label where there is one."""
+    """Harmonic function on all nodes: solved, 0.5 on components without a label, the label where there is one.
+
+    Raises:
+        LengthScaleError: for a probability that is not finite.
+    """
+    if not np.isfinite(solved_n[free_n < 0]).all():
+        raise LengthScaleError("some probabilities are not finite: the weights are too small; take a larger sigma")
     probs_n = np.where(free_n >= 0, 0.5, np.clip(solved_n, 0, 1))
     probs_n[labelled_l] = labels_n[labelled_l]
     return probs_n
@@ -615,7 +653,7 @@ def _flat(images: ArrayLike) -> FloatArray:
 
 
 def _check_graph(n_others: int, sigma: float, neighbours: int | None) -> None:
-    if not (np.isfinite(sigma) and sigma > 0):
+    if not (sigma > 0 and _SMALLEST <= sigma * sigma < np.inf):
         raise ValueError(f"sigma must be positive, in the unit of the pixels, not {sigma}")
     if neighbours is not None and not 1 <= neighbours <= n_others:
         raise ValueError(f"neighbours must be 1 to {n_others} with so many images, or None for all, not {neighbours}")

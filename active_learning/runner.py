@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import joblib
+import numpy as np
 from tqdm import tqdm
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.experiments import planned_runs
 from active_learning.store import RunFolder, check_result_dir, locked, write_curves
@@ -111,11 +113,18 @@ def _outcomes(
 
 
 def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
-    """Load the data once and here, so that its download and its errors come before any run; go on with old records."""
-    from active_learning.execution import load_cached
+    """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
+    from active_learning.execution import check_memory, load_cached
+    from active_learning.models.field import check_length_scale
     from active_learning.numbering import renumber
 
     data = load_cached(config.dataset, config.data_dir, check)
+    if config.scheduler is None:  # the memory of other machines only they know
+        check_memory(config, runs, data, job_count(config, len(runs)))
+    has_field = any("field" in ACQUISITION_FUNCTIONS[run.acquisition].needs for run in runs)
+    if has_field and isinstance(config.mbr_sigma, float):
+        kept = np.isin(data.train_labels, config.classes or range(data.class_count))
+        check_length_scale(config.mbr_sigma, data.train_images[kept])
     for run in runs:
         if run.classes:
             renumber(RunFolder(config.result_dir, run), data.train_labels)

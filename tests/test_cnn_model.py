@@ -31,6 +31,9 @@ from cnn_model import (
     _class_probabilities,
     _CompiledPasses,
     _TorchPasses,
+    available_memory,
+    bytes_a_pass,
+    bytes_an_image,
     choose_device,
     choose_precision,
     training_threads,
@@ -660,6 +663,53 @@ def test_a_lack_of_memory_halves_the_block_and_changes_no_probability(
     assert set(sizes) == {5, 3}
     assert sum(sizes) == 63 or threads > 1  # what other threads had computed of larger blocks is not used
     assert notes == [f"out of memory: inference goes on with blocks of {size} images" for size in (10, 5)]
+
+
+def test_blocks_follow_from_the_memory_that_there_is(
+    fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, _ = make_images(60, seed=2)
+    expected = all_passes(fitted, images, passes=7, seed=1)
+    notes: list[str] = []
+    monkeypatch.setattr(fitted, "note", notes.append)
+    passes = 7 * bytes_a_pass(IMAGE_SHAPE)
+    an_image = bytes_an_image(CLASSES, passes=7)
+    for free, size in (((10**12), 60), (passes + 4 * 2 * 20 * an_image, 20), (passes, 1), (0, 1)):
+        monkeypatch.setattr(cnn_model, "available_memory", lambda free=free: free)
+        blocks = list(fitted.mc_dropout_blocks(images, passes=7, seed=1))
+        assert [block.shape[1] for block in blocks] == [size] * (60 // size)
+        torch.testing.assert_close(torch.cat(blocks, dim=1), expected, atol=1e-6, rtol=0)
+    assert notes == [f"little memory for 7 passes: inference goes on with blocks of {n} images" for n in (20, 1, 1)]
+    monkeypatch.setattr(cnn_model, "available_memory", lambda: None)  # a system that does not say
+    assert next(fitted.mc_dropout_blocks(images, passes=7, seed=1)).shape[1] == 60
+
+
+def test_the_memory_of_passes_is_about_what_they_hold() -> None:
+    """Of those that the kernels hold, the weights are most by far."""
+    module = BayesianCNN((1, 28, 28), 10)
+    features, units = module.hidden.in_features, module.hidden.out_features
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(20, features, generator=generator) >= 0.25, torch.rand(20, units, generator=generator) >= 0.5
+    for precision in ("float32", "bfloat16"):
+        passes = _CompiledPasses(module, *masks, precision).passes
+        arrays = passes.hidden_weights, passes.output_weights, *passes.dropped, *passes.kept
+        held = sum(array.nbytes for array in arrays) / 20
+        assert 0.9 * held < bytes_a_pass((1, 28, 28), precision) < 1.3 * held
+
+
+def test_available_memory_is_the_least_of_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most, used = tmp_path / "max", tmp_path / "current"
+    monkeypatch.setattr(cnn_model, "_GROUPS", ((str(most), str(used)),))
+    monkeypatch.setattr(cnn_model, "_free_memory", lambda: 5_000)
+    monkeypatch.setattr(cnn_model, "_left_of_limit", lambda: None)
+    assert available_memory() == 5_000
+    used.write_text("1000\n")
+    for content, left in (("max\n", 5_000), ("3000\n", 2_000), ("500\n", 0), ("9000000\n", 5_000)):
+        most.write_text(content)
+        assert available_memory() == left
+    monkeypatch.setattr(cnn_model, "_free_memory", lambda: None)
+    most.write_text("max")
+    assert available_memory() is None
 
 
 def test_a_lack_of_memory_gives_back_what_the_failed_block_held(

@@ -1,7 +1,7 @@
 """One run: what it acquires, what it is tested on, and that it can be taken up anywhere."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -473,3 +473,13 @@ def test_deterministic_bald_and_mean_std_acquire_the_images_of_random_acquisitio
     for acquisition in ("bald", "mean_std"):
         results = run(data, acquisition=acquisition, learner="deterministic")
         assert [result.acquired_train_index for result in results] == random_images
+
+
+def test_probabilities_that_are_not_finite_end_a_run(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflown(self: object, images: np.ndarray, rows: object = None, **_: object) -> Iterator[torch.Tensor]:
+        count = len(images) if rows is None else len(rows)  # type: ignore[arg-type]
+        yield torch.full((2, count, 3), torch.nan)
+
+    monkeypatch.setattr("cnn_model.BayesianCNNClassifier.mc_dropout_blocks", overflown)
+    with pytest.raises(FloatingPointError, match=r"^the model's probabilities are not finite$"):
+        run(data, rounds=1)

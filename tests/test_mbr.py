@@ -17,6 +17,7 @@ from active_learning.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
     GaussianRandomField,
+    LengthScaleError,
     choose_sigma,
     harmonic_extension,
     harmonic_function,
@@ -546,7 +547,7 @@ def test_weights_too_small() -> None:
         GaussianRandomField.from_weights(CHAIN * 1e-310, [0], [0])
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan, np.inf, 1e-300, 1e300])
 def test_impossible_sigma(sigma: float) -> None:
     with pytest.raises(ValueError, match=r"^sigma must be positive, in the unit of the pixels, not "):
         rbf_weights([[0.0], [1.0]], sigma=sigma)
@@ -566,3 +567,46 @@ def test_impossible_questions() -> None:
         harmonic_extension([[0.0]], [0.0], [[0.0, 1.0]], sigma=1)
     with pytest.raises(ValueError, match=r"^sigmas is empty"):
         choose_sigma([[0.0]], [0], [0], [[0.0]], [0], [])
+
+
+@pytest.mark.parametrize("neighbours", [None, 2])
+def test_a_sigma_that_links_no_images_is_refused_with_one_to_try(neighbours: int | None) -> None:
+    images_nd = np.array([[0.0], [100.0], [250.0], [450.0]])
+    sentence = (
+        "sigma 1 is too small: every weight of the graph is 0, since the images are 125 from their nearest (median); "
+        "take a sigma of about that"
+    )
+    with pytest.raises(LengthScaleError) as refused:
+        GaussianRandomField.from_images(images_nd, [0, 3], [0, 1], sigma=1, neighbours=neighbours)
+    assert str(refused.value) == sentence
+    field = GaussianRandomField.from_images(images_nd, [0, 3], [0, 1], sigma=125, neighbours=neighbours)
+    assert field.unreached == 0
+    assert ((field.probabilities[1:3] > 0) & (field.probabilities[1:3] < 1)).all()
+
+
+def test_a_sigma_of_the_grid_that_links_no_images_is_passed_over() -> None:
+    images_nd = np.array([[0.0], [100.0], [250.0], [450.0]])
+    sigma, scores_s2 = choose_sigma(images_nd, [0, 3], [0, 1], [[90.0], [400.0]], [0, 1], [1.0, 125.0])
+    assert sigma == 125
+    assert np.isinf(scores_s2[0]).all()
+    with pytest.raises(LengthScaleError, match=r"^no sigma of 1, 2 can be taken: sigma 2 is too small"):
+        choose_sigma(images_nd, [0, 3], [0, 1], [[90.0], [400.0]], [0, 1], [1.0, 2.0])
+
+
+def test_images_without_a_path_to_a_label_are_counted() -> None:
+    weights_nn = np.zeros((6, 6))
+    for i, j in ((0, 1), (2, 3), (3, 4)):  # 5 is alone
+        weights_nn[i, j] = weights_nn[j, i] = 1
+    field = GaussianRandomField.from_weights(weights_nn, [0], [1])
+    assert field.unreached == 4
+    np.testing.assert_array_equal(field.probabilities, [1, 1, 0.5, 0.5, 0.5, 0.5])
+    field.label(3, 0)
+    assert field.unreached == 1
+
+
+def test_a_probability_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(LengthScaleError, match=r"not finite|too small to be inverted"):
+        GaussianRandomField.from_weights(np.array([[0, 5e-324, 0], [5e-324, 0, 5e-324], [0, 5e-324, 0]]), [0], [1])
+    tiny_nn = np.array([[0, 5e-324], [5e-324, 0]])
+    for probs_n in (harmonic_function(tiny_nn, [0], [1]),):
+        assert np.isfinite(probs_n).all()

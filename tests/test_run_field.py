@@ -1,25 +1,29 @@
 """Minimum Bayes Risk inside a run: which images are nodes, which labels are told, and that a run can be taken up."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from active_learning.config import RunConfig
+from active_learning.config import ConfigError, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
+    GaussianRandomField,
+    LengthScaleError,
     choose_sigma,
     harmonic_extension,
     harmonic_function,
     rbf_weights,
 )
 from active_learning.models import field as run_field
-from active_learning.models.field import SIGMA_GRID, RunField
+from active_learning.models.field import SIGMA_GRID, RunField, check_length_scale
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, split_training_set
+from tests.conftest import Tiny
 from tests.test_loop import make_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -159,3 +163,52 @@ def test_a_signal_is_heard_between_two_questions(data: ImageData) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         next(active_learning_rounds(config(), data, check=stop))
+
+
+def test_a_sigma_that_underflows_is_refused_with_advice(data: ImageData) -> None:
+    advice = r"try a larger --mbr_sigma or more --mbr_neighbours\)$"
+    with pytest.raises(LengthScaleError, match=r"every weight of the graph is 0.*" + advice):
+        field_of(data, config(mbr_sigma=1.0), splits_of(data, config()))
+
+
+def test_images_that_no_label_reaches_are_refused_if_most_and_told_if_some(
+    data: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    splits = splits_of(data, config())
+    unlabelled = len(splits.pool)
+
+    def field_with(unreached: int) -> None:
+        monkeypatch.setattr(GaussianRandomField, "unreached", unreached)
+        RunField(config(), data, splits, lambda: None, told.append)
+
+    field_with(0)
+    assert told == []
+    field_with(unlabelled // 2)
+    assert told == [
+        f"{unlabelled // 2} of {unlabelled} unlabelled images have no path to a label in the graph: their probability "
+        "is 0.5 until one of their part of the graph is labelled (try a larger --mbr_sigma or more --mbr_neighbours)"
+    ]
+    with pytest.raises(LengthScaleError, match="have no path to a label in the graph, and the field knows nothing"):
+        field_with(unlabelled // 2 + 1)
+
+
+def test_a_length_scale_is_checked_before_any_run(data: ImageData) -> None:
+    images = np.zeros((4, 1, 2, 2), dtype=np.uint8)
+    images[:, 0, 0, 0] = [0, 30, 70, 120]
+    check_length_scale(35, images)
+    with pytest.raises(ConfigError) as refused:
+        check_length_scale(1, images)
+    assert str(refused.value) == (
+        "--mbr_sigma 1 is too small for these images, which are 35 from their nearest (median, pixels of 0 to 255): "
+        "most weights would be 0; try 380, or tune."
+    )
+
+
+def test_the_program_refuses_such_a_sigma_with_code_2(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
+    assert tiny_main(*flags, "--mbr_sigma", 1) == 2
+    assert "--mbr_sigma 1 is too small for these images, which are " in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))

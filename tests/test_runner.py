@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from active_learning import execution
+from benchmarks import tiny
+from cnn_model import bytes_a_pass, bytes_an_image
 from tests.conftest import Tiny
 from tests.test_store import without_sync
 
@@ -134,3 +136,31 @@ def test_a_folder_that_cannot_be_synced_refuses_no_run(
     without_sync(monkeypatch, "fsync", errno.EINVAL)
     assert tiny_main("--result_dir", tmp_path, "--experiments", 1) == 0
     assert capsys.readouterr().err.count("this system does not put files on disk at once") == 1
+
+
+def test_passes_that_cannot_fit_are_refused_before_any_run(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald")
+    a_pass = bytes_a_pass((1, tiny.SIDE, tiny.SIDE)) + bytes_an_image(tiny.CLASSES, passes=1)
+    monkeypatch.setattr("active_learning.execution.available_memory", lambda: 2 * 4 * a_pass)
+    assert tiny_main(*flags, "--dropout_iter", 100_000) == 2
+    assert capsys.readouterr().err == (
+        f"main.py: error: --dropout_iter 100000 takes {1e5 * a_pass / 1e9:.1f} GB, and 1 run can have 0.0 GB: give at "
+        "most 4.\n"
+    )
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+    assert tiny_main(*flags, "--dropout_iter", 5) == 2
+    assert tiny_main(*flags, "--dropout_iter", 4) == 0
+    monkeypatch.setattr("active_learning.execution.available_memory", lambda: None)
+    assert tiny_main(*flags, "--dropout_iter", 4, "--rounds", 3) == 0
+
+
+def test_a_graph_that_cannot_fit_is_refused_before_any_run(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("active_learning.execution.available_memory", lambda: 10_000)
+    monkeypatch.setattr("active_learning.execution.bytes_a_pass", lambda *_: 0)
+    flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
+    assert tiny_main(*flags) == 2
+    assert "--mbr takes 0.0 GB for its graph of 30 images, and 1 run can have 0.0 GB: " in capsys.readouterr().err

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.config import RunConfig
+from active_learning.config import ConfigError, RunConfig
 from active_learning.learners import Images, Index, Timed, Weights
-from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, choose_sigma
+from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
 from load_data import ImageData, Splits
 
 FloatArray = npt.NDArray[np.float64]
@@ -31,6 +31,10 @@ class RunField:
         data: its data set, of two classes.
         splits: its initial, validation and pool images. Of the training labels those of the first two are read.
         check: called between two steps; what it raises ends the run.
+        note: told in a sentence of images that no label can reach.
+
+    Raises:
+        LengthScaleError: when the graph says nothing of most images.
     """
 
     def __init__(
@@ -44,19 +48,33 @@ class RunField:
         self._check = check
         self._train_index = np.sort(np.concatenate([splits.initial, splits.pool]))
         images = data.train_images[self._train_index]
+        try:
+            self._field = self._made(config, data, splits, images)
+        except LengthScaleError as error:
+            raise LengthScaleError(f"{error} ({_ADVICE})") from error
+        unlabelled = len(self._train_index) - len(splits.initial)
+        told = f"{self._field.unreached} of {unlabelled} unlabelled images have no path to a label in the graph"
+        if 2 * self._field.unreached > unlabelled:
+            raise LengthScaleError(f"{told}, and the field knows nothing of them ({_ADVICE})")
+        if self._field.unreached and note is not None:
+            note(f"{told}: their probability is 0.5 until one of their part of the graph is labelled ({_ADVICE})")
+        self._told = len(splits.initial)
+
+    def _made(
+        self, config: RunConfig, data: ImageData, splits: Splits, images: npt.NDArray[np.uint8]
+    ) -> GaussianRandomField:
         initial = self._nodes(splits.initial)
         initial_labels = data.train_labels[splits.initial]
         neighbours = config.mbr_neighbours or None
-        sigma = config.mbr_sigma
+        sigma, check = config.mbr_sigma, self._check
         if sigma == "tune":
             val_images, val_labels = data.train_images[splits.validation], data.train_labels[splits.validation]
             sigma, _ = choose_sigma(
                 images, initial, initial_labels, val_images, val_labels, SIGMA_GRID, neighbours=neighbours, check=check
             )
-        self._field = GaussianRandomField.from_images(
+        return GaussianRandomField.from_images(
             images, initial, initial_labels, sigma=sigma, neighbours=neighbours, threads=config.threads, check=check
         )
-        self._told = len(splits.initial)
 
     def tell(self, train_index: Index, labels: Index) -> None:
         """Tell the field all labels so far, in order: those that it has not been told change it.
@@ -146,3 +164,32 @@ class FieldLearner:
     def weights(self) -> Weights:
         """Return nothing."""
         return {}
+
+
+def check_length_scale(sigma: float, images: npt.NDArray[np.uint8]) -> None:
+    """Refuse, before any run, a sigma so small that most images have no neighbour whose weight is above 0.
+
+    Args:
+        sigma: of `--mbr_sigma`.
+        images: all images that a graph can have; some of them are looked at.
+
+    Raises:
+        ConfigError: saying which to try.
+    """
+    images_nd = images.reshape(len(images), -1).astype(np.float64)
+    square_n = np.einsum("nd,nd->n", images_nd, images_nd)
+    few_k = np.arange(0, len(images_nd), max(1, len(images_nd) // LOOKED_AT))
+    square_kn = square_n[few_k, None] + square_n - 2 * images_nd[few_k] @ images_nd.T
+    square_kn[np.arange(len(few_k)), few_k] = np.inf
+    nearest = float(np.median(np.sqrt(square_kn.min(axis=1).clip(0))))
+    if np.exp(-((nearest / sigma) ** 2)) == 0:
+        raise ConfigError(
+            f"--mbr_sigma {sigma:g} is too small for these images, which are {nearest:.4g} from their nearest (median, "
+            f"pixels of 0 to 255): most weights would be 0; try {max(ZHU_SIGMA, nearest / 5):.4g}, or tune."
+        )
+
+
+LOOKED_AT = 200
+"""Images whose nearest is looked for before a run."""
+
+_ADVICE = "try a larger --mbr_sigma or more --mbr_neighbours"

@@ -5,6 +5,7 @@ Knows the skorch classifier and nothing of its kernels.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -89,7 +90,7 @@ class NetworkLearner:
         """Fit the labelled images, with a weight decay that is chosen anew where their number has doubled.
 
         Raises:
-            NonFiniteLossError: when the loss becomes NaN or infinite.
+            NonFiniteLossError: when the loss becomes NaN or infinite, or that of every fit on the validation set is.
         """
         images = self._train_images[train_index]
         if self._field is not None:
@@ -119,10 +120,11 @@ class NetworkLearner:
         lowest = math.inf
         for weight_decay in weight_decays_to_try(self.weight_decay if self._tuned_at else None):
             self._fit(images, labels, weight_decay, round_)
-            probs_nc = self.probabilities(val_images, round_=round_, purpose=Purpose.VALIDATION_PASSES)
-            loss = negative_log_likelihood(probs_nc, val_labels)
-            if loss < lowest:
-                lowest, self.weight_decay, trained = loss, weight_decay, self._network.weights()
+            with suppress(FloatingPointError):  # another constant may do better
+                probs_nc = self.probabilities(val_images, round_=round_, purpose=Purpose.VALIDATION_PASSES)
+                loss = negative_log_likelihood(probs_nc, val_labels)
+                if loss < lowest:
+                    lowest, self.weight_decay, trained = loss, weight_decay, self._network.weights()
         if lowest == math.inf:
             raise NonFiniteLossError("the validation loss is not a number after any fit that was to tune weight decay")
         self._network.trained = trained  # the round's own fit would come to the same
@@ -131,7 +133,7 @@ class NetworkLearner:
         """Return the mean over the passes (N, C)."""
         probs_nc = np.empty((len(images), self._class_count))
         blocks = self._blocks(images, None, self._seed(round_, purpose))
-        return _filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks))
+        return _finite(_filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks)))
 
     def evidence(self, candidates: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
         """Return scores block by block where the function has a score, else what it needs."""
@@ -144,7 +146,7 @@ class NetworkLearner:
         score = function.score if self._dropout else function.deterministic_score
         blocks = self._scoring_blocks(candidates, self._seed(round_, Purpose.SCORING_PASSES))
         if score is not None:
-            return Evidence(count=count, field=field, scores_n=_filled(np.empty(count), map(score, blocks)))
+            return Evidence(count=count, field=field, scores_n=_finite(_filled(np.empty(count), map(score, blocks))))
         return Evidence(count=count, field=field, probs_tnc=torch.cat(list(blocks), dim=1).cpu().numpy())
 
     def resume(self, weight_decay: float, tuned_at: int) -> None:
@@ -217,3 +219,10 @@ def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) ->
         start += len(block)
     assert start == len(array_n), (start, array_n.shape)
     return array_n
+
+
+def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return values that are finite; of others every metric would make a number, and argmax a class."""
+    if not np.isfinite(values).all():
+        raise FloatingPointError("the model's probabilities are not finite")
+    return values

@@ -1,0 +1,44 @@
+"""What the documents name is in git."""
+
+import re
+import subprocess
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from tests.conftest import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FOLDERS = ("result_npy", "active_learning", "benchmarks", "tests", "docs")
+PATH = re.compile(rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./=-]*|[\w-]+\.(?:py|ipynb|toml|txt))(?![\w/])")
+WRITTEN_FOR_ONESELF = {"result_npy/quick_start"}
+"""Folders that the documents have a user make."""
+
+
+def named(text: str) -> set[str]:
+    """The paths that a text names, from the top of the repository."""
+    return {path.rstrip("./") for path in PATH.findall(text)} - WRITTEN_FOR_ONESELF
+
+
+def in_git() -> set[str]:
+    """Every file that git knows, every folder above one, and the files' names alone."""
+    try:
+        command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("there is no git, or this is no checkout")
+    files = [PurePosixPath(name) for name in listed if name]
+    return {str(path) for file in files for path in (file, *file.parents, file.name)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.name))
+def test_every_path_that_a_document_names_is_in_git(document: Path) -> None:
+    known = in_git()
+    paths = named(document.read_text(encoding="utf-8"))
+    assert paths
+    assert sorted(paths - known) == []
+
+
+def test_what_is_taken_for_a_path() -> None:
+    text = "in `result_npy/ten_rounds/`, [it](tests/a.py). See main.py, https://x.org/tests/b and result_npy/a-b=c.npy."
+    assert named(text) == {"result_npy/ten_rounds", "tests/a.py", "main.py", "result_npy/a-b=c.npy"}
