@@ -84,7 +84,8 @@ def show_results(config: "ExperimentConfig", runs: "Sequence[RunConfig]", check:
     except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
         reason = f"the report could not be written ({str(error) or type(error).__name__})"
     try:
-        from active_learning.report import NoResultsError, numbers, table
+        from active_learning.report import numbers, table
+        from active_learning.report.results import NoResultsError
     except Exception:  # a package that is broken, of which the reason speaks already
         print(f"Curves: {config.result_dir}/*.npy")
         return reason

@@ -449,10 +449,10 @@ def test_the_memory_of_passes_is_about_what_they_hold() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(20, features, generator=generator) >= 0.25, torch.rand(20, units, generator=generator) >= 0.5
     for precision in ("float32", "bfloat16"):
-        passes = _CompiledPasses(module, *masks, precision).passes  # type: ignore[arg-type]
+        passes = _CompiledPasses(module, *masks, precision).passes
         arrays = passes.hidden_weights, passes.output_weights, *passes.dropped, *passes.kept
         held = sum(array.nbytes for array in arrays) / 20
-        assert 0.9 * held < bytes_a_pass((1, 28, 28), precision) < 1.3 * held  # type: ignore[arg-type]
+        assert 0.9 * held < bytes_a_pass((1, 28, 28), precision) < 1.3 * held
 
 
 def test_available_memory_is_the_least_of_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

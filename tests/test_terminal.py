@@ -100,7 +100,7 @@ def test_output_that_cannot_be_written_is_told_in_one_sentence(folder: Path) -> 
 
 def test_the_streams_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
-    assert with_streams("main.py", lambda: print("printed") or 3) == 3  # type: ignore[func-returns-value]
+    assert with_streams("main.py", lambda: print("printed") or 3) == 3
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr() == ("printed\n", "")
 

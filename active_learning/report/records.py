@@ -120,7 +120,7 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
         header, rows, whole = read_chain(path)
         rows = visible(rows)
         configuration = None if header is None else visible(header["configuration"])
-        if configuration is not None:
+        if header is not None and configuration is not None:
             _check_configuration(configuration, folder)
             old = counts_kept_images(header)
             _check_rows(configuration, rows, old)
