@@ -26,6 +26,7 @@ SCALARS = (
     *("2026-01-02", "2026-01-02T03:04:05Z", "=", "<<", "a b", "2 8", "0,3", "--mbr", "-", "a=b", "ä"),
 )
 STYLES = ("{}", '"{}"')
+LETTERS = st.characters(codec="utf-8", categories=("L", "N", "P", "S"))
 SWITCHES = [name for name, entry in FLAGS.items() if entry.type is bool]
 VALUED = [name for name in FLAGS if name not in SWITCHES]
 
