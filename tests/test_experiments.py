@@ -41,6 +41,8 @@ def test_a_preset_runs(tiny_main: Tiny, tmp_path: Path, name: str) -> None:
     functions = read_flags(["--config", str(PRESETS[name])]).acquisitions  # which the tiny run's own flag hides
     preset = ["--config", PRESETS[name], "--experiments", 1, "--precision", "float32", "--acq_func", *functions]
     preset += ["--val_size", 20] if name == "experiment_4" else []
+    # the flags of `tiny_main` name functions, and flags win over a file
+    preset += ["--acq_func", *read_flags(["--config", str(PRESETS[name])]).acquisitions]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert tiny_main(*preset, "--rounds", 2, "--result_dir", whole) == 0
     for rounds in (1, 2):
