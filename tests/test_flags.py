@@ -112,7 +112,9 @@ def test_a_quoted_word_for_a_switch_says_what_is_taken(tmp_path: Path) -> None:
 @example(name="classes", values=["-2", "8"])
 @given(
     name=st.sampled_from(VALUED),
-    values=st.lists(st.sampled_from(SCALARS) | st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), max_size=8)),
+    values=st.lists(
+        st.sampled_from(SCALARS) | st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), max_size=8)
+    ),
 )
 def test_a_list_means_the_words_after_a_flag(
     tmp_path_factory: pytest.TempPathFactory, name: str, values: list[str]
