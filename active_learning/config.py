@@ -109,11 +109,11 @@ class ExperimentConfig:
         ConfigError: for a value that is not allowed.
     """
 
-    batch_size: int = _flag(128, "most images in one training step; the steps of an epoch take equally many", 1)
-    epochs: int = _flag(50, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
+    batch_size: int = _flag(32, "most images in one training step; the steps of an epoch take equally many", 1)
+    epochs: int = _flag(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
-    lr: float = _flag(1e-3, "Adam's learning rate")
-    lr_schedule: Schedule = _flag("constant", "cosine lets the learning rate fall to 0 in the course of a fit")
+    lr: float = _flag(2e-3, "Adam's learning rate")
+    lr_schedule: Schedule = _flag("cosine", "cosine lets the learning rate fall to 0 in the course of a fit")
     stopping: Stopping = _flag(
         "none",
         "validation ends a fit once the loss on the validation set has not fallen for 250 steps, and takes the "

@@ -1,5 +1,6 @@
 """Which runs an experiment has, and each preset as a tiny real run that is stopped and taken up."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ CURVES = {
     "experiment_2": {f"{name}-MC_dropout={on}" for name in FIVE[1:] for on in (True, False)},
     "experiment_3": {f"{name}-MC_dropout=True" for name in [*FIVE, "mbr"]} | {"mbr-field"},
     "experiment_4": {f"{name}-MC_dropout=True" for name in FIVE},
+    "paper": {f"{name}-MC_dropout=True" for name in FIVE},
     "authors": {"bald-MC_dropout=True", "var_ratios-MC_dropout=True"},
+    "frugal": {"var_ratios-MC_dropout=True", "uniform-MC_dropout=True"},
 }
 
 
@@ -31,9 +34,15 @@ def test_a_preset_plans_the_experiment_in_full(name: str) -> None:
     config = read_flags(["--config", str(PRESETS[name])])
     runs = planned_runs(config, "float32", "cpu")
     assert {run.name for run in runs} == CURVES[name]
-    assert len(runs) == len(set(runs)) == 3 * len(CURVES[name])
+    assert len(runs) == len(set(runs)) == config.experiments * len(CURVES[name])
     assert [run.repetition for run in runs] == sorted(run.repetition for run in runs)
     assert config.result_dir == Path("result_npy") / name
+
+
+def test_the_papers_preset_is_what_main_does_without_flags() -> None:
+    paper, without = (read_flags(words) for words in (["--config", str(PRESETS["paper"])], []))
+    assert paper.acquisitions == without.acquisitions
+    assert replace(paper, acq_func=without.acq_func, result_dir=without.result_dir) == without
 
 
 @pytest.mark.parametrize("name", CURVES)
