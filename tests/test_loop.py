@@ -414,7 +414,7 @@ def test_the_weights_that_a_choice_takes_over_are_those_of_a_fit_with_it(data: I
     state.acquire(1)
     assert state.learner.weight_decay_tuned
     assert state.learner._network.trained is None, "for once"
-    fresh = make_run(data, config).estimator
+    fresh = make_run(data, config).learner._network
     fresh.set_params(fit_seed=stream_seed(1, 0, 1, Purpose.FIT), weight_decay=state.learner.weight_decay)
     index = state.labelled_train_index
     fresh.fit(data.train_images[index], data.train_labels[index])
