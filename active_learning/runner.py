@@ -114,7 +114,7 @@ def _outcomes(
 def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
     """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
     from active_learning.execution import check_memory, load_cached
-    from active_learning.numbering import renumber
+    from active_learning.renumber import renumber
     from active_learning.run_field import check_length_scale
 
     data = load_cached(config.dataset, config.data_dir, check)
