@@ -8,9 +8,9 @@ Reading order:
     models        the learners: network (the CNN), field (Minimum Bayes Risk in a run)
     mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
     kernels       the network on a CPU: convolutions, gradients, MC dropout; cnn_model imports it
-    store         everything on disk
+    store         everything on disk; numbering: which image an index names; renumber: records of earlier versions
     experiments   which runs an experiment asks for; presets/: the four experiments as files of flags
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers
-    interruption  SIGINT and SIGTERM; status: what a result folder holds
+    interruption  SIGINT and SIGTERM; status: what a result folder holds; terminal: what is printed, on any stream
     report        curves to statistics, tables, figures and one page
 """

@@ -116,7 +116,7 @@ def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) 
     """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
     from active_learning.execution import check_memory, load_cached
     from active_learning.models.field import check_length_scale
-    from active_learning.numbering import renumber
+    from active_learning.renumber import renumber
 
     data = load_cached(config.dataset, config.data_dir, check)
     if config.scheduler is None:  # the memory of other machines only they know

@@ -14,7 +14,7 @@ A result folder holds, for an acquisition function and arm NAME such as `bald-MC
 
 The record is the truth. Its lines are chained by sha256, so that damage is seen and the whole rounds before it are
 kept; every array is made from it and mended from it. Nothing here is ever unpickled. With `--classes` its first line
-says that it counts the images of the whole data set; older ones count those that were kept (see `numbering`).
+says that it counts the images of the whole data set; older ones count those that were kept (see `renumber`).
 
 `.lock` in the result folder belongs to the program that runs an experiment (`.lock_holder` says which), `.lock` in a
 run's folder to the process that executes the run. The operating system frees both when their owner dies.
@@ -149,7 +149,7 @@ class RunFolder:
         if row["round"] != last:
             raise StoreError(f"{self.path} has {last} rounds, and round {row['round']} cannot follow them.")
         if self.counts_kept_images:
-            raise StoreError(f"{self.path} counts images as earlier versions did: python -m active_learning.numbering.")
+            raise StoreError(f"{self.path} counts images as earlier versions did: python -m active_learning.renumber.")
         if weights is not None:
             content = safetensors.numpy.save(weights)
             row = {**row, "weights_sha256": hashlib.sha256(content).hexdigest()}

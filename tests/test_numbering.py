@@ -14,7 +14,8 @@ from active_learning.config import ExperimentConfig
 from active_learning.execution import load_cached
 from active_learning.experiments import planned_runs
 from active_learning.loop import active_learning_rounds
-from active_learning.numbering import Numbering, main
+from active_learning.numbering import Numbering
+from active_learning.renumber import main
 from active_learning.report import write_report
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
@@ -183,7 +184,7 @@ def test_a_record_of_before_takes_no_round_of_now(tiny_main: Tiny, tmp_path: Pat
     )
     folder = RunFolder(tmp_path, next(one for one in run if one.acquisition == "bald"))
     folder.load(any_configuration=True)
-    with pytest.raises(StoreError, match=r"counts images as earlier versions did: python -m active_learning.numbering"):
+    with pytest.raises(StoreError, match=r"counts images as earlier versions did: python -m active_learning.renumber"):
         folder.append({**folder.rounds[1], "round": 2}, {})
 
 
@@ -230,7 +231,7 @@ def test_committed_images_have_in_mnist_the_labels_that_were_recorded() -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "active_learning.numbering", "--help"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "active_learning.renumber", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "--data_dir" in ended.stdout
