@@ -55,9 +55,10 @@ def _affine(count: int, height: int, width: int, strength: float, generator: Gen
     scale_x, scale_y = 1 + SCALING * uniform_6n[1], 1 + SCALING * uniform_6n[2]
     shear = SHEAR * uniform_6n[3]
     shift_x, shift_y = SHIFT * PIXEL * uniform_6n[4:]
+    longer = height / width  # in an image that is no square, a unit of y is not one of x
     rows = [
-        stack([scale_x * cos, scale_y * (shear * cos - sin), shift_x], dim=1),
-        stack([scale_x * sin, scale_y * (shear * sin + cos), shift_y], dim=1),
+        stack([scale_x * cos, longer * scale_y * (shear * cos - sin), shift_x], dim=1),
+        stack([scale_x * sin / longer, scale_y * (shear * sin + cos), shift_y], dim=1),
     ]
     return functional.affine_grid(stack(rows, dim=1), [count, 1, height, width], align_corners=False)
 

@@ -25,6 +25,9 @@ Initialisation = Literal["glorot", "torch"]
 Masks = Literal["pass", "image"]
 
 
+MOST_AUGMENTED = 3.0
+"""The largest --augment_strength: up to 45 degrees, 30 %, 0.6, 6 pixels, of which few labels are left."""
+
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
 """The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
 
@@ -201,9 +204,10 @@ class ExperimentConfig:
         self._check_sizes(DATASETS[self.dataset])
 
     def _check_training(self) -> None:
-        if not 0 < self.augment_strength < math.inf:
+        if not 0 < self.augment_strength <= MOST_AUGMENTED:
             raise ConfigError(
-                f"--augment_strength {self.augment_strength} is not allowed: it takes a number above 0, such as 0.5."
+                f"--augment_strength {self.augment_strength} is not allowed: it takes a number above 0 and at most "
+                f"{MOST_AUGMENTED:g}, such as 0.5."
             )
         if self.augment_strength != 1 and self.augment == "none":
             raise ConfigError(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import active_learning.augmentation
 from active_learning.augmentation import AUGMENTATIONS, augmentation
 from active_learning.config import Augmentation
 
@@ -37,6 +38,18 @@ def moved(kind: str, strength: float, count: int = 400, margin: int = 6) -> Tens
     inside = slice(margin, -margin)
     shifts = [(distorted(kind, ramp, strength) - ramp)[:, 0, inside, inside] for ramp in ramps(count)]
     return torch.hypot(*shifts)
+
+
+def test_a_rotated_image_that_is_no_square_stays_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in ("SCALING", "SHEAR", "SHIFT"):
+        monkeypatch.setattr(active_learning.augmentation, size, 0.0)
+    height, width = 16, 48
+    place_y, place_x = torch.meshgrid(torch.arange(16.0), torch.arange(48.0), indexing="ij")
+    came_from = [distorted("affine", place.expand(50, 1, 16, 48)) for place in (place_x, place_y)]
+    inside = slice(height // 2 - 2, height // 2 + 2), slice(width // 2 - 2, width // 2 + 2)
+    step_x = torch.stack([(place[..., 1:] - place[..., :-1])[:, 0][:, *inside] for place in came_from])
+    torch.testing.assert_close(step_x.norm(dim=0), torch.ones_like(step_x[0]), atol=1e-4, rtol=0)
+    assert step_x[1].abs().max() > 0.1, "and it is rotated"
 
 
 def test_the_flag_takes_what_there_is() -> None:

@@ -262,7 +262,7 @@ def test_command_without_results_says_so_in_one_sentence(tmp_path: Path) -> None
 
 def test_command_writes_the_page_of_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = choices.read_study()
-    for name in ("base", "cosine"):
+    for name in ("base", "lr_004"):
         config = choices.settings(name, choices.arms(study)[name], tmp_path)
         for run in planned_runs(config, "float32", "cpu"):
             write_run(config.result_dir, run, np.linspace(0.5, 0.04, config.rounds + 1).tolist())

@@ -36,22 +36,24 @@ BAD_CONFIGS = {
 
 BAD_INPUTS = {
     "--rounds 1.5": "--rounds '1.5' is not allowed: it takes a whole number, for example 100.",
-    "--lr x": "--lr 'x' is not allowed: it takes a number, for example 0.001.",
-    "--lr nan": "--lr 'nan' is not allowed: it takes a number, for example 0.001.",
+    "--lr x": "--lr 'x' is not allowed: it takes a number, for example 0.002.",
+    "--lr nan": "--lr 'nan' is not allowed: it takes a number, for example 0.002.",
     "--lr 0": "--lr 0.0 is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--epochs -3": "--epochs -3 is not allowed: it takes a number of at least 1.",
     "--min_steps -1": "--min_steps -1 is not allowed: it takes a number of at least 0.",
     "--min_steps many": "--min_steps 'many' is not allowed: it takes a whole number, for example 500.",
-    "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine, for example constant.",
+    "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine, for example cosine.",
     "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation, for example none.",
     "--stopping validation --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
     "--stopping validation.",
     "--augment rotate": "--augment 'rotate' is not allowed: it takes none or affine or elastic or flip, for example "
     "none.",
-    "--augment affine --augment_strength 0": "--augment_strength 0.0 is not allowed: it takes a number above 0, such "
-    "as 0.5.",
-    "--augment affine --augment_strength -1": "--augment_strength -1.0 is not allowed: it takes a number above 0, such "
-    "as 0.5.",
+    "--augment affine --augment_strength 0": "--augment_strength 0.0 is not allowed: it takes a number above 0 and "
+    "at most 3, such as 0.5.",
+    "--augment affine --augment_strength -1": "--augment_strength -1.0 is not allowed: it takes a number above 0 and "
+    "at most 3, such as 0.5.",
+    "--augment affine --augment_strength 4": "--augment_strength 4.0 is not allowed: it takes a number above 0 and "
+    "at most 3, such as 0.5.",
     "--augment affine --augment_strength nan": "--augment_strength 'nan' is not allowed: it takes a number, for "
     "example 1.0.",
     "--augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
@@ -66,9 +68,9 @@ BAD_INPUTS = {
     "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k.",
     "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k.",
     "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
-    "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
+    "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr.",
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
-    "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean.",
+    "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr.",
     "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
     "--quiet, --json stand alone, without a value.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
@@ -121,7 +123,7 @@ BAD_INPUTS = {
     "--result_dir /proc/results": None,
     "--config missing.yaml": None,
     "--config unknown_key.yaml": "'epocs' is not a setting: did you mean 'epochs'?",
-    "--config wrong_kind.yaml": "--epochs 'many' is not allowed: it takes a whole number, for example 50.",
+    "--config wrong_kind.yaml": "--epochs 'many' is not allowed: it takes a whole number, for example 30.",
     "--config nan.yaml": "--lr nan is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--config infinite.yaml": "--weight_decay inf is not allowed: it takes a number of at least 0.",
     "--config unknown_value.yaml": None,
