@@ -3,33 +3,29 @@
 import ctypes
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
-from active_learning.numbering import Numbering
-from active_learning.store import Row, RunFolder, Weights, provenance
-from cnn_model import (
+from active_learning.models.hardware import (
     USED_OF_MEMORY,
-    Device,
-    NonFiniteLossError,
-    Precision,
     available_memory,
-    bytes_a_pass,
-    bytes_an_image,
     choose_device,
     choose_precision,
+    computing_threads,
 )
+from active_learning.models.inference import bytes_a_pass, bytes_an_image
+from active_learning.numbering import Numbering
+from active_learning.store import Row, RunFolder, Weights, provenance
+from cnn_model import Device, NonFiniteLossError, Precision
 from load_data import ImageData, load_data, select_classes
 
 Check = Callable[[], None]
@@ -137,8 +133,7 @@ def execute(
     numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
-    # the field of Minimum Bayes Risk is computed by numpy, whose sums depend on the threads too
-    with _torch_threads(run.threads), threadpool_limits(run.threads, user_api="blas"):
+    with computing_threads(run.threads):
         rounds = [_round_result(row) for row in finished]
         if numbering:
             rounds = [_renumbered(result, numbering.of_run) for result in rounds]
@@ -205,13 +200,3 @@ KEPT_BLOCK_BYTES = 64 * 2**20
 """Freed blocks up to this size are kept: activations are smaller, the matrices of Minimum Bayes Risk larger."""
 KEPT_BYTES = 512 * 2**20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,6 +23,9 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from active_learning.execution import keep_freed_memory
+from active_learning.models.fast import CompiledPasses, computed_by_kernels
+from active_learning.models.hardware import choose_precision
+from active_learning.models.inference import IMAGES_PER_BLOCK, _class_probabilities, _Passes, _TorchPasses
 from benchmarks.speed import (
     BATCH_SIZE,
     PASSES,
@@ -32,19 +35,7 @@ from benchmarks.speed import (
     load_bench_data,
     peak_gemm,
 )
-from cnn_model import (
-    FEATURE_DROPOUT,
-    HIDDEN_DROPOUT,
-    IMAGES_PER_BLOCK,
-    BayesianCNN,
-    BayesianCNNClassifier,
-    _class_probabilities,
-    _CompiledPasses,
-    _Passes,
-    _TorchPasses,
-    choose_precision,
-    computed_by_kernels,
-)
+from cnn_model import FEATURE_DROPOUT, HIDDEN_DROPOUT, BayesianCNN, BayesianCNNClassifier
 
 TURNS = 12
 LISTED = 10
@@ -85,13 +76,13 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     torchs = _TorchPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
     passes: _Passes = torchs
     if computed_by_kernels("cpu", bench.precision):
-        passes = Recorded(_CompiledPasses(module, masks[0], masks[1], bench.precision))
+        passes = Recorded(CompiledPasses(module, masks[0], masks[1], bench.precision))
     images = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
     few = images[:BATCH_SIZE]
 
     def work(function: Callable[..., Tensor], *arguments: object) -> Work:
         def inference() -> Tensor:
-            with torch.inference_mode(), net._autocast():
+            with torch.inference_mode(), net.autocast():
                 return function(*arguments)
 
         return inference
@@ -137,7 +128,7 @@ def training_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, s
 
         def step() -> Tensor:
             optimizer.zero_grad()
-            with net._autocast():
+            with net.autocast():
                 logits_nc = forward(images)
             loss: Tensor = criterion(logits_nc.float(), labels)
             loss.backward()

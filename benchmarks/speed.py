@@ -33,11 +33,14 @@ from skorch.dataset import Dataset
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, Score
-from active_learning.augmentation import AUGMENTATIONS, augmentation
 from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.execution import keep_freed_memory
 from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.loop import active_learning_rounds
+from active_learning.models.augmentation import AUGMENTATIONS, augmentation
+from active_learning.models.fast import computed_by_kernels, training_threads
+from active_learning.models.hardware import choose_precision
+from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID
 from active_learning.store import provenance
 from benchmarks.reference import (
@@ -55,9 +58,6 @@ from cnn_model import (
     Precision,
     TensorBatches,
     Weights,
-    choose_precision,
-    computed_by_kernels,
-    training_threads,
 )
 from load_data import DataError, ImageData, load_data
 
@@ -214,7 +214,7 @@ def fit_floor(bench: Bench, net: BayesianCNNClassifier, images: npt.NDArray[np.u
     layers, of_convolutions, kernels = carried_out(bench, net.precision)
     gradients = 2 * layer_flops(bench, DIRECT).second
     if kernels:
-        with torch.inference_mode(), net._autocast():
+        with torch.inference_mode(), net.autocast():
             open_share = float((net.module_.eval().features(torch.from_numpy(images)) > 0).double().mean())
         gradients *= open_share * (1 - FEATURE_DROPOUT) / POOLING**2
     seconds_of_convolutions = (2 * layers.first + gradients) / bench.peaks[of_convolutions]
@@ -224,7 +224,7 @@ def fit_floor(bench: Bench, net: BayesianCNNClassifier, images: npt.NDArray[np.u
 
 def infer(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], passes: int) -> torch.Tensor:
     """Return the mean class probabilities (N, C), as the test error takes them."""
-    return torch.cat([probs.mean(dim=0) for probs in net.mc_dropout_blocks(images, passes=passes, seed=1)])
+    return torch.cat([probs.mean(dim=0) for probs in mc_dropout_blocks(net, images, passes=passes, seed=1)])
 
 
 def bench_inference(bench: Bench, nets: dict[Precision, BayesianCNNClassifier]) -> None:
@@ -372,7 +372,7 @@ def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np
     with training_threads("cpu", bench.precision):
         for batch, target in chain.from_iterable(repeat(source, epochs)):
             optimizer.zero_grad()
-            with net._autocast():
+            with net.autocast():
                 logits = module(batch)
             loss = criterion(logits.float(), target)
             loss.backward()
@@ -488,7 +488,7 @@ def score(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], name: str =
     """Return the scores (N,), block by block."""
     function = ACQUISITION_FUNCTIONS[name].score
     assert function is not None
-    return torch.cat([function(probs) for probs in net.mc_dropout_blocks(images, passes=PASSES, seed=1)])
+    return torch.cat([function(probs) for probs in mc_dropout_blocks(net, images, passes=PASSES, seed=1)])
 
 
 def whole_pool_peak(bench: Bench) -> float:
@@ -546,7 +546,7 @@ def bench_growth(bench: Bench, net: BayesianCNNClassifier) -> None:
 
 def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
     """Arm (e): what each acquisition function adds to MC inference, for 10,000 images x 100 passes."""
-    blocks = [probs.clone() for probs in net.mc_dropout_blocks(bench.images(1_000), passes=PASSES, seed=1)]
+    blocks = [probs.clone() for probs in mc_dropout_blocks(net, bench.images(1_000), passes=PASSES, seed=1)]
     for name, function in ACQUISITION_FUNCTIONS.items():
         if function.score is not None:
             taken = 10 * seconds(partial(_score_blocks, function.score, blocks))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import active_learning.augmentation
-from active_learning.augmentation import AUGMENTATIONS, augmentation
+import active_learning.models.augmentation
 from active_learning.config import Augmentation
+from active_learning.models.augmentation import AUGMENTATIONS, augmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def moved(kind: str, strength: float, count: int = 400, margin: int = 6) -> Tens
 
 def test_a_rotated_image_that_is_no_square_stays_as_wide_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in ("SCALING", "SHEAR", "SHIFT"):
-        monkeypatch.setattr(active_learning.augmentation, size, 0.0)
+        monkeypatch.setattr(active_learning.models.augmentation, size, 0.0)
     height, width = 16, 48
     place_y, place_x = torch.meshgrid(torch.arange(16.0), torch.arange(48.0), indexing="ij")
     came_from = [distorted("affine", place.expand(50, 1, 16, 48)) for place in (place_x, place_y)]

@@ -21,23 +21,21 @@ from skorch.dataset import Dataset
 from torch.nn import functional
 
 import cnn_model
-from active_learning.augmentation import augmentation
-from cnn_model import (
-    HIDDEN_UNITS,
-    BayesianCNN,
-    BayesianCNNClassifier,
-    NonFiniteLossError,
-    TensorBatches,
+from active_learning.models import hardware, inference
+from active_learning.models.augmentation import augmentation
+from active_learning.models.fast import KERNELS, CompiledPasses, convolutions, training_threads
+from active_learning.models.hardware import available_memory, choose_device, choose_precision
+from active_learning.models.inference import (
+    _blocks,
     _class_probabilities,
-    _CompiledPasses,
     _TorchPasses,
-    available_memory,
     bytes_a_pass,
     bytes_an_image,
-    choose_device,
-    choose_precision,
-    training_threads,
+    deterministic_blocks,
+    mc_dropout_blocks,
+    mc_dropout_blocks_of_own_masks,
 )
+from cnn_model import HIDDEN_UNITS, BayesianCNN, BayesianCNNClassifier, NonFiniteLossError, TensorBatches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,8 +53,14 @@ def make_images(count: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], npt.N
     return images, labels
 
 
+def fast_network(*arguments: Any, **settings: Any) -> BayesianCNN:
+    """The network as runs have it: by the kernels where they fit."""
+    return BayesianCNN(*arguments, **{**settings, "convolutions": convolutions})
+
+
 def make_classifier(**settings: Any) -> BayesianCNNClassifier:
     defaults = {
+        **KERNELS,
         "module__image_shape": IMAGE_SHAPE,
         "module__class_count": CLASSES,
         "module__pixel_mean": 0.3,
@@ -83,11 +87,11 @@ def fitted() -> BayesianCNNClassifier:
 
 
 def all_passes(net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], **settings: Any) -> torch.Tensor:
-    return torch.cat(list(net.mc_dropout_blocks(images, **settings)), dim=1)
+    return torch.cat(list(mc_dropout_blocks(net, images, **settings)), dim=1)
 
 
 def test_the_network_is_the_papers() -> None:
-    module = BayesianCNN((1, 28, 28), 10)
+    module = fast_network((1, 28, 28), 10)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
     assert shapes == {
         "conv1.weight": (32, 1, 4, 4),
@@ -132,7 +136,7 @@ def test_torchs_initialisation_is_that_of_its_own_layers() -> None:
 
 
 def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
-    module = BayesianCNN(IMAGE_SHAPE, CLASSES, pixel_mean=0.3, pixel_std=0.2, seed=3)
+    module = fast_network(IMAGE_SHAPE, CLASSES, pixel_mean=0.3, pixel_std=0.2, seed=3)
     images = torch.from_numpy(make_images(5)[0])
     x = (images.double() / 255 - 0.3) / 0.2
     for layer in (module.conv1, module.conv2):
@@ -155,9 +159,9 @@ def test_training_gradients_equal_those_of_the_textbook_order(threads: int, monk
             x = functional.relu(layer(x))
         return functional.max_pool2d(x, 2)
 
-    ours = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3, threads=threads))
+    ours = gradients(fast_network(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3, threads=threads))
     monkeypatch.setattr(BayesianCNN, "features", textbook)
-    theirs = gradients(BayesianCNN(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))  # the seed draws the same masks
+    theirs = gradients(fast_network(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))  # the seed draws the same masks
     assert len(ours) == 8
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
@@ -173,7 +177,7 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
 
 
 def test_features_that_change_before_the_gradient_is_taken_are_an_error() -> None:
-    module = BayesianCNN(IMAGE_SHAPE, CLASSES).train()
+    module = fast_network(IMAGE_SHAPE, CLASSES).train()
     features = module.features(torch.from_numpy(make_images(5)[0]))
     total = features.sum()
     with torch.no_grad():
@@ -184,7 +188,7 @@ def test_features_that_change_before_the_gradient_is_taken_are_an_error() -> Non
 
 def test_images_may_want_a_gradient_and_numbers_be_double() -> None:
     images = torch.from_numpy(make_images(5)[0])
-    module = BayesianCNN(IMAGE_SHAPE, CLASSES)
+    module = fast_network(IMAGE_SHAPE, CLASSES)
     wanting = images.float().requires_grad_()
     module.features(wanting).sum().backward()
     assert wanting.grad is not None
@@ -220,7 +224,7 @@ def test_fitting_leaves_the_global_generators_alone() -> None:
     for settings in ({}, new):
         net = make_classifier(**settings).fit(*make_images(40))
         all_passes(net, make_images(4)[0], passes=3, seed=0)
-        list(net.mc_dropout_blocks_of_own_masks(make_images(4)[0], np.arange(4), passes=3, seed=0))
+        list(mc_dropout_blocks_of_own_masks(net, make_images(4)[0], np.arange(4), passes=3, seed=0))
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]  # noqa: NPY002
 
@@ -303,7 +307,7 @@ def test_a_fit_is_of_distorted_images_and_of_their_labels(monkeypatch: pytest.Mo
     trained_on = net.get_iterator(net.get_dataset(images, labels), training=True)
     assert all(torch.equal(one, other) for (_, one), (_, other) in zip(trained_on, plain[:3], strict=True))
     seen.clear()
-    list(net.deterministic_blocks(images, block_size=40))
+    list(deterministic_blocks(net, images, block_size=40))
     assert torch.equal(seen[0], torch.from_numpy(images)), "inference sees the images as they are"
 
 
@@ -407,7 +411,7 @@ def test_weights_that_are_trained_already_are_taken_once() -> None:
 
 
 def test_training_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
-    module = BayesianCNN(IMAGE_SHAPE, CLASSES, seed=4)
+    module = fast_network(IMAGE_SHAPE, CLASSES, seed=4)
     ones = torch.ones(1000, 1000)
     for rate in (0.25, 0.5):
         dropped = module._dropout(ones, rate)
@@ -420,7 +424,7 @@ def test_training_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
 
 
 def test_training_masks_differ_between_images_and_steps() -> None:
-    module = BayesianCNN(IMAGE_SHAPE, CLASSES, seed=4)
+    module = fast_network(IMAGE_SHAPE, CLASSES, seed=4)
     first, second = module._dropout(torch.ones(2, 512), 0.5), module._dropout(torch.ones(2, 512), 0.5)
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
@@ -465,7 +469,7 @@ def test_mc_dropout_has_the_shape_and_order_of_the_images(fitted: BayesianCNNCla
     torch.testing.assert_close(all_passes(fitted, images[order], passes=7, seed=1), probs_tnc[:, order])
     chosen = np.array([30, 2, 2, 17])
     torch.testing.assert_close(
-        torch.cat(list(fitted.mc_dropout_blocks(images, chosen, passes=7, seed=1)), dim=1), probs_tnc[:, chosen]
+        torch.cat(list(mc_dropout_blocks(fitted, images, chosen, passes=7, seed=1)), dim=1), probs_tnc[:, chosen]
     )
 
 
@@ -480,9 +484,9 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     feature_masks = torch.rand(passes, module.hidden.in_features, generator=generator) >= 0.25
     hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
-    blocks = list(fitted._blocks(images, None, feature_masks, hidden_masks, 4))
+    blocks = list(_blocks(fitted, images, None, feature_masks, hidden_masks, 4))
     masks = module, feature_masks, hidden_masks
-    way = _TorchPasses(*masks, torch.float32) if by_torch else _CompiledPasses(*masks, "float32")
+    way = _TorchPasses(*masks, torch.float32) if by_torch else CompiledPasses(*masks, "float32")
     with torch.inference_mode():
         computed = [_class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
     same = all(torch.equal(one, other) for one, other in zip(blocks, computed, strict=True))
@@ -536,7 +540,7 @@ def own_masks(
     net: BayesianCNNClassifier, images: npt.NDArray[np.uint8], rows: npt.ArrayLike | None = None, **settings: Any
 ) -> torch.Tensor:
     chosen = np.arange(len(images)) if rows is None else np.asarray(rows)
-    return torch.cat(list(net.mc_dropout_blocks_of_own_masks(images, chosen, **settings)), dim=1)
+    return torch.cat(list(mc_dropout_blocks_of_own_masks(net, images, chosen, **settings)), dim=1)
 
 
 def test_masks_of_their_own_have_the_distribution_of_plain_passes(fitted: BayesianCNNClassifier) -> None:
@@ -555,7 +559,7 @@ def test_masks_of_their_own_have_the_distribution_of_plain_passes(fitted: Bayesi
 def test_masks_of_their_own_differ_between_images_passes_and_slices(
     fitted: BayesianCNNClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cnn_model, "IMAGES_PER_SLICE", 4)
+    monkeypatch.setattr(inference, "IMAGES_PER_SLICE", 4)
     images, _ = make_images(3, seed=6)
     probs_tnc = own_masks(fitted, images, [2] * 10, passes=5, seed=1)
     assert probs_tnc.shape == (5, 10, CLASSES)
@@ -573,13 +577,13 @@ def test_masks_of_their_own_depend_on_the_seed_and_leave_the_module_as_it_was(fi
     images, _ = make_images(20, seed=5)
     first = own_masks(fitted, images, passes=5, seed=1)
     assert not fitted.module_.training
-    expected = torch.cat(list(fitted.deterministic_blocks(images)), dim=1)
+    expected = torch.cat(list(deterministic_blocks(fitted, images)), dim=1)
     assert (own_masks(fitted, images, passes=5, seed=2) - first).abs().max() > 0.01
-    blocks = fitted.mc_dropout_blocks_of_own_masks(images, np.arange(20), passes=5, seed=3)
+    blocks = mc_dropout_blocks_of_own_masks(fitted, images, np.arange(20), passes=5, seed=3)
     next(blocks)
     assert not fitted.module_.training
     assert torch.equal(own_masks(fitted, images, passes=5, seed=1), first)
-    assert torch.equal(torch.cat(list(fitted.deterministic_blocks(images)), dim=1), expected)
+    assert torch.equal(torch.cat(list(deterministic_blocks(fitted, images)), dim=1), expected)
 
 
 def test_check_can_stop_passes_with_masks_of_their_own(
@@ -623,7 +627,7 @@ def test_threads_compute_a_few_blocks_ahead_and_no_more(
 
     monkeypatch.setattr(BayesianCNN, "features", counted)
     set_threads(2)
-    blocks = fitted.mc_dropout_blocks(make_images(40)[0], passes=2, seed=1, block_size=2)
+    blocks = mc_dropout_blocks(fitted, make_images(40)[0], passes=2, seed=1, block_size=2)
     next(blocks)
     time.sleep(0.3)  # for the threads to run ahead if nothing held them
     blocks.close()  # type: ignore[attr-defined]
@@ -675,23 +679,23 @@ def test_blocks_follow_from_the_memory_that_there_is(
     passes = 7 * bytes_a_pass(IMAGE_SHAPE)
     an_image = bytes_an_image(CLASSES, passes=7)
     for free, size in (((10**12), 60), (passes + 4 * 2 * 20 * an_image, 20), (passes, 1), (0, 1)):
-        monkeypatch.setattr(cnn_model, "available_memory", lambda free=free: free)
-        blocks = list(fitted.mc_dropout_blocks(images, passes=7, seed=1))
+        monkeypatch.setattr(inference, "available_memory", lambda free=free: free)
+        blocks = list(mc_dropout_blocks(fitted, images, passes=7, seed=1))
         assert [block.shape[1] for block in blocks] == [size] * (60 // size)
         torch.testing.assert_close(torch.cat(blocks, dim=1), expected, atol=1e-6, rtol=0)
     assert notes == [f"little memory for 7 passes: inference goes on with blocks of {n} images" for n in (20, 1, 1)]
-    monkeypatch.setattr(cnn_model, "available_memory", lambda: None)  # a system that does not say
-    assert next(fitted.mc_dropout_blocks(images, passes=7, seed=1)).shape[1] == 60
+    monkeypatch.setattr(inference, "available_memory", lambda: None)  # a system that does not say
+    assert next(mc_dropout_blocks(fitted, images, passes=7, seed=1)).shape[1] == 60
 
 
 def test_the_memory_of_passes_is_about_what_they_hold() -> None:
     """Of those that the kernels hold, the weights are most by far."""
-    module = BayesianCNN((1, 28, 28), 10)
+    module = fast_network((1, 28, 28), 10)
     features, units = module.hidden.in_features, module.hidden.out_features
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(20, features, generator=generator) >= 0.25, torch.rand(20, units, generator=generator) >= 0.5
     for precision in ("float32", "bfloat16"):
-        passes = _CompiledPasses(module, *masks, precision).passes
+        passes = CompiledPasses(module, *masks, precision).passes
         arrays = passes.hidden_weights, passes.output_weights, *passes.dropped, *passes.kept
         held = sum(array.nbytes for array in arrays) / 20
         assert 0.9 * held < bytes_a_pass((1, 28, 28), precision) < 1.3 * held
@@ -699,15 +703,15 @@ def test_the_memory_of_passes_is_about_what_they_hold() -> None:
 
 def test_available_memory_is_the_least_of_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(cnn_model, "_GROUPS", ((str(most), str(used)),))
-    monkeypatch.setattr(cnn_model, "_free_memory", lambda: 5_000)
-    monkeypatch.setattr(cnn_model, "_left_of_limit", lambda: None)
+    monkeypatch.setattr(hardware, "_GROUPS", ((str(most), str(used)),))
+    monkeypatch.setattr(hardware, "_free_memory", lambda: 5_000)
+    monkeypatch.setattr(hardware, "_left_of_limit", lambda: None)
     assert available_memory() == 5_000
     used.write_text("1000\n")
     for content, left in (("max\n", 5_000), ("3000\n", 2_000), ("500\n", 0), ("9000000\n", 5_000)):
         most.write_text(content)
         assert available_memory() == left
-    monkeypatch.setattr(cnn_model, "_free_memory", lambda: None)
+    monkeypatch.setattr(hardware, "_free_memory", lambda: None)
     most.write_text("max")
     assert available_memory() is None
 
@@ -750,7 +754,7 @@ def test_an_error_that_is_no_lack_of_memory_is_raised(
 
 
 def test_a_generator_that_is_left_leaves_torch_as_it_was(fitted: BayesianCNNClassifier) -> None:
-    blocks = fitted.mc_dropout_blocks(make_images(4)[0], passes=2, seed=1, block_size=2)
+    blocks = mc_dropout_blocks(fitted, make_images(4)[0], passes=2, seed=1, block_size=2)
     next(blocks)
     assert not torch.is_inference_mode_enabled()
     assert not torch.is_autocast_enabled("cpu")
@@ -758,7 +762,7 @@ def test_a_generator_that_is_left_leaves_torch_as_it_was(fitted: BayesianCNNClas
 
 def test_the_deterministic_pass_is_the_network_in_evaluation_mode(fitted: BayesianCNNClassifier) -> None:
     images, _ = make_images(12, seed=7)
-    probs_1nc = torch.cat(list(fitted.deterministic_blocks(images, block_size=5)), dim=1)
+    probs_1nc = torch.cat(list(deterministic_blocks(fitted, images, block_size=5)), dim=1)
     assert probs_1nc.shape == (1, 12, CLASSES)
     with torch.no_grad():
         expected = functional.softmax(fitted.module_.eval()(torch.from_numpy(images)), dim=-1)
@@ -781,7 +785,7 @@ def test_bfloat16_agrees_with_float32(fitted: BayesianCNNClassifier) -> None:
 def test_bfloat16_trains_too() -> None:
     images, labels = make_images(90, seed=1)
     net = make_classifier(max_epochs=20, precision="bfloat16").fit(images[:60], labels[:60])
-    probs_nc = torch.cat(list(net.deterministic_blocks(images[60:])), dim=1)[0].numpy()
+    probs_nc = torch.cat(list(deterministic_blocks(net, images[60:])), dim=1)[0].numpy()
     assert (probs_nc.argmax(axis=1) == labels[60:]).mean() > 0.9
     assert net.module_.conv1.weight.dtype == torch.float32
 
@@ -798,7 +802,7 @@ def test_bfloat16_is_torchs_where_its_instructions_are_better(
         full_nf = module.features(few)
         with torch.autocast("cpu", torch.bfloat16):
             half_nf = module.features(few)
-        full, half = (_CompiledPasses(*masks, precision) for precision in ("float32", "bfloat16"))
+        full, half = (CompiledPasses(*masks, precision) for precision in ("float32", "bfloat16"))
         assert half_nf.dtype == torch.float32
         assert not torch.equal(full_nf, half_nf), "the convolutions are in bfloat16"
         x = full.features(few)
@@ -825,7 +829,7 @@ def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyP
     assert choose_precision("float32", "cpu") == "float32"
     assert choose_precision("bfloat16", "cpu") == "bfloat16"
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(cnn_model, "_cpu_computes_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(hardware, "_cpu_computes_bfloat16", lambda native=native: native)
         assert choose_precision("auto", "cpu") == expected
     assert choose_precision("auto", "mps") == "float32"
 
@@ -833,7 +837,7 @@ def test_auto_takes_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="x86 Linux only")
 def test_native_bfloat16_is_what_the_processor_says() -> None:
     flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
-    assert cnn_model._cpu_computes_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
+    assert hardware._cpu_computes_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-LEAVES = {"acquisition_functions", "load_data", "active_learning.kernels"}
+LEAVES = {"acquisition_functions", "load_data", "cnn_model", "active_learning.kernels"}
+ONLY_ONES_WITH_TORCH = ("cnn_model", "active_learning.models.", "acquisition_functions")  # the last for its types only
 FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")) if path.name != "__init__.py"]
 NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
 
@@ -56,8 +57,14 @@ def test_leaves_import_nothing_of_ours(name: str) -> None:
     assert not ours(NAMES[name])
 
 
-def test_the_network_imports_nothing_of_ours_but_its_kernels() -> None:
-    assert ours(NAMES["cnn_model"]) == {"active_learning.kernels"}
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(ONLY_ONES_WITH_TORCH)])
+def test_only_the_models_know_torch(name: str) -> None:
+    assert not {module for module in imports(NAMES[name]) if module.partition(".")[0] in ("torch", "skorch")}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("active_learning.report.")])
+def test_the_report_knows_no_model(name: str) -> None:
+    assert not {module for module in ours(NAMES[name]) if module.startswith(("active_learning.models", "cnn_model"))}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"main"}))

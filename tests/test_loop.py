@@ -14,6 +14,7 @@ from active_learning import loop
 from active_learning.config import RunConfig
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.metrics import negative_log_likelihood
+from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID, NetworkLearner, make_network, weight_decays_to_try
 from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
@@ -241,13 +242,12 @@ def test_random_acquisition_is_uniform_over_the_pool(data: ImageData) -> None:
 
 def test_random_acquisition_asks_no_model(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     sets: list[int] = []
-    original = BayesianCNNClassifier.mc_dropout_blocks
 
-    def blocks(self: Any, images: Any, *arguments: Any, **settings: Any) -> Any:
+    def blocks(net: Any, images: Any, *arguments: Any, **settings: Any) -> Any:
         sets.append(len(images))
-        return original(self, images, *arguments, **settings)
+        return mc_dropout_blocks(net, images, *arguments, **settings)
 
-    monkeypatch.setattr(BayesianCNNClassifier, "mc_dropout_blocks", blocks)
+    monkeypatch.setattr("active_learning.models.network.mc_dropout_blocks", blocks)
     run(data, acquisition="uniform", rounds=2, val_size=0, weight_decay=0.0)
     assert sets == [60, 60, 60], "the test set, once a round, and nothing else"
 
@@ -259,7 +259,7 @@ def test_test_metrics_are_those_of_mc_dropout_on_the_whole_test_set(data: ImageD
     net = make_network(config, data)
     net.set_params(fit_seed=stream_seed(1, 0, 0, Purpose.FIT), weight_decay=1.0)
     net.fit(data.train_images[splits.initial], data.train_labels[splits.initial])
-    blocks = net.mc_dropout_blocks(data.test_images, passes=5, seed=stream_seed(1, 0, 0, Purpose.TEST_PASSES))
+    blocks = mc_dropout_blocks(net, data.test_images, passes=5, seed=stream_seed(1, 0, 0, Purpose.TEST_PASSES))
     probs_nc = torch.cat(list(blocks), dim=1).double().mean(dim=0).numpy()
     assert result.test_error == np.mean(probs_nc.argmax(axis=1) != data.test_labels)
     assert result.test_nll == pytest.approx(-np.log(probs_nc[np.arange(60), data.test_labels]).mean())
@@ -276,7 +276,7 @@ def test_acquisition_and_test_see_the_images_as_they_are(data: ImageData, augmen
         (data.test_images, data.test_labels, Purpose.TEST_PASSES, 0),
         (data.train_images[state._candidates(1)], None, Purpose.SCORING_PASSES, 1),
     ):
-        blocks = net.mc_dropout_blocks(images, passes=5, seed=stream_seed(1, 0, round_, purpose))
+        blocks = mc_dropout_blocks(net, images, passes=5, seed=stream_seed(1, 0, round_, purpose))
         probs_tnc = torch.cat(list(blocks), dim=1)
         if labels is None:
             scores_n = np.sort(bald(probs_tnc).numpy())[::-1]
@@ -480,6 +480,6 @@ def test_probabilities_that_are_not_finite_end_a_run(data: ImageData, monkeypatc
         count = len(images) if rows is None else len(rows)  # type: ignore[arg-type]
         yield torch.full((2, count, 3), torch.nan)
 
-    monkeypatch.setattr("cnn_model.BayesianCNNClassifier.mc_dropout_blocks", overflown)
+    monkeypatch.setattr("active_learning.models.network.mc_dropout_blocks", overflown)
     with pytest.raises(FloatingPointError, match=r"^the model's probabilities are not finite$"):
         run(data, rounds=1)

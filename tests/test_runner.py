@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from active_learning import execution
+from active_learning.models.inference import bytes_a_pass, bytes_an_image
 from benchmarks import tiny
-from cnn_model import bytes_a_pass, bytes_an_image
 from tests.conftest import Tiny
 from tests.test_store import without_sync
 
@@ -61,7 +61,7 @@ def test_other_numbers_are_refused(tiny_main: Tiny, tmp_path: Path, capsys: pyte
     assert tiny_main("--result_dir", tmp_path, "--rounds", 0) == 0
     capsys.readouterr()
     assert tiny_main("--result_dir", tmp_path, "--lr", 0.1) == 2
-    assert "(lr is 0.001 there and 0.1 here): set the same values, or name another folder" in capsys.readouterr().err
+    assert "(lr is 0.002 there and 0.1 here): set the same values, or name another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -32,7 +32,7 @@ def test_the_floor_of_a_fit(bench: Bench, precision: Precision, monkeypatch: pyt
     images, labels = bench.labelled(20)
     net = bench.classifier(precision, 0).fit(images, labels)
     peak = bench.peaks[precision]
-    with torch.inference_mode(), net._autocast():
+    with torch.inference_mode(), net.autocast():
         open_share = np.mean(net.module_.eval().features(torch.from_numpy(images)).numpy() > 0)
     gradients = 2 * DIRECT * 0.75 * open_share / 4
     expected = 2 * FIRST + gradients + (FILTERED + 3 * DENSE) / peak

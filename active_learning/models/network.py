@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.augmentation import augmentation
 from active_learning.config import RunConfig
 from active_learning.learners import Images, Index, Timed, Weights
 from active_learning.metrics import negative_log_likelihood
+from active_learning.models.augmentation import augmentation
+from active_learning.models.fast import KERNELS
 from active_learning.models.field import RunField
+from active_learning.models.inference import deterministic_blocks, mc_dropout_blocks, mc_dropout_blocks_of_own_masks
 from active_learning.streams import Purpose, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, Splits
@@ -164,16 +166,16 @@ class NetworkLearner:
     def _scoring_blocks(self, candidates: Index, seed: int) -> Iterator[torch.Tensor]:
         if self._dropout and self._config.masks == "image":
             passes = self._config.dropout_iter
-            return self._network.mc_dropout_blocks_of_own_masks(
-                self._train_images, candidates, passes=passes, seed=seed
+            return mc_dropout_blocks_of_own_masks(
+                self._network, self._train_images, candidates, passes=passes, seed=seed
             )
         return self._blocks(self._train_images, candidates, seed)
 
     def _blocks(self, images: Images, rows: Index | None, seed: int) -> Iterator[torch.Tensor]:
         """Yield class probabilities (T, B, C)."""
         if not self._dropout:
-            return self._network.deterministic_blocks(images, rows)
-        return self._network.mc_dropout_blocks(images, rows, passes=self._config.dropout_iter, seed=seed)
+            return deterministic_blocks(self._network, images, rows)
+        return mc_dropout_blocks(self._network, images, rows, passes=self._config.dropout_iter, seed=seed)
 
     def _seed(self, round_: int, purpose: Purpose) -> int:
         return stream_seed(self._config.seed, self._config.repetition, round_, purpose)
@@ -187,6 +189,7 @@ def make_network(
 ) -> BayesianCNNClassifier:
     """Return the skorch classifier of a run, not fitted yet."""
     return BayesianCNNClassifier(
+        **KERNELS,
         module__image_shape=data.train_images.shape[1:],
         module__class_count=data.class_count,
         module__pixel_mean=data.pixel_mean,
