@@ -184,7 +184,8 @@ def test_the_command_of_the_original_program() -> None:
     )
     config = read_flags(command.split())
     assert config.acquisitions == ExperimentConfig().acquisitions
-    assert {**vars(config), "acq_func": (0,)} == vars(ExperimentConfig())
+    training = {"batch_size": 128, "epochs": 50, "lr": 1e-3}  # where the defaults have become others
+    assert {**vars(config), "acq_func": (0,)} == {**vars(ExperimentConfig()), **training}
 
 
 def test_no_flags_are_the_defaults() -> None:
@@ -390,7 +391,7 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     assert "0 done, 0 going, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
     assert not results.exists()
     assert tiny_main("--result_dir", results, "--experiments", "1") == 0
-    assert tiny_main("--result_dir", results, "--experiments", "1", "--acq_func", "max_entropy", "--lr", "1e-3") == 0
+    assert tiny_main("--result_dir", results, "--experiments", "1", "--acq_func", "max_entropy", "--lr", "2e-3") == 0
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*")}
     capsys.readouterr()
     assert tiny_main("--result_dir", results, "--status") == 0
