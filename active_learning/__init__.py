@@ -5,9 +5,10 @@ Reading order:
     streams       the random streams, by (seed, repetition, round, purpose)
     loop          one run: fit, test, score, select, label; metrics: error, likelihood, calibration
     learners      what a run trains, tests and asks, as a protocol and a registry
-    models        the learners: network (the CNN), field (Minimum Bayes Risk in a run)
+    models        all that knows torch: network and field, the learners; inference: MC dropout; fast: by our kernels;
+                  augmentation; hardware
     mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
-    kernels       the network on a CPU: convolutions, gradients, MC dropout; cnn_model imports it
+    kernels       the network on a CPU: convolutions, gradients, MC dropout
     store         everything on disk; numbering: which image an index names; renumber: records of earlier versions
     experiments   which runs an experiment asks for; presets/: the four experiments as files of flags
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers

@@ -9,8 +9,8 @@ from tests.conftest import ROOT
 
 LEAVES = {"acquisition_functions", "load_data", "cnn_model", "active_learning.kernels"}
 ONLY_ONES_WITH_TORCH = ("cnn_model", "active_learning.models.", "acquisition_functions")  # the last for its types only
-FILES = [path for path in (*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")) if path.name != "__init__.py"]
-NAMES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(FILES)}
+FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")])
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 FORBIDDEN = {
     "active_learning.loop": {"active_learning.store", "active_learning.models", "torch", "cnn_model"},
