@@ -141,6 +141,9 @@ class ExperimentConfig:
     result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
+    learner: str = _flag(
+        "bayesian", "what is trained, tested and asked: " + "; ".join(f"{k.name}: {k.text}" for k in LEARNERS.values())
+    )
     determ: bool = _flag(False, "add the deterministic arms: the same network used without dropout (experiment 2)")
     mbr: bool = _flag(
         False,
@@ -236,6 +239,10 @@ class ExperimentConfig:
             )
 
     def _check_arms(self) -> None:
+        if self.learner not in LEARNERS:
+            close = difflib.get_close_matches(self.learner, LEARNERS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(f"--learner {self.learner!r} is not known{hint}: choose one of {', '.join(LEARNERS)}.")
         for acquisition, learner in self.arms:
             needs = ACQUISITION_FUNCTIONS[acquisition].needs
             if lacking := needs - LEARNERS[learner].gives:
@@ -306,7 +313,7 @@ class ExperimentConfig:
     @property
     def arms(self) -> tuple[tuple[str, str], ...]:
         """The curves of a repetition: an acquisition function and a learner each, by name."""
-        arms = [(acquisition, "bayesian") for acquisition in self.acquisitions]
+        arms = [(acquisition, self.learner) for acquisition in self.acquisitions]
         if self.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
             arms += [(name, "deterministic") for name in self.acquisitions if ACQUISITION_FUNCTIONS[name].needs]
         if self.mbr:
@@ -331,6 +338,8 @@ def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
     if "field" in learners:
         names = [name for name in names if name != "mbr"]
     words = ["--acq_func", *(names or ["mbr"])]
+    for learner in learners - {"bayesian", "deterministic", "field"}:
+        words += ["--learner", learner]
     words += ["--determ"] if "deterministic" in learners else []
     return words + (["--mbr"] if "field" in learners else [])
 

@@ -18,7 +18,7 @@ def planned_runs(
         device: what `config.device` comes to.
     """
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
-    shared: dict[str, Any] = {name: getattr(config, name) for name in names - set(MBR_FIELDS)}
+    shared: dict[str, Any] = {name: getattr(config, name) for name in names - {"learner", *MBR_FIELDS}}
     shared |= {"precision": precision, "device": device, "equal_batches": True}
     return [
         RunConfig(**shared, **_arm(config, *arm), repetition=repetition)

@@ -69,6 +69,7 @@ class LearnerKind:
         name: what the configurations call it.
         gives: what it can be asked for.
         suffix: what it adds to a curve's file name.
+        text: one line for the help.
         label: what it adds to the function's label in figures and tables.
         dashes: of its curves, as matplotlib takes them; none for a line without a gap.
         made_by: the class, or a function that returns one of its kind, as `module:name`. It takes the run, its data,
@@ -79,6 +80,7 @@ class LearnerKind:
 
     name: str
     gives: frozenset[Need]
+    text: str
     suffix: str
     label: str
     dashes: tuple[int, ...]
@@ -95,16 +97,18 @@ LEARNERS: dict[str, LearnerKind] = {
     kind.name: kind
     for kind in (
         LearnerKind(
-            name="bayesian", gives=frozenset({"probabilities", "field"}), suffix="MC_dropout=True", label="", dashes=(),
+            name="bayesian", text="the CNN with MC dropout", gives=frozenset({"probabilities", "field"}),
+            suffix="MC_dropout=True", label="", dashes=(),
             made_by="active_learning.models.network:bayesian", recorded={"mc_dropout": True},
         ),
         LearnerKind(
-            name="deterministic", gives=frozenset({"probabilities", "field"}), suffix="MC_dropout=False",
-            label="deterministic", dashes=(4, 2), made_by="active_learning.models.network:deterministic",
-            recorded={"mc_dropout": False},
+            name="deterministic", text="the CNN used without dropout", gives=frozenset({"probabilities", "field"}),
+            suffix="MC_dropout=False", label="deterministic", dashes=(4, 2),
+            made_by="active_learning.models.network:deterministic", recorded={"mc_dropout": False},
         ),
         LearnerKind(
-            name="field", gives=frozenset({"field"}), suffix="field", label="", dashes=(1, 1),
+            name="field", text="the random field of mbr, which classifies by itself", gives=frozenset({"field"}),
+            suffix="field", label="", dashes=(1, 1),
             made_by="active_learning.models.field:FieldLearner", recorded={"mc_dropout": False, "classifier": "field"},
         ),
     )
