@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Deep Bayesian active learning on images, from the command line: `python3 main.py --help`."""
+"""Deep Bayesian active learning on images, from the command line: `python3 main.py --help`.
+
+A verb may come first: `run` (what is done without one), `status` (what a result folder holds) or `report` (write the
+report of result folders anew).
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,22 +15,30 @@ from active_learning.terminal import with_streams
 if TYPE_CHECKING:
     from active_learning.config import ExperimentConfig, RunConfig
 
+VERBS = ("run", "status", "report")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the flags ask for; return the exit code: 0 done, 1 failed, 2 wrong usage, 128 + signal."""
-    return with_streams("main.py", lambda: _stoppable(argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = words.pop(0) if words and words[0] in VERBS else "run"
+    return with_streams("main.py", lambda: _stoppable(verb, words))
 
 
-def _stoppable(argv: Sequence[str] | None) -> int:
+def _stoppable(verb: str, words: Sequence[str]) -> int:
     try:
         with stoppable() as check:  # before all imports that take a while
-            return _main(argv, check)
+            if verb == "report":
+                from active_learning.report import main as report
+
+                return report(words)
+            return _main([*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
         print("main.py: error: stopped; finished rounds are saved, and the same command goes on.", file=sys.stderr)
         return 128 + stop.signal_number
 
 
-def _main(argv: Sequence[str] | None, check: Callable[[], None]) -> int:
+def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.config import ConfigError
     from active_learning.flags import fail, read_flags
     from active_learning.store import StoreError

@@ -220,7 +220,10 @@ def _one_sentence(message: str) -> str:
         return _unknown(match[1], [*FLAGS, *OTHER_FLAGS])
     if match := re.search(r"[Uu]nrecognized arguments: (.*)", message, re.DOTALL):
         switches = ", ".join(f"--{name}" for name, entry in FLAGS.items() if entry.type is bool)
-        return f"{match[1]!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value."
+        return (
+            f"{match[1]!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and "
+            "run, status or report come first."
+        )
     if match := re.search(r"argument --(\w+): invalid choice: (.*) \(choose from (.*)\)", message):
         return f"--{match[1]} {match[2]} is not allowed: choose one of {match[3]}."
     if match := re.search(r"argument --(\w+): ignored explicit argument (.*)", message):

@@ -72,7 +72,7 @@ BAD_INPUTS = {
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr.",
     "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
-    "--quiet, --json stand alone, without a value.",
+    "--quiet, --json stand alone, without a value, and run, status or report come first.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
     "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
@@ -525,3 +525,22 @@ def test_the_second_signal_ends_a_long_call(first: signal.Signals, second: signa
             assert program.wait(60) == 128 + second
         finally:
             program.kill()
+
+
+def test_a_verb_may_come_first(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--dataset=tiny", "--rounds=1", "--query=4", "--acq_func=uniform", "--val_size=10", "--weight_decay=0"]
+    flags += ["--experiments=1", "--epochs=1", "--min_steps=0", "--result_dir", str(tmp_path)]
+    assert main(["run", *flags, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["status", *flags]) == main([*flags, "--status"]) == 0
+    first, second = capsys.readouterr().out.split("Nothing is left to do.\n")[:2]
+    assert first == second
+    assert "1 done" in first
+    monkeypatch.undo()
+    assert main(["report", str(tmp_path), "--no_gallery"]) == 0
+    assert "Random" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert main(["stats"]) == 2
+    assert "run, status or report come first." in capsys.readouterr().err
