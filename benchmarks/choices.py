@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 from jsonargparse import auto_cli
 
-from active_learning.config import ExperimentConfig
+from active_learning.config import ConfigError, ExperimentConfig
 from active_learning.interruption import Interrupted, stoppable
 from active_learning.runner import run_experiment
+from active_learning.store import StoreError
+from load_data import DataError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "result_npy" / "choices"
@@ -47,6 +49,8 @@ def settings(name: str, flags: dict[str, Any], results: Path = RESULTS, **others
 def run_arms(names: Sequence[str], results: Path, data_dir: Path | None, jobs: int, check: Callable[[], None]) -> int:
     """Run what is missing of some arms, one after the other; return the exit code."""
     every = arms(read_study())
+    if unknown := [name for name in names if name not in every]:
+        return _fail(2, f"--only {unknown[0]!r} is no arm of the study: choose of {', '.join(every)}.")
     failures = 0
     for name in names or every:
         config = settings(name, every[name], results, data_dir=data_dir, jobs=jobs)
@@ -66,9 +70,13 @@ def write(results: Path, page: Path) -> int:
         for path in write_page(study, configs, page):
             print(path)
     except (PageError, OSError) as error:
-        print(f"choices: error: {error}", file=sys.stderr)
-        return 1
+        return _fail(1, str(error))
     return 0
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"choices: error: {sentence}", file=sys.stderr)
+    return code
 
 
 def main(
@@ -96,6 +104,8 @@ def main(
             return run_arms(only, results, data_dir, jobs, check)
     except Interrupted as stop:
         return 128 + stop.signal_number
+    except (ConfigError, DataError, StoreError, OSError) as error:
+        return _fail(2 if isinstance(error, ConfigError) else 1, str(error))
 
 
 if __name__ == "__main__":

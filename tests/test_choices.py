@@ -320,3 +320,11 @@ def test_git_takes_the_studys_records_and_leaves_locks_weights_and_reports(tmp_p
     command = ["git", "-C", str(tmp_path), "ls-files", "-z", "--others", "--exclude-standard", "result_npy"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     assert {tmp_path / name for name in listed if name} == set(taken)
+
+
+def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert choices.main(run=True, only=("bas",), results=tmp_path) == 2
+    assert capsys.readouterr().err.startswith("choices: error: --only 'bas' is no arm of the study: choose of base, ")
+    (tmp_path / "base").touch()
+    assert choices.main(run=True, only=("base",), results=tmp_path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
