@@ -34,9 +34,10 @@ pages: $(VENV)/dev
 faults: $(VENV)/dev
 	$(PYTHON) -m benchmarks.faults
 
-# The paper's experiments on MNIST: hours, and the same command goes on where it was stopped.
+# The paper's experiments on MNIST: hours, and the same command goes on where it was stopped. The committed runs of 1 and
+# 3 are of an earlier training, so these two want a folder: make experiment_1 RESULT_DIR=result_npy/mine
 experiment_1 experiment_2 experiment_3 experiment_4: $(VENV)/run
-	$(PYTHON) main.py --config active_learning/presets/$@.yaml $(DATA_DIR)
+	$(PYTHON) main.py --config active_learning/presets/$@.yaml $(DATA_DIR) $(if $(RESULT_DIR),--result_dir $(RESULT_DIR))
 
 # What each choice of the training is worth: hours, and the same command goes on where it was stopped.
 choices: $(VENV)/run
@@ -53,11 +54,12 @@ fields: $(VENV)/run
 notebook: $(VENV)/dev
 	$(VENV)/bin/jupyter execute --inplace comparison_to_MBR.ipynb
 
-# The same runs trained in each precision, which the benchmarks and a test compare.
+# The same runs trained in each precision. Those that the benchmarks and a test compare are committed, in
+# result_npy/precision, and of an earlier training.
 precision: $(VENV)/run
 	for precision in bfloat16 float32; do \
 		$(PYTHON) main.py --dataset mnist_5k --acq_func var_ratios --rounds 30 --weight_decay 3.5 --experiments 20 \
-			--precision $$precision --result_dir result_npy/precision/$$precision || exit; \
+			--precision $$precision --result_dir result_npy/precision_again/$$precision || exit; \
 	done
 
 # A page of any result folder: make report DIR=result_npy/experiment_3

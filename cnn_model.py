@@ -1,8 +1,8 @@
 """The Bayesian CNN of the paper in plain torch, and the skorch classifier that trains it.
 
-A network has a deterministic part, `features`, and a stochastic head behind its first dropout, `head`; a new one keeps
-both. How they are computed fast, and what MC dropout makes of them, is `active_learning.models`' affair: this file
-imports nothing of ours, and takes from there what computes its convolutions.
+The network has a deterministic part, `features`, and a stochastic head behind its first dropout, `head`. How they are
+computed fast, and what MC dropout makes of them, is the affair of `active_learning.models`: this file imports nothing
+of ours, and takes from there what computes its convolutions.
 
 Dimensions: N images, C classes, F features (before the first dropout), H hidden units.
 """

@@ -10,7 +10,7 @@ Reading order:
     mbr           Minimum Bayes Risk on a Gaussian random field, the baseline of experiment 3
     kernels       the network on a CPU: convolutions, gradients, MC dropout
     store         everything on disk; numbering: which image an index names; renumber: records of earlier versions
-    experiments   which runs an experiment asks for; presets/: the four experiments as files of flags
+    experiments   which runs an experiment asks for; presets/: the four experiments and three ways to train
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers
     interruption  SIGINT and SIGTERM; status: what a result folder holds; terminal: what is printed, on any stream
     report        curves to statistics, tables, figures and one page

@@ -119,7 +119,7 @@ class ExperimentConfig:
     lr_schedule: Schedule = _flag("cosine", "cosine lets the learning rate fall to 0 in the course of a fit")
     stopping: Stopping = _flag(
         "none",
-        "validation ends a fit once the loss on the validation set has not fallen for 250 steps, and takes the "
+        "validation ends a fit once the loss on the validation set has not fallen for some 250 steps, and takes the "
         "weights of its lowest",
     )
     augment: Augmentation = _flag(
@@ -137,7 +137,7 @@ class ExperimentConfig:
         (0,),
         f"acquisition functions, as codes or names, one or several: {acquisition_help()}",
     )
-    val_size: int = _flag(100, "validation images, used to choose the weight decay", 0)
+    val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
     result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
@@ -260,11 +260,11 @@ class ExperimentConfig:
                 f"--mbr_sigma {self.mbr_sigma} is not allowed: for pixels of 0 to 255 it takes a number from 0.001 to "
                 "1000000, such as 380, or tune."
             )
-        if not any("field" in ACQUISITION_FUNCTIONS[acquisition].needs for acquisition, _ in self.arms):
+        if not any(has_field(*arm) for arm in self.arms):
             defaults = {entry.name: entry.default for entry in fields(self)}
             for name in MBR_FIELDS:
                 if getattr(self, name) != defaults[name]:
-                    raise ConfigError(f"--{name} {getattr(self, name)} changes no run without --mbr: add it.")
+                    raise ConfigError(f"--{name} {getattr(self, name)} changes no run without --mbr or --acq_func mbr.")
             return
         sizes = self._class_sizes(spec)
         if len(sizes) != 2:
@@ -326,8 +326,15 @@ class ExperimentConfig:
         return parse_acquisition(self.acq_func)
 
 
+def has_field(acquisition: str, learner: str) -> bool:
+    """Return whether an arm has a Gaussian random field."""
+    return LEARNERS[learner].has_field(ACQUISITION_FUNCTIONS[acquisition])
+
+
 def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
     """Return the flags that ask for these arms, and perhaps for others of the same functions: see `arms`.
+
+    Of learners without a flag of their own it takes the first by name: each of their runs has a command of its own.
 
     >>> arm_flags([("bald", "bayesian"), ("bald", "deterministic"), ("mbr", "field")])
     ['--acq_func', 'bald', '--determ', '--mbr']
@@ -338,7 +345,7 @@ def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
     if "field" in learners:
         names = [name for name in names if name != "mbr"]
     words = ["--acq_func", *(names or ["mbr"])]
-    for learner in learners - {"bayesian", "deterministic", "field"}:
+    for learner in sorted(learners - {"bayesian", "deterministic", "field"})[:1]:
         words += ["--learner", learner]
     words += ["--determ"] if "deterministic" in learners else []
     return words + (["--mbr"] if "field" in learners else [])

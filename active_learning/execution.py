@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.config import ConfigError, ExperimentConfig, RunConfig, has_field
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.models.hardware import (
     USED_OF_MEMORY,
@@ -64,10 +63,10 @@ def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: Imag
     if any(run.learner == "bayesian" for run in runs) and a_pass * config.dropout_iter > share:
         raise ConfigError(
             f"--dropout_iter {config.dropout_iter} takes {a_pass * config.dropout_iter / 1e9:,.1f} GB, and {each} can "
-            f"have {share / 1e9:,.1f} GB: give at most {share // a_pass}{fewer}."
+            f"have {share / 1e9:,.1f} GB: give at most {max(1, share // a_pass)}{fewer}."
         )
     nodes = int(np.isin(data.train_labels, config.classes or range(data.class_count)).sum()) - config.val_size
-    if any("field" in ACQUISITION_FUNCTIONS[run.acquisition].needs for run in runs) and 8 * nodes**2 > share:
+    if any(has_field(run.acquisition, run.learner) for run in runs) and 8 * nodes**2 > share:
         raise ConfigError(
             f"--mbr takes {8 * nodes**2 / 1e9:,.1f} GB for its graph of {nodes} images, and {each} can have "
             f"{share / 1e9:,.1f} GB: leave it out{fewer}, or give a larger --val_size."

@@ -3,8 +3,7 @@
 from dataclasses import fields
 from typing import Any, Literal
 
-from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import MBR_FIELDS, ExperimentConfig, RunConfig
+from active_learning.config import MBR_FIELDS, ExperimentConfig, RunConfig, has_field
 
 
 def planned_runs(
@@ -30,5 +29,4 @@ def planned_runs(
 def _arm(config: ExperimentConfig, acquisition: str, learner: str) -> dict[str, Any]:
     """Return what is an arm's own; the graph's settings decide the numbers of those alone that have one."""
     graph = {name: getattr(config, name) for name in MBR_FIELDS}
-    has_graph = "field" in ACQUISITION_FUNCTIONS[acquisition].needs
-    return {"acquisition": acquisition, "learner": learner, **(graph if has_graph else {})}
+    return {"acquisition": acquisition, "learner": learner, **(graph if has_field(acquisition, learner) else {})}

@@ -87,6 +87,10 @@ class LearnerKind:
     made_by: str
     recorded: Mapping[str, Any] = field(default_factory=dict)
 
+    def has_field(self, function: AcquisitionFunction) -> bool:
+        """Return whether a run of this learner and this function has a Gaussian random field, and its graph."""
+        return "field" in function.needs or self.gives == {"field"}
+
     def make(self, *arguments: Any, **others: Any) -> Learner:
         """Make a learner of this kind."""
         learner: Learner = pkgutil.resolve_name(self.made_by)(*arguments, **others)

@@ -10,8 +10,7 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ExperimentConfig, RunConfig
+from active_learning.config import ExperimentConfig, RunConfig, has_field
 from active_learning.experiments import planned_runs
 from active_learning.store import RunFolder, check_result_dir, locked, write_curves
 
@@ -121,8 +120,7 @@ def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) 
     data = load_cached(config.dataset, config.data_dir, check)
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
-    has_field = any("field" in ACQUISITION_FUNCTIONS[run.acquisition].needs for run in runs)
-    if has_field and isinstance(config.mbr_sigma, float):
+    if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):
         kept = np.isin(data.train_labels, config.classes or range(data.class_count))
         check_length_scale(config.mbr_sigma, data.train_images[kept])
     for run in runs:

@@ -11,8 +11,8 @@ from typing import Any, TextIO, cast
 def with_streams(program: str, work: Callable[[], int]) -> int:
     r"""Do what prints, whatever the standard streams are, and return its exit code.
 
-    What a stream cannot show is printed as `\u7ed3`. A stream that is closed, or cannot be written to, ends no work: if
-    it is standard output, that is told at the end and the exit code is not 0.
+    What a stream cannot show is printed as `\u7ed3`. A stream that is closed, or cannot be written to, ends no work. If
+    standard output cannot be written to, that is told at the end and the exit code is not 0; who closes it wants nothing.
 
     Args:
         program: the name before an error's sentence.
@@ -65,4 +65,6 @@ class _Unfailing:
         except OSError as error:
             self.error = self.error or error
             with suppress(OSError):  # or what its buffer holds would fail once more when the interpreter ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)

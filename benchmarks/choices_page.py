@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from scipy import stats
 from tabulate import tabulate
 
@@ -24,6 +21,7 @@ from active_learning.config import ExperimentConfig
 from active_learning.experiments import planned_runs
 from active_learning.report.drawing import Figure, add_legend, colour, draw_figure
 from active_learning.report.formats import NOTHING
+from active_learning.report.plotting import Axes, Canvas, FixedLocator, FuncFormatter, NullLocator
 from active_learning.report.records import Run
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.statistics import CONFIDENCE, acquired_to_reach, mean_along_curve, quartiles

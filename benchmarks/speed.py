@@ -38,7 +38,7 @@ from active_learning.execution import keep_freed_memory
 from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.loop import active_learning_rounds
 from active_learning.models.augmentation import AUGMENTATIONS, augmentation
-from active_learning.models.fast import computed_by_kernels, training_threads
+from active_learning.models.fast import KERNELS, computed_by_kernels, training_threads
 from active_learning.models.hardware import choose_precision
 from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID
@@ -119,6 +119,7 @@ class Bench:
     def classifier(self, precision: Precision, epochs: int = EPOCHS, **settings: Any) -> BayesianCNNClassifier:
         """Return our classifier as the loop makes it, with batches of BATCH_SIZE and other settings changed."""
         net = BayesianCNNClassifier(
+            **KERNELS,
             module__image_shape=self.data.train_images.shape[1:],
             module__class_count=self.data.class_count,
             module__pixel_mean=self.data.pixel_mean,
@@ -417,6 +418,7 @@ class Budget:
     batch_size: int
     epochs: int
     min_steps: int
+    lr_schedule: str
     first_choice: int = len(WEIGHT_DECAY_GRID) - 1
     later_choice: int = 2
 
@@ -437,8 +439,8 @@ CURVE_SIZES = (20, 120, 130, 320, 640, 1020)
 """Labelled images of the fits that are measured for a whole curve."""
 
 DEFAULTS: dict[str, Any] = {entry.name: entry.default for entry in fields(ExperimentConfig)}
-BUDGET = Budget(DEFAULTS["batch_size"], DEFAULTS["epochs"], DEFAULTS["min_steps"])
-FIFTY_EPOCHS = Budget(128, 50, 0, len(WEIGHT_DECAY_GRID), len(WEIGHT_DECAY_GRID))
+BUDGET = Budget(*(DEFAULTS[name] for name in ("batch_size", "epochs", "min_steps", "lr_schedule")))
+FIFTY_EPOCHS = Budget(128, 50, 0, "constant", len(WEIGHT_DECAY_GRID), len(WEIGHT_DECAY_GRID))
 """The budget of the authors' code, with all constants tried and the round's fit apart: the default once."""
 
 
@@ -452,7 +454,7 @@ def bench_curve(bench: Bench) -> None:
     rounds = len(range(CURVE_SIZES[0], CURVE_SIZES[-1] + 1, 10))
 
     def fit(budget: Budget, count: int) -> float:
-        chosen = {"batch_size": budget.batch_size, "min_steps": budget.min_steps}
+        chosen = {"batch_size": budget.batch_size, "min_steps": budget.min_steps, "lr_schedule": budget.lr_schedule}
         return seconds(
             lambda: bench.classifier(bench.precision, budget.epochs, **chosen).fit(*bench.labelled(count)), 2
         )

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ConfigError, RunConfig
+from active_learning.learners import LEARNERS
 from active_learning.loop import RoundResult, active_learning_rounds
 from active_learning.mbr import (
     ZHU_NEIGHBOURS,
@@ -212,3 +214,21 @@ def test_the_program_refuses_such_a_sigma_with_code_2(
     assert tiny_main(*flags, "--mbr_sigma", 1) == 2
     assert "--mbr_sigma 1 is too small for these images, which are " in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+PAIRS = [
+    (function.name, kind.name)
+    for function in ACQUISITION_FUNCTIONS.values()
+    for kind in LEARNERS.values()
+    if function.needs <= kind.gives
+]
+
+
+@pytest.mark.parametrize(("acquisition", "learner"), PAIRS)
+def test_every_function_runs_with_every_learner_that_gives_what_it_needs(
+    data: ImageData, acquisition: str, learner: str
+) -> None:
+    results = run(data, acquisition=acquisition, learner=learner, rounds=2, pool_subset=20)
+    acquired = [index for result in results for index in result.acquired_train_index]
+    assert len(set(acquired)) == 2 * config().query
+    assert run(data, results[:2], acquisition=acquisition, learner=learner, rounds=2, pool_subset=20) == results[2:]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from active_learning.models.network import make_network
 from benchmarks.speed import Bench, fit_floor, inference_floor
 from cnn_model import Precision
 from load_data import load_data
+from tests.test_loop import make_config
 
 FIRST, DIRECT, FILTERED, DENSE = 2 * 625 * 32 * 16, 2 * 121 * 64 * 1024, 2 * 121 * 25 * 1024, 2 * 3872 * 128
 
@@ -37,3 +39,10 @@ def test_the_floor_of_a_fit(bench: Bench, precision: Precision, monkeypatch: pyt
     gradients = 2 * DIRECT * 0.75 * open_share / 4
     expected = 2 * FIRST + gradients + (FILTERED + 3 * DENSE) / peak
     assert fit_floor(bench, net, images, 5) == pytest.approx(5 * 20 * expected)
+
+
+def test_the_benchmark_times_the_network_as_runs_have_it(bench: Bench) -> None:
+    config = make_config(precision="float32", dataset="mnist_5k")
+    net, ours = bench.classifier("float32", 0), make_network(config, bench.data)
+    for name in ("module__convolutions", "training_threads"):
+        assert getattr(net, name) is getattr(ours, name) is not None

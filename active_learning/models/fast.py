@@ -1,6 +1,6 @@
 """The paper's network on a CPU by our own kernels: its convolutions in training and inference, and its passes.
 
-The one place that decides whether the kernels compute (`computed_by_kernels`) and that knows both them and torch.
+`computed_by_kernels` says where they compute. The one file that knows both them and torch.
 """
 
 from collections.abc import Iterator

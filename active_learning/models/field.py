@@ -151,8 +151,10 @@ class FieldLearner:
         """Return the probabilities (N, 2) of the harmonic extension."""
         return self._field.probabilities(images)
 
-    def evidence(self, candidates: Index, _function: AcquisitionFunction, **_: Any) -> Evidence:
-        """Return the field over the candidates."""
+    def evidence(self, candidates: Index, function: AcquisitionFunction, **_: Any) -> Evidence:
+        """Return the field over the candidates, for a function that asks for it."""
+        if not function.needs:
+            return Evidence(count=len(candidates), scores_n=np.zeros(len(candidates)))
         return Evidence(count=len(candidates), field=self._field.over(candidates))
 
     def resume(self, weight_decay: float, tuned_at: int) -> None:

@@ -94,8 +94,16 @@ _GROUPS = (
 def _left_in_group(files: tuple[str, str]) -> int | None:
     with suppress(OSError, ValueError):  # "max" is no limit
         most, used = (int(Path(file).read_text("ascii")) for file in files)
-        return max(0, most - used)
+        return max(0, most - used + _cached(Path(files[1]).with_name("memory.stat")))
     return None
+
+
+def _cached(statistics: Path) -> int:
+    """Return the bytes of files that a control group keeps in memory and gives back when they are needed."""
+    with suppress(OSError, ValueError):
+        entries = dict(line.split() for line in statistics.read_text("ascii").splitlines())
+        return sum(int(entries.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return 0
 
 
 def _left_of_limit() -> int | None:

@@ -37,6 +37,9 @@ from cnn_model import (
 IMAGES_PER_BLOCK = 512
 """Images of one inference block: enough for a pass's weights to be fetched seldom, in whole strips of the kernels."""
 
+IMAGES_AT_ONCE = 16
+"""The least images of a block that memory is short for: of multiples of it, the size changes no digit."""
+
 IMAGES_PER_SLICE = 128
 """Images that go through torch's convolutions at once: few enough for a cache to hold their activations."""
 
@@ -105,7 +108,10 @@ def _fitting(net: BayesianCNNClassifier, block_size: int, passes: int) -> int:
     at_once = 1 + torch.get_num_threads()
     an_image = bytes_an_image(net.module_.output.out_features, passes)
     passes_bytes = passes * bytes_a_pass(net.module__image_shape, net.precision)
-    fitting = max(1, min(block_size, (available - passes_bytes) // 4 // at_once // an_image))
+    wanted = (available - passes_bytes) // 4 // at_once // an_image
+    fitting = block_size
+    while fitting > max(wanted, IMAGES_AT_ONCE) and fitting % (2 * IMAGES_AT_ONCE) == 0:
+        fitting //= 2
     if fitting < block_size and net.note is not None:
         net.note(f"little memory for {passes} passes: inference goes on with blocks of {fitting} images")
     return fitting

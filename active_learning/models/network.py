@@ -1,6 +1,6 @@
 """A network as a learner: fits with a weight decay, MC dropout or one deterministic pass, evidence for acquisition.
 
-Knows the skorch classifier and nothing of its kernels.
+Knows the skorch classifier, and of the kernels only that there are some.
 """
 
 import math
