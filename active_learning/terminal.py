@@ -12,8 +12,8 @@ def with_streams(program: str, work: Callable[[], int]) -> int:
     r"""Do what prints, whatever the standard streams are, and return its exit code.
 
     What a stream cannot show is printed as `\u7ed3`. A stream that is closed, or cannot be written to, ends no work. If
-    standard output cannot be written to, that is told at the end and the exit code is not 0; if it is closed, nothing is
-    wanted there.
+    standard output cannot be written to, that is told at the end and the exit code is not 0. If it is closed, nothing
+    is wanted there.
 
     Args:
         program: the name before an error's sentence.

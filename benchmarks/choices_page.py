@@ -523,7 +523,7 @@ def _set_scale(axes: Axes, farthest: float) -> str:
     if farthest <= 3 * LINEAR:
         return label
     axes.set_xscale("symlog", linthresh=LINEAR, linscale=0.8)
-    low, high = axes.get_xlim()
+    low, high = (end(0.0, side) for end, side in zip((min, max), axes.get_xlim(), strict=True))  # the base is at 0
     steps = [step * 10**power for power in range(3) for step in (1, 2, 5)]
     ticks = [sign * step for step in [0, 0.5, *steps] for sign in (-1, 1) if low <= sign * step <= high]
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(ticks))))
