@@ -427,11 +427,10 @@ class Budget:
         measured = [of_fit(count) for count in CURVE_SIZES]
         labelled = np.arange(CURVE_SIZES[0], CURVE_SIZES[-1] + 1, 10)
         fits = np.ones(len(labelled))
-        at, choices = labelled[0], (self.first_choice, *repeat(self.later_choice, 99))
-        for choice in choices:
-            if at <= labelled[-1]:
-                fits[labelled == at] += choice
-            at *= 2
+        at, choice = CURVE_SIZES[0], self.first_choice
+        while at <= CURVE_SIZES[-1]:
+            fits[labelled == at] += choice
+            at, choice = 2 * at, self.later_choice
         return float(fits @ np.interp(labelled, CURVE_SIZES, measured))
 
 

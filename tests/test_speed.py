@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from active_learning.models.network import make_network
-from benchmarks.speed import Bench, fit_floor, inference_floor
+from benchmarks.speed import Bench, Budget, fit_floor, inference_floor
 from cnn_model import Precision
 from load_data import load_data
 from tests.test_loop import make_config
@@ -46,3 +46,10 @@ def test_the_benchmark_times_the_network_as_runs_have_it(bench: Bench) -> None:
     net, ours = bench.classifier("float32", 0), make_network(config, bench.data)
     for name in ("module__convolutions", "training_threads"):
         assert getattr(net, name) is getattr(ours, name) is not None
+
+
+def test_a_curve_is_a_fit_a_round_and_the_fits_of_its_choices() -> None:
+    assert Budget(32, 30, 500, "cosine").over_curve(lambda count: 1.0) == 101 + 3 + 5 * 2
+    assert Budget(128, 50, 0, "constant", 4, 4).over_curve(lambda count: 1.0) == 101 + 6 * 4
+    images = sum(range(20, 1021, 10))
+    assert Budget(32, 30, 0, "cosine", 0, 0).over_curve(float) == pytest.approx(images)
