@@ -13,7 +13,7 @@ from active_learning.interruption import Interrupted, stoppable
 from active_learning.terminal import with_streams
 
 if TYPE_CHECKING:
-    from active_learning.config import ExperimentConfig, RunConfig
+    from active_learning.config import ExperimentConfig
 
 VERBS = ("run", "status", "report")
 
@@ -55,48 +55,20 @@ def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
     from active_learning.flags import fail
     from active_learning.runner import run_experiment
+    from active_learning.show import show_results
     from active_learning.status import status
 
     if config.status:
         print(status(config))
         return 0
     outcome = run_experiment(config, check)
-    reason = _show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
+    reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
     if reason:
         fail(1, f"{reason}; python -m active_learning.report {config.result_dir} tries again.")
     for run, reason in outcome.failures.items():
         again = "" if "(try " in reason else "; the same command tries it again"  # in vain where a setting is to blame
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}{again}.")
     return 1 if outcome.failures or reason else 0
-
-
-def _show_results(config: "ExperimentConfig", runs: "Sequence[RunConfig]", check: Callable[[], None]) -> str:
-    """Write the report and print the results; return why the report could not be written, if it could not."""
-    reason, page = "", None
-    try:
-        from active_learning.report import figure, write_report
-
-        figure(config.result_dir, runs, f"Test error on {config.dataset}")
-        check()
-        report = write_report(config.result_dir, data_dir=config.data_dir)
-        reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page
-    except Exception as error:  # whatever it is: the runs are finished, and nothing may hide their results
-        reason = f"the report could not be written ({str(error) or type(error).__name__})"
-    try:
-        from active_learning.report import numbers, table
-        from active_learning.report.results import NoResultsError
-    except Exception:  # a package that is broken, of which the reason speaks already
-        print(f"Curves: {config.result_dir}/*.npy")
-        return reason
-    try:
-        if config.json:
-            print(numbers(config.result_dir, runs, page))
-        elif not config.quiet:
-            print(table(config.result_dir, runs), f"Curves: {config.result_dir}/*.npy", sep="\n")
-            print(f"Figures and tables: {page.parent}\nPage: {page}" if page else "There is no page.")
-    except NoResultsError as error:
-        reason = str(error).rstrip(".")
-    return reason
 
 
 if __name__ == "__main__":

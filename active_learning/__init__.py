@@ -12,6 +12,6 @@ Reading order:
     store         everything on disk; numbering: which image an index names; renumber: records of earlier versions
     experiments   which runs an experiment asks for; presets/: the four experiments and three ways to train
     runner        skip, resume and spread runs; execution: one run in this process; cluster: many on Dask's workers
-    interruption  SIGINT and SIGTERM; status: what a result folder holds; terminal: what is printed, on any stream
+    interruption  SIGINT and SIGTERM; terminal: any stream; status: what a result folder holds; show: a run's last words
     report        curves to statistics, tables, figures and one page
 """

@@ -41,7 +41,7 @@ PROGRAM_DIR = Path(__file__).resolve().parent.parent
 RUN_SOURCES = sorted(
     [
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
-        *(path for path in PROGRAM_DIR.glob("active_learning/*.py") if path.stem not in ("renumber", "status")),
+        *(path for path in PROGRAM_DIR.glob("active_learning/*.py") if path.stem not in ("renumber", "show", "status")),
         *PROGRAM_DIR.glob("active_learning/models/*.py"),
     ]
 )

@@ -99,7 +99,7 @@ BAD_INPUTS = {
     "class.",
     "--mbr": "--mbr tells two classes apart, and these are 10: add --classes 2 8, say.",
     "--mbr --classes 1 2 3": "--mbr tells two classes apart, and these are 3: add --classes 2 8, say.",
-    "--mbr_sigma 760": "--mbr_sigma 760.0 changes no run without --mbr: add it.",
+    "--mbr_sigma 760": "--mbr_sigma 760.0 changes no run without --mbr or --acq_func mbr.",
     "--mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --mbr has none: leave one "
     "out.",
     **{
