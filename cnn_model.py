@@ -1,16 +1,16 @@
-"""The Bayesian CNN of the paper in plain torch, and the skorch classifier that trains it.
+"""Networks in plain torch, and the skorch classifier that trains them.
 
-The network has a deterministic part, `features`, and a stochastic head behind its first dropout, `head`. How they are
-computed fast, and what MC dropout makes of them, is the affair of `active_learning.models`: this file imports nothing
-of ours, and takes from there what computes its convolutions.
+A network is a deterministic part, `features`, and a stochastic head behind its first dropout, `head` (see `Network`).
+How they are computed fast, and what MC dropout makes of them, is the affair of `active_learning.models`: this file
+imports nothing of ours. A new network is one class here and one line in `active_learning.networks`.
 
 Dimensions: N images, C classes, F features (before the first dropout), H hidden units.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +42,98 @@ Weights = dict[str, npt.NDArray[np.float32]]
 Labelled = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Convolutions = Callable[["BayesianCNN", Tensor], Tensor | None]
-TrainingThreads = Callable[[str, Precision], AbstractContextManager[int]]
+AroundFit = Callable[["BayesianCNNClassifier"], AbstractContextManager[None]]
 
 
 class NonFiniteLossError(RuntimeError):
     """The training loss became NaN or infinite; the message names the epoch and the loss."""
+
+
+class Dropout(NamedTuple):
+    """A place in a head where units are dropped."""
+
+    shape: tuple[int, ...]
+    """Shape of an image's mask; a 1 where a unit is dropped over a whole axis."""
+    rate: float
+    """Probability of being dropped, a multiple of 1/256."""
+
+
+class Network(Protocol):
+    """What the classifier trains and MC dropout samples; a torch module that takes pixels of 0 to 255.
+
+    Its class takes `image_shape`, `class_count`, `pixel_mean`, `pixel_std`, `seed`, `initialisation` and
+    `initial_weights` (see `BayesianCNN`), and no more without a default.
+
+    Attributes:
+        decayed: name of the one parameter that the weight decay is on.
+        dropouts: the places where the head drops units, in the order of the computation.
+    """
+
+    decayed: ClassVar[str]
+    dropouts: tuple[Dropout, ...]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what stands before the first dropout, for images (N, channels, height, width)."""
+        ...
+
+    def head(self, features: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the logits (N, C).
+
+        Args:
+            features: of N images.
+            kept: a mask for each of `dropouts`, True = kept, that all images share. Without them the images have masks
+                of their own in training mode, and nothing is dropped in evaluation mode.
+        """
+        ...
+
+    def mask_with(self, seed: int) -> None:
+        """Draw the masks of training mode from this seed from here on."""
+        ...
+
+
+class RandomMasks:
+    """Dropout masks that are drawn afresh for every image."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def drop(self, x: Tensor, place: Dropout) -> Tensor:
+        """Drop units of images (N, *place.shape or larger) independently.
+
+        A mask made of random bytes is exact for rates of whole 256ths and several times cheaper than Bernoulli draws.
+        """
+        if x.device not in self._generators:
+            self._generators[x.device] = torch.Generator(x.device).manual_seed(self._seed)
+        shape = (len(x), *place.shape)
+        count = math.prod(shape)
+        words = torch.empty(count // 8 + 1, dtype=torch.int64, device=x.device)
+        # Without its lower limit random_() would never set the sign bit, and with it every eighth byte.
+        words.random_(torch.iinfo(torch.int64).min, None, generator=self._generators[x.device])
+        kept = torch.empty(shape, dtype=x.dtype, device=x.device)
+        torch.ge(words.view(torch.uint8)[:count].view(shape), round(256 * place.rate), out=kept)
+        return x * kept.mul_(1 / (1 - place.rate))
+
+
+def dropped(x: Tensor, place: Dropout, kept: Tensor | None, masks: RandomMasks | None) -> Tensor:
+    """Return x with units dropped by a mask that all images share, by masks of their own, or as it is."""
+    if kept is not None:
+        return x * (kept / (1 - place.rate)).to(x.dtype)
+    return x if masks is None else masks.drop(x, place)
+
+
+def draw_weights(layers: Sequence[nn.Conv2d | nn.Linear], initialisation: Initialisation, seed: int) -> None:
+    """Draw weights and biases of layers, in their order, from a generator of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        bias = cast(Tensor, layer.bias)
+        if initialisation == "glorot":
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(bias)
+        else:
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(bias, -bound, bound, generator=generator)
 
 
 def feature_count(image_shape: tuple[int, ...]) -> int:
@@ -74,6 +161,8 @@ class BayesianCNN(nn.Module):
             (N, channels, height, width), or gives None where it cannot.
     """
 
+    decayed: ClassVar[str] = "hidden.weight"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -95,32 +184,23 @@ class BayesianCNN(nn.Module):
         self.conv2 = skip_init(nn.Conv2d, FILTERS, FILTERS, KERNEL)
         self.hidden = skip_init(nn.Linear, feature_count(image_shape), HIDDEN_UNITS)
         self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
-        self.seed = seed
+        self.dropouts = (
+            Dropout((feature_count(image_shape),), FEATURE_DROPOUT),
+            Dropout((HIDDEN_UNITS,), HIDDEN_DROPOUT),
+        )
         self.threads = threads
         self.convolutions = convolutions
         # The weights use up the first draws of this seed; the masks must not repeat them.
         self.mask_with(seed ^ 0x6D61736B)
         if initial_weights is None:
-            self._draw_weights(initialisation)
+            draw_weights((self.conv1, self.conv2, self.hidden, self.output), initialisation, seed)
         else:
             self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
         self.to(memory_format=torch.channels_last)
 
-    def _draw_weights(self, initialisation: Initialisation) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
-        for layer in (self.conv1, self.conv2, self.hidden, self.output):
-            if initialisation == "glorot":
-                nn.init.xavier_uniform_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
-            else:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-
     def mask_with(self, seed: int) -> None:
         """Draw the dropout masks of training mode from this seed from here on."""
-        self._mask_seed = seed
-        self._mask_generators: dict[torch.device, torch.Generator] = {}
+        self._masks = RandomMasks(seed)
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the activations (N, 32, h, w) before the first dropout: the deterministic part of the network."""
@@ -137,27 +217,16 @@ class BayesianCNN(nn.Module):
         """Return the logits (N, C) of images (N, channels, height, width)."""
         return self.head(self.features(images_nchw))
 
-    def head(self, features_nchw: Tensor) -> Tensor:
-        """Return the logits (N, C) of activations before the first dropout; in training mode with fresh masks."""
-        features_nf = self._dropout(features_nchw.flatten(1), FEATURE_DROPOUT)
-        hidden_nh = self._dropout(functional.relu(self.hidden(features_nf)), HIDDEN_DROPOUT)
+    def head(self, features_nchw: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the logits (N, C) of activations before the first dropout; see `Network`."""
+        features_nf = self._dropped(features_nchw.flatten(1), 0, kept)
+        hidden_nh = self._dropped(functional.relu(self.hidden(features_nf)), 1, kept)
         logits_nc: Tensor = self.output(hidden_nh)
         return logits_nc
 
-    def _dropout(self, x: Tensor, rate: float) -> Tensor:
-        """Drop elements independently with probability `rate` (a multiple of 1/256) in training mode.
-
-        A mask made of random bytes is exact for such rates and several times cheaper than Bernoulli draws.
-        """
-        if not self.training:
-            return x
-        if x.device not in self._mask_generators:
-            self._mask_generators[x.device] = torch.Generator(x.device).manual_seed(self._mask_seed)
-        words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
-        # Without its lower limit random_() would never set the sign bit, and with it every eighth byte.
-        words.random_(torch.iinfo(torch.int64).min, None, generator=self._mask_generators[x.device])
-        kept = torch.ge(words.view(torch.uint8)[: x.numel()].view(x.shape), round(256 * rate), out=torch.empty_like(x))
-        return x * kept.mul_(1 / (1 - rate))
+    def _dropped(self, x: Tensor, place: int, kept: Sequence[Tensor] | None) -> Tensor:
+        mask = None if kept is None else kept[place]
+        return dropped(x, self.dropouts[place], mask, self._masks if self.training else None)
 
 
 class TensorBatches:
@@ -203,10 +272,11 @@ class TensorBatches:
 
 
 class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
-    """skorch classifier of the Bayesian CNN: each `fit` starts from fresh weights and a new optimiser.
+    """skorch classifier of a network: each `fit` starts from fresh weights and a new optimiser.
 
-    Adam minimises cross entropy + (c / n) * ||W||^2 over the first dense layer's weights W, with n labelled images:
-    the authors' L2 term, which in torch is Adam's coupled `weight_decay` = 2 c / n.
+    Adam minimises cross entropy + (c / n) * ||W||^2 over the network's decayed parameter W (in the paper's network the
+    first dense layer's weights), with n labelled images: the authors' L2 term, which in torch is Adam's coupled
+    `weight_decay` = 2 c / n.
 
     A fit takes `max_epochs` epochs, and more until it has taken `min_steps` steps (and with `stopping`, until the next
     look at the validation set).
@@ -224,7 +294,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         precision: float32, or bfloat16, to which the factors of the large products are rounded. The kernels keep sums
             and the convolutions' gradients in float32; what torch computes is under autocast, and rounded too: in
             training the dense layers. The weights and the loss are float32 in either case.
-        training_threads: gives, for the length of a fit, the threads of the module's `convolutions`.
+        around_fit: given the classifier, a context that each fit takes place in.
         check: called before each training step and whenever an inference block is due; what it raises ends the work.
         note: told in a sentence when memory ran out and inference goes on with smaller blocks.
         **kwargs: skorch's own settings.
@@ -232,7 +302,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def __init__(
         self,
-        module: type[BayesianCNN] = BayesianCNN,
+        module: type[nn.Module] = BayesianCNN,
         *,
         min_steps: int = 0,
         lr_schedule: Schedule = "constant",
@@ -242,7 +312,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         fit_seed: int = 0,
         trained: Weights | None = None,
         precision: Precision = "float32",
-        training_threads: TrainingThreads | None = None,
+        around_fit: AroundFit | None = None,
         check: Callable[[], None] | None = None,
         note: Callable[[str], None] | None = None,
         **kwargs: Any,
@@ -255,7 +325,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.fit_seed = fit_seed
         self.trained = trained
         self.precision = precision
-        self.training_threads = training_threads
+        self.around_fit = around_fit
         self.check = check
         self.note = note
         self.steps_ = 0  # of the last fit, or of the one that has begun
@@ -294,7 +364,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             return self
         seeds = np.random.SeedSequence(self.fit_seed).generate_state(3, np.uint64) >> 1
         self.module__seed, self.iterator_train__seed, self.iterator_train__augment_seed = map(int, seeds)
-        self.optimizer__param_groups = [("hidden.weight", {"weight_decay": 2 * self.weight_decay / len(X)})]
+        self.optimizer__param_groups = [(self.module.decayed, {"weight_decay": 2 * self.weight_decay / len(X)})]
         batches = math.ceil(len(X) / self.batch_size)
         epochs = max(self.max_epochs, math.ceil(self.min_steps / batches))
         # skorch looks at the validation set after each of its epochs, which may be one step
@@ -305,8 +375,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.iterator_train__epochs = at_once
         if self.stopping == "validation":
             self.train_split = predefined_split(Dataset(*cast(Labelled, self.validation)))
-        threads = self.training_threads or (lambda *_: nullcontext(1))
-        with threads(self.device_type, self.precision) as self.module__threads:
+        with nullcontext() if self.around_fit is None else self.around_fit(self):
             super().fit(X, y, epochs=checks, **fit_params)
         return self
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, acquisition_help, parse_acquisition
 from active_learning.learners import LEARNERS
+from active_learning.networks import NETWORKS
 from load_data import DATASETS, DatasetSpec
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -82,6 +83,7 @@ class RunConfig:
     augment_strength: float = 1.0
     initialisation: Initialisation = "glorot"
     masks: Masks = "pass"
+    network: str = "gal"
 
     @property
     def name(self) -> str:
@@ -144,6 +146,7 @@ class ExperimentConfig:
     learner: str = _flag(
         "bayesian", "what is trained, tested and asked: " + "; ".join(f"{k.name}: {k.text}" for k in LEARNERS.values())
     )
+    network: str = _flag("gal", "network: " + "; ".join(f"{k.name}: {k.text}" for k in NETWORKS.values()))
     determ: bool = _flag(False, "add the deterministic arms: the same network used without dropout (experiment 2)")
     mbr: bool = _flag(
         False,
@@ -189,10 +192,9 @@ class ExperimentConfig:
             _check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
-        if self.dataset not in DATASETS:
-            close = difflib.get_close_matches(self.dataset, DATASETS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"--dataset {self.dataset!r} is not known{hint}: choose one of {', '.join(DATASETS)}.")
+        _check_known("dataset", self.dataset, DATASETS)
+        _check_known("learner", self.learner, LEARNERS)
+        _check_known("network", self.network, NETWORKS)
         try:
             parse_acquisition(self.acq_func)
         except ValueError as error:
@@ -239,10 +241,6 @@ class ExperimentConfig:
             )
 
     def _check_arms(self) -> None:
-        if self.learner not in LEARNERS:
-            close = difflib.get_close_matches(self.learner, LEARNERS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"--learner {self.learner!r} is not known{hint}: choose one of {', '.join(LEARNERS)}.")
         for acquisition, learner in self.arms:
             needs = ACQUISITION_FUNCTIONS[acquisition].needs
             if lacking := needs - LEARNERS[learner].gives:
@@ -353,6 +351,14 @@ def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
 
 def _words(values: Iterable[object]) -> str:
     return " ".join(map(str, values))
+
+
+def _check_known(flag: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"--{flag} {name!r} is not known{hint}: choose one of {', '.join(names)}.")
 
 
 def _check_bound(name: str, value: object, at_least: float | None) -> None:

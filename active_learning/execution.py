@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig, has_field
+from active_learning.learners import LEARNERS
 from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
 from active_learning.models.hardware import (
     USED_OF_MEMORY,
     available_memory,
@@ -21,7 +23,7 @@ from active_learning.models.hardware import (
     choose_precision,
     computing_threads,
 )
-from active_learning.models.inference import bytes_a_pass, bytes_an_image
+from active_learning.networks import NETWORKS
 from active_learning.numbering import Numbering
 from active_learning.store import Row, RunFolder, Weights, provenance
 from cnn_model import Device, NonFiniteLossError, Precision
@@ -58,7 +60,7 @@ def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: Imag
     share = int(USED_OF_MEMORY * available) // side_by_side
     fewer = f", or fewer --jobs than {side_by_side}" if side_by_side > 1 else ""
     each = f"{'each of ' * (side_by_side > 1)}{side_by_side} run{'s' * (side_by_side > 1)}"
-    a_pass = bytes_a_pass(data.train_images.shape[1:], runs[0].precision)
+    a_pass = bytes_a_pass(NETWORKS[config.network].module, data.train_images.shape[1:], runs[0].precision)
     a_pass += bytes_an_image(data.class_count, passes=1)
     if any(run.learner == "bayesian" for run in runs) and a_pass * config.dropout_iter > share:
         raise ConfigError(
@@ -153,8 +155,11 @@ def append(folder: RunFolder, result: RoundResult) -> None:
 
 
 def session(run: RunConfig) -> Row:
-    """Return what this process is, for the run's provenance."""
-    return {**provenance(), "threads": run.threads}
+    """Return what this process is, and who computes its passes, for the run's provenance."""
+    here = {**provenance(), "threads": run.threads}
+    if "probabilities" in LEARNERS[run.learner].gives:
+        here["engine"] = engine(NETWORKS[run.network].module, run.device, run.precision)
+    return here
 
 
 def describe(error: BaseException) -> str:

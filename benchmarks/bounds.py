@@ -23,9 +23,10 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from active_learning.execution import keep_freed_memory
+from active_learning.models.engines import DensePasses, Passes
 from active_learning.models.fast import CompiledPasses, computed_by_kernels
 from active_learning.models.hardware import choose_precision
-from active_learning.models.inference import IMAGES_PER_BLOCK, _class_probabilities, _Passes, _TorchPasses
+from active_learning.models.inference import IMAGES_PER_BLOCK, _class_probabilities
 from benchmarks.speed import (
     BATCH_SIZE,
     PASSES,
@@ -73,8 +74,8 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
     generator = torch.Generator().manual_seed(0)
     layers = ((module.hidden, FEATURE_DROPOUT), (module.output, HIDDEN_DROPOUT))
     masks = [torch.rand(PASSES, layer.in_features, generator=generator) >= rate for layer, rate in layers]
-    torchs = _TorchPasses(module, masks[0], masks[1], getattr(torch, bench.precision))
-    passes: _Passes = torchs
+    torchs = DensePasses(module, masks[0], masks[1], getattr(torch, bench.precision))
+    passes: Passes = torchs
     if computed_by_kernels("cpu", bench.precision):
         passes = Recorded(CompiledPasses(module, masks[0], masks[1], bench.precision))
     images = torch.from_numpy(bench.images(IMAGES_PER_BLOCK))
@@ -252,7 +253,7 @@ def without_onednn(work: Work) -> Tensor:
 class Recorded:
     """Passes that the profiler sees: it knows no operations but torch's."""
 
-    def __init__(self, passes: _Passes) -> None:
+    def __init__(self, passes: Passes) -> None:
         self.passes = passes
         self.features = passes.features
 
@@ -262,7 +263,7 @@ class Recorded:
             return self.passes.logits(features)
 
 
-def in_blocks(passes: _Passes, images: Tensor, size: int) -> Tensor:
+def in_blocks(passes: Passes, images: Tensor, size: int) -> Tensor:
     """Compute the passes of some images in smaller blocks."""
     return torch.cat([_class_probabilities(passes, few) for few in images.split(size)], dim=1)
 
@@ -279,7 +280,7 @@ def pass_weights(module: BayesianCNN, masks: Sequence[Tensor], dtype: torch.dtyp
     return weights
 
 
-def masked_weights(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+def masked_weights(passes: DensePasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass as one product with the weights of dropped features set to zero."""
     return torch.stack(
         [
@@ -289,7 +290,7 @@ def masked_weights(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], 
     )
 
 
-def kept_features(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
+def kept_features(passes: DensePasses, weights: Sequence[tuple[Tensor, ...]], features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass from the features that it keeps; `weights` hold no others."""
     return torch.stack(
         [
@@ -301,7 +302,7 @@ def kept_features(passes: _TorchPasses, weights: Sequence[tuple[Tensor, ...]], f
     )
 
 
-def onednn_linear(passes: _TorchPasses, features_fb: Tensor) -> Tensor:
+def onednn_linear(passes: DensePasses, features_fb: Tensor) -> Tensor:
     """Compute the logits of every pass and subtract the dropped features with oneDNN's linear layer, images first."""
     undropped_hb = torch.addmm(passes.hidden_bias_h1, passes.hidden_weight_hf, features_fb)
     logits = []

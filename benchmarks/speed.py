@@ -370,7 +370,7 @@ def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np
     module, optimizer = net.module_.train(), net.optimizer_
     criterion = torch.nn.CrossEntropyLoss()
     source = TensorBatches(Dataset(images, labels), BATCH_SIZE)
-    with training_threads("cpu", bench.precision):
+    with training_threads(bench.classifier(bench.precision, 0)):
         for batch, target in chain.from_iterable(repeat(source, epochs)):
             optimizer.zero_grad()
             with net.autocast():

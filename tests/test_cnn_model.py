@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,25 @@ from torch.nn import functional
 import cnn_model
 from active_learning.models import hardware, inference
 from active_learning.models.augmentation import augmentation
+from active_learning.models.engines import DensePasses, Engine, HeadPasses, Passes, bytes_a_pass, bytes_an_image, engine
 from active_learning.models.fast import KERNELS, CompiledPasses, convolutions, training_threads
 from active_learning.models.hardware import available_memory, choose_device, choose_precision
 from active_learning.models.inference import (
     _blocks,
     _class_probabilities,
-    _TorchPasses,
-    bytes_a_pass,
-    bytes_an_image,
     deterministic_blocks,
     mc_dropout_blocks,
     mc_dropout_blocks_of_own_masks,
 )
-from cnn_model import HIDDEN_UNITS, BayesianCNN, BayesianCNNClassifier, NonFiniteLossError, TensorBatches
+from cnn_model import (
+    HIDDEN_UNITS,
+    BayesianCNN,
+    BayesianCNNClassifier,
+    Dropout,
+    NonFiniteLossError,
+    RandomMasks,
+    TensorBatches,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -411,23 +417,38 @@ def test_weights_that_are_trained_already_are_taken_once() -> None:
 
 
 def test_training_dropout_drops_at_its_rate_and_keeps_the_mean() -> None:
-    module = fast_network(IMAGE_SHAPE, CLASSES, seed=4)
+    masks = RandomMasks(4)
     ones = torch.ones(1000, 1000)
     for rate in (0.25, 0.5):
-        dropped = module._dropout(ones, rate)
+        dropped = masks.drop(ones, Dropout((1000,), rate))
         assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / (1 - rate)])
         # Each column group too: the sign bit of every eighth byte must be as random as the others.
         fractions = (dropped == 0).float().mean(dim=0)
         assert float(fractions.mean()) == pytest.approx(rate, abs=0.002)
         assert fractions.sub(rate).abs().max() < 6 * (rate * (1 - rate) / 1000) ** 0.5
-    assert torch.equal(module.eval()._dropout(ones, 0.5), ones)
 
 
 def test_training_masks_differ_between_images_and_steps() -> None:
-    module = fast_network(IMAGE_SHAPE, CLASSES, seed=4)
-    first, second = module._dropout(torch.ones(2, 512), 0.5), module._dropout(torch.ones(2, 512), 0.5)
+    masks = RandomMasks(4)
+    first, second = (masks.drop(torch.ones(2, 512), Dropout((512,), 0.5)) for _ in range(2))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first, second)
+
+
+def test_a_mask_may_drop_whole_channels() -> None:
+    channels = RandomMasks(4).drop(torch.ones(50, 8, 3, 3), Dropout((8, 1, 1), 0.5))
+    assert set(channels.mean(dim=(2, 3)).unique().tolist()) == {0, 2}
+
+
+def test_in_evaluation_nothing_is_dropped_without_a_mask() -> None:
+    module = fast_network(IMAGE_SHAPE, CLASSES, seed=4).eval()
+    images = torch.from_numpy(make_images(5)[0])
+    with torch.inference_mode():
+        features = module.features(images)
+        kept = [torch.ones(place.shape, dtype=torch.bool) for place in module.dropouts]
+        whole = [(1 - place.rate) * mask for place, mask in zip(module.dropouts, kept, strict=True)]
+        assert torch.equal(module.head(features), module.head(features, whole))
+        assert not torch.equal(module.head(features), module.head(features, kept)), "what is kept is scaled up"
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit() -> None:
@@ -473,10 +494,10 @@ def test_mc_dropout_has_the_shape_and_order_of_the_images(fitted: BayesianCNNCla
     )
 
 
-@pytest.mark.parametrize("by_torch", [False, True])  # as on a GPU
+@pytest.mark.parametrize("computed_by", get_args(Engine))
 @pytest.mark.parametrize("passes", [1, 10, 23])
 def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
-    fitted: BayesianCNNClassifier, passes: int, by_torch: bool
+    fitted: BayesianCNNClassifier, passes: int, computed_by: Engine
 ) -> None:
     images, _ = make_images(9, seed=3)
     module = fitted.module_
@@ -484,13 +505,18 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     feature_masks = torch.rand(passes, module.hidden.in_features, generator=generator) >= 0.25
     hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
-    blocks = list(_blocks(fitted, images, None, feature_masks, hidden_masks, 4))
+    blocks = list(_blocks(fitted, images, None, (feature_masks, hidden_masks), 4))
     masks = module, feature_masks, hidden_masks
-    way = _TorchPasses(*masks, torch.float32) if by_torch else CompiledPasses(*masks, "float32")
+    ways: dict[str, Callable[[], Passes]] = {
+        "kernels": lambda: CompiledPasses(*masks, "float32"),
+        "torch, dense layers only": lambda: DensePasses(*masks, torch.float32),
+        "torch, the whole head": lambda: HeadPasses(module, (feature_masks, hidden_masks)),
+    }
+    way = ways[computed_by]()
     with torch.inference_mode():
         computed = [_class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
     same = all(torch.equal(one, other) for one, other in zip(blocks, computed, strict=True))
-    assert same != by_torch, "on a CPU in float32 the compiled passes are taken"
+    assert same == (engine(BayesianCNN, "cpu", "float32") == computed_by == "kernels")
     features = module.features(torch.from_numpy(images)).flatten(1).double()
     expected = []
     for feature_mask, hidden_mask in zip(feature_masks, hidden_masks, strict=True):
@@ -676,7 +702,7 @@ def test_blocks_follow_from_the_memory_that_there_is(
     expected = all_passes(fitted, images, passes=7, seed=1)
     notes: list[str] = []
     monkeypatch.setattr(fitted, "note", notes.append)
-    passes = 7 * bytes_a_pass(IMAGE_SHAPE)
+    passes = 7 * bytes_a_pass(BayesianCNN, IMAGE_SHAPE)
     an_image = bytes_an_image(CLASSES, passes=7)
     sizes = {60: [60], 32: [32, 28], 16: [16, 16, 16, 12]}
     for free, size in (((10**12), 60), (passes + 4 * 2 * 40 * an_image, 32), (passes, 16), (0, 16)):
@@ -699,7 +725,7 @@ def test_the_memory_of_passes_is_about_what_they_hold() -> None:
         passes = CompiledPasses(module, *masks, precision).passes
         arrays = passes.hidden_weights, passes.output_weights, *passes.dropped, *passes.kept
         held = sum(array.nbytes for array in arrays) / 20
-        assert 0.9 * held < bytes_a_pass((1, 28, 28), precision) < 1.3 * held
+        assert 0.9 * held < bytes_a_pass(BayesianCNN, (1, 28, 28), precision) < 1.3 * held
 
 
 def test_available_memory_is_the_least_of_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -802,6 +828,7 @@ def test_bfloat16_is_torchs_where_its_instructions_are_better(
     module, found = fitted.module_.eval(), []
     few = torch.from_numpy(images)
     masks = module, torch.ones(2, module.hidden.in_features) > 0, torch.ones(2, HIDDEN_UNITS) > 0
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     with torch.inference_mode():
         full_nf = module.features(few)
         with torch.autocast("cpu", torch.bfloat16):
@@ -820,8 +847,9 @@ def test_bfloat16_is_torchs_where_its_instructions_are_better(
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             assert module.features(few).dtype == (torch.bfloat16 if by_torch else torch.float32)
         set_threads(2)
-        with training_threads("cpu", "bfloat16") as threads:
-            assert (threads, torch.get_num_threads()) == ((1, 2) if by_torch else (2, 1))
+        net = make_classifier(precision="bfloat16", module__threads=1)
+        with training_threads(net):
+            assert (net.module__threads, torch.get_num_threads()) == ((1, 2) if by_torch else (2, 1))
         set_threads(1)
     fitted.precision = "float32"
     assert torch.equal(found[0], found[3])

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
+from torch.nn import functional
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence, Picks
 from active_learning.experiments import planned_runs
 from active_learning.flags import make_parser, read_flags
 from active_learning.learners import LEARNERS, LearnerKind
+from active_learning.networks import NETWORKS, NetworkKind
 from active_learning.report.page import command
 from active_learning.report.results import read_results
 from active_learning.streams import Purpose
 from benchmarks import tiny
+from cnn_model import Dropout, RandomMasks, draw_weights, dropped
 from load_data import DATASETS
 from main import main
 
@@ -61,6 +65,35 @@ class NearestMean:
         return {}
 
 
+class OneLayer(nn.Module):
+    """A network of one convolution and one dense layer, with whole channels dropped between them."""
+
+    decayed = "output.weight"
+
+    def __init__(
+        self, image_shape: Any, class_count: int, *, seed: int, initialisation: Any, pixel_mean: Any, pixel_std: Any
+    ) -> None:
+        super().__init__()
+        self.dropouts = (Dropout((4, 1, 1), 0.5),)
+        self.first, self.output = nn.Conv2d(image_shape[0], 4, 3), nn.Linear(4, class_count)
+        draw_weights((self.first, self.output), initialisation, seed)
+        self.mask_with(seed + 1)
+
+    def mask_with(self, seed: int) -> None:
+        self.masks = RandomMasks(seed)
+
+    def features(self, images: Any) -> Any:
+        return functional.relu(self.first(images.float() / 255))
+
+    def head(self, features: Any, kept: Any = None) -> Any:
+        masks = self.masks if self.training else None
+        x = dropped(features, self.dropouts[0], None if kept is None else kept[0], masks)
+        return self.output(x.mean(dim=(2, 3)))
+
+    def forward(self, images: Any) -> Any:
+        return self.head(self.features(images))
+
+
 @pytest.fixture
 def dummies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "dummies", tiny.SPEC)
@@ -73,6 +106,8 @@ def dummies(monkeypatch: pytest.MonkeyPatch) -> None:
         label="nearest mean", dashes=(3, 1), made_by="tests.test_registries:NearestMean",
     )  # fmt: skip
     monkeypatch.setitem(LEARNERS, "nearest_mean", kind)
+    network = NetworkKind(name="one_layer", text="one convolution", made_by="tests.test_registries:OneLayer")
+    monkeypatch.setitem(NETWORKS, "one_layer", network)
 
 
 FLAGS = [
@@ -82,9 +117,11 @@ FLAGS = [
 
 
 @pytest.mark.usefixtures("dummies")
-@pytest.mark.parametrize("learner", ["bayesian", "nearest_mean"])
-def test_dummies_run_resume_and_are_reported(tmp_path: Path, learner: str) -> None:
-    flags = [*FLAGS, "--acq_func", "spread", "--learner", learner]
+@pytest.mark.parametrize(
+    ("learner", "network"), [("bayesian", "gal"), ("bayesian", "one_layer"), ("nearest_mean", "gal")]
+)
+def test_dummies_run_resume_and_are_reported(tmp_path: Path, learner: str, network: str) -> None:
+    flags = [*FLAGS, "--acq_func", "spread", "--learner", learner, "--network", network]
     assert main([*flags, "--rounds=3", "--result_dir", str(tmp_path / "whole")]) == 0
     for rounds in (1, 3):
         assert main([*flags, f"--rounds={rounds}", "--result_dir", str(tmp_path / "stopped")]) == 0
@@ -93,6 +130,8 @@ def test_dummies_run_resume_and_are_reported(tmp_path: Path, learner: str) -> No
     (arm,) = read_results(tmp_path / "whole").arms
     assert (arm.learner, arm.label) == (learner, "Spread" + ", nearest mean" * (learner == "nearest_mean"))
     assert arm.label in (tmp_path / "whole" / "report" / "index.html").read_text(encoding="utf-8")
+    engine = arm.runs[0].sessions[-1].get("engine")
+    assert (engine == "torch, the whole head") == (network == "one_layer")
     again = planned_runs(read_flags(command(arm.runs[0], 1, [arm]).split()[2:]), "float32", "cpu")
     assert [run.identity() for run in again] == [arm.runs[0].configuration]
     assert "#332288" in (tmp_path / "whole" / "report" / "figures" / "test_error.svg").read_text(encoding="utf-8")
@@ -115,4 +154,5 @@ def test_help_names_every_entry() -> None:
     assert all(f"{kind.name}: {kind.text}" in printed for kind in LEARNERS.values())
     assert all(function.name in printed for function in ACQUISITION_FUNCTIONS.values())
     assert all(name in printed for name in DATASETS)
+    assert all(f"{kind.name}: {kind.text}" in printed for kind in NETWORKS.values())
     assert subprocess.run([sys.executable, "main.py", "--help"], capture_output=True, check=True).stdout

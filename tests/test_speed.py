@@ -44,7 +44,7 @@ def test_the_floor_of_a_fit(bench: Bench, precision: Precision, monkeypatch: pyt
 def test_the_benchmark_times_the_network_as_runs_have_it(bench: Bench) -> None:
     config = make_config(precision="float32", dataset="mnist_5k")
     net, ours = bench.classifier("float32", 0), make_network(config, bench.data)
-    for name in ("module__convolutions", "training_threads"):
+    for name in ("module__convolutions", "around_fit"):
         assert getattr(net, name) is getattr(ours, name) is not None
 
 

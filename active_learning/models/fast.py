@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from active_learning.kernels import Convolved, StochasticPasses, convolution_gradients, convolve
-from cnn_model import FEATURE_DROPOUT, FILTERS, HIDDEN_DROPOUT, BayesianCNN, Precision
+from cnn_model import FEATURE_DROPOUT, FILTERS, HIDDEN_DROPOUT, BayesianCNN, BayesianCNNClassifier, Precision
 
 
 def computed_by_kernels(device_type: str, precision: Precision) -> bool:
@@ -75,23 +75,24 @@ def _as_array(tensor_nchw: Tensor) -> npt.NDArray[np.float32]:
 
 
 @contextmanager
-def training_threads(device_type: str, precision: Precision) -> Iterator[int]:
-    """Give the threads of the convolutions in training; where the kernels compute them, all else has one meanwhile.
+def training_threads(net: BayesianCNNClassifier) -> Iterator[None]:
+    """Give the kernels all threads for the length of a fit, and torch one, where the kernels compute at all.
 
-    It is too short to be shared out, and torch's threads keep a core busy for some time after each operation.
+    What is left for torch is too short to be shared out, and its threads keep a core busy for some time after each
+    operation.
     """
-    threads = torch.get_num_threads()
-    if not computed_by_kernels(device_type, precision):
-        yield 1
+    if not computed_by_kernels(net.device_type, net.precision):
+        yield
         return
+    net.module__threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield threads
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(net.module__threads)
 
 
-KERNELS: dict[str, Any] = {"module__convolutions": convolutions, "training_threads": training_threads}
+KERNELS: dict[str, Any] = {"module__convolutions": convolutions, "around_fit": training_threads}
 """Settings of the skorch classifier by which the kernels compute its training wherever they fit."""
 
 

@@ -3,18 +3,18 @@
 Everything before the first dropout is deterministic, so MC dropout computes it once an image, up to the first dense
 layer without dropout; and one pass draws one mask for all images, so that it only has to subtract the quarter of the
 features that it drops, from the hidden units that it keeps. Both are exact: each pass is one posterior sample, applied
-to every image (consistent MC dropout). Where the kernels fit they compute the passes, elsewhere torch does.
+to every image (consistent MC dropout). Who computes them is decided in `engines`.
 
-Dimensions: T passes, N images, B images of a block, C classes, F features (before the first dropout), H hidden units.
+Dimensions: T passes, N images, B images of a block, C classes.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,29 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from active_learning.models.fast import CompiledPasses, computed_by_kernels
+from active_learning.models.engines import IMAGES_PER_SLICE, Passes, bytes_a_pass, bytes_an_image, make_passes
 from active_learning.models.hardware import available_memory
-from cnn_model import (
-    FEATURE_DROPOUT,
-    HIDDEN_DROPOUT,
-    HIDDEN_UNITS,
-    BayesianCNN,
-    BayesianCNNClassifier,
-    Precision,
-    feature_count,
-)
+from cnn_model import BayesianCNNClassifier, Network
 
 IMAGES_PER_BLOCK = 512
 """Images of one inference block: enough for a pass's weights to be fetched seldom, in whole strips of the kernels."""
 
 IMAGES_AT_ONCE = 16
 """The least images of a block that memory is short for: of multiples of it, the size changes no digit."""
-
-IMAGES_PER_SLICE = 128
-"""Images that go through torch's convolutions at once: few enough for a cache to hold their activations."""
-
-KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
-"""Where torch computes bfloat16, kept units and dropped features are filled up with zeros to multiples of these."""
 
 
 def mc_dropout_blocks(
@@ -71,11 +57,9 @@ def mc_dropout_blocks(
             are smaller where T passes of so many images would not fit.
     """
     generator = torch.Generator().manual_seed(seed)
-    module: BayesianCNN = net.module_
-    feature_masks_tf = torch.rand(passes, module.hidden.in_features, generator=generator) >= FEATURE_DROPOUT
-    hidden_masks_th = torch.rand(passes, module.hidden.out_features, generator=generator) >= HIDDEN_DROPOUT
-    block_size = _fitting(net, block_size, passes)
-    yield from _blocks(net, images, rows, feature_masks_tf, hidden_masks_th, block_size)
+    module: Network = net.module_
+    kept = [torch.rand(passes, *place.shape, generator=generator) >= place.rate for place in module.dropouts]
+    yield from _blocks(net, images, rows, kept, _fitting(net, block_size, passes))
 
 
 def mc_dropout_blocks_of_own_masks(
@@ -87,7 +71,7 @@ def mc_dropout_blocks_of_own_masks(
     but the features before the first dropout can be shared, so that they take many times as long. The masks depend
     on `seed`, `passes` and an image's place.
     """
-    module: BayesianCNN = net.module_
+    module: Any = net.module_
     for start in range(0, len(rows), IMAGES_PER_SLICE):
         if net.check is not None:
             net.check()
@@ -106,8 +90,8 @@ def _fitting(net: BayesianCNNClassifier, block_size: int, passes: int) -> int:
     if available is None:
         return block_size
     at_once = 1 + torch.get_num_threads()
-    an_image = bytes_an_image(net.module_.output.out_features, passes)
-    passes_bytes = passes * bytes_a_pass(net.module__image_shape, net.precision)
+    an_image = bytes_an_image(net.module__class_count, passes)
+    passes_bytes = passes * bytes_a_pass(net.module, net.module__image_shape, net.precision)
     wanted = (available - passes_bytes) // 4 // at_once // an_image
     fitting = block_size
     while fitting > max(wanted, IMAGES_AT_ONCE) and fitting % (2 * IMAGES_AT_ONCE) == 0:
@@ -132,18 +116,17 @@ def _blocks(
     net: BayesianCNNClassifier,
     images: npt.NDArray[np.uint8],
     rows: npt.NDArray[np.int64] | None,
-    feature_masks_tf: Tensor,
-    hidden_masks_th: Tensor,
+    kept: Sequence[Tensor],
     block_size: int,
 ) -> Iterator[Tensor]:
-    """Yield (T, B, C) for given masks (True = kept)."""
-    module: BayesianCNN = net.module_
-    passes: _Passes
-    if computed_by_kernels(net.device_type, net.precision):
-        passes = CompiledPasses(module, feature_masks_tf, hidden_masks_th, net.precision)
-    else:
-        passes = _TorchPasses(module, feature_masks_tf, hidden_masks_th, getattr(torch, net.precision))
-    return _computed(net, images, rows, block_size, partial(_class_probabilities, passes))
+    """Yield (T, B, C) for masks (T, *shape) of each place (True = kept)."""
+    return _computed(net, images, rows, block_size, partial(_class_probabilities, make_passes(net, kept)))
+
+
+def _class_probabilities(passes: Passes, images_bchw: Tensor) -> Tensor:
+    """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
+    logits_tcb = passes.logits(passes.features(images_bchw))
+    return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
 
 
 def _computed(
@@ -191,18 +174,6 @@ def _computed(
             start += block_size
 
 
-def bytes_a_pass(image_shape: tuple[int, ...], precision: Precision = "float32") -> int:
-    """Return about how much memory a pass of MC dropout takes on a CPU: the weights that it picks, and its masks."""
-    features = feature_count(image_shape)
-    weights = FEATURE_DROPOUT * (1 - HIDDEN_DROPOUT) * HIDDEN_UNITS * (4 if precision == "float32" else 2)
-    return int(features * (weights + 2 + FEATURE_DROPOUT * 16))
-
-
-def bytes_an_image(class_count: int, passes: int) -> int:
-    """Return about how much memory an image of a block takes: its logits, probabilities, and what is made of them."""
-    return passes * (4 * (class_count + -class_count % 16) + 16 * class_count)
-
-
 @contextmanager
 def _block_threads(threads: int) -> Iterator[tuple[Executor, int]]:
     """Give what computes blocks, and how many blocks it should have at hand.
@@ -240,99 +211,3 @@ class _CallingThread(Executor):
 def _is_out_of_memory(error: Exception) -> bool:
     """Return whether an allocation failed; on the CPU torch says so in words only."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-class _Passes(Protocol):
-    """The network under T fixed pairs of masks."""
-
-    def features(self, images_bchw: Tensor) -> Tensor:
-        """Return the activations before the first dropout, as `logits` takes them."""
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the logits (T, C, B) of every pass."""
-
-
-def _class_probabilities(passes: _Passes, images_bchw: Tensor) -> Tensor:
-    """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
-    logits_tcb = passes.logits(passes.features(images_bchw))
-    return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)
-
-
-class _TorchPasses:
-    """Passes computed by torch.
-
-    For pass t with feature mask a and hidden mask b the hidden layer is relu(W (a * x) / 0.75 + c) on the rows that b
-    keeps; the dropped rows are zero and are not computed. Since a drops a quarter of the features,
-
-        W (a * x) = W x - W ((1 - a) * x)
-
-    costs a quarter of the products: W x is the same in every pass and is computed once, and each pass subtracts the
-    features that it drops. The images' axis is the last one throughout, so that picking features or hidden units out
-    of a block copies whole rows.
-    """
-
-    def __init__(
-        self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, dtype: torch.dtype
-    ) -> None:
-        self.module = module
-        device = module.hidden.weight.device
-        # oneDNN, which computes bfloat16, makes and keeps a kernel for each shape it meets: megabytes of them.
-        rounded_to = (1, 1) if dtype == torch.float32 else (KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO)
-        with torch.inference_mode():
-            self.hidden_weight_hf = (module.hidden.weight / (1 - FEATURE_DROPOUT)).to(dtype)
-            self.hidden_bias_h1 = module.hidden.bias[:, None].to(dtype)
-            output_weight_ch = (module.output.weight / (1 - HIDDEN_DROPOUT)).to(dtype)
-            self.output_bias_c1 = module.output.bias[:, None].to(dtype)
-            self.passes = [
-                _pass_weights(self.hidden_weight_hf, output_weight_ch, ~features, hidden, rounded_to)
-                for features, hidden in zip(feature_masks_tf.to(device), hidden_masks_th.to(device), strict=True)
-            ]
-            self.most_dropped = max(len(one.dropped) for one in self.passes)
-
-    def features(self, images_bchw: Tensor) -> Tensor:
-        """Return the activations (F, B) before the first dropout."""
-        features_fb: Tensor = self.hidden_weight_hf.new_empty(self.hidden_weight_hf.shape[1], len(images_bchw))
-        slices = images_bchw.split(IMAGES_PER_SLICE), features_fb.split(IMAGES_PER_SLICE, dim=1)
-        for few_bchw, few_fb in zip(*slices, strict=True):
-            x = self.module.features(few_bchw)
-            few_fb.unflatten(0, x.shape[1:]).copy_(x.permute(1, 2, 3, 0))
-        return features_fb
-
-    def logits(self, features_fb: Tensor) -> Tensor:
-        """Return the logits (T, C, B) of every pass."""
-        images = features_fb.shape[1]
-        undropped_hb = torch.addmm(self.hidden_bias_h1, self.hidden_weight_hf, features_fb)
-        dropped_db = features_fb.new_empty(self.most_dropped, images)
-        logits_tcb: Tensor = features_fb.new_empty(len(self.passes), len(self.output_bias_c1), images)
-        for one, logits_cb in zip(self.passes, logits_tcb, strict=True):
-            dropped = torch.index_select(features_fb, 0, one.dropped, out=dropped_db[: len(one.dropped)])
-            hidden = undropped_hb.index_select(0, one.kept).addmm_(one.hidden_weight, dropped, alpha=-1).relu_()
-            torch.addmm(self.output_bias_c1, one.output_weight, hidden, out=logits_cb)
-        return logits_tcb
-
-
-class _PassWeights(NamedTuple):
-    """What one pass needs of the two dense layers, for K kept hidden units and D dropped features."""
-
-    kept: Tensor  # (K,)
-    dropped: Tensor  # (D,)
-    hidden_weight: Tensor  # (K, D)
-    output_weight: Tensor  # (C, K)
-
-
-def _pass_weights(
-    hidden_weight_hf: Tensor,
-    output_weight_ch: Tensor,
-    dropped_f: Tensor,
-    kept_h: Tensor,
-    rounded_to: tuple[int, int],
-) -> _PassWeights:
-    """Pick one pass's weights, both axes filled up with zeros to round numbers."""
-    kept, dropped = kept_h.nonzero().squeeze(1), dropped_f.nonzero().squeeze(1)
-    more_kept, more_dropped = -len(kept) % rounded_to[0], -len(dropped) % rounded_to[1]
-    return _PassWeights(
-        kept=functional.pad(kept, (0, more_kept)),  # the filling is index 0, under weights of zero
-        dropped=functional.pad(dropped, (0, more_dropped)),
-        hidden_weight=functional.pad(hidden_weight_hf[kept][:, dropped], (0, more_dropped, 0, more_kept)),
-        output_weight=functional.pad(output_weight_ch[:, kept], (0, more_kept)),
-    )

@@ -1,6 +1,6 @@
 """A network as a learner: fits with a weight decay, MC dropout or one deterministic pass, evidence for acquisition.
 
-Knows the skorch classifier, and of the kernels only that there are some.
+Knows the skorch classifier, and not who computes the network.
 """
 
 import math
@@ -17,9 +17,10 @@ from active_learning.config import RunConfig
 from active_learning.learners import Images, Index, Timed, Weights
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
-from active_learning.models.fast import KERNELS
+from active_learning.models.engines import training_settings
 from active_learning.models.field import RunField
 from active_learning.models.inference import deterministic_blocks, mc_dropout_blocks, mc_dropout_blocks_of_own_masks
+from active_learning.networks import NETWORKS
 from active_learning.streams import Purpose, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, Splits
@@ -188,8 +189,10 @@ def make_network(
     note: Callable[[str], None] | None = None,
 ) -> BayesianCNNClassifier:
     """Return the skorch classifier of a run, not fitted yet."""
+    module = NETWORKS[config.network].module
     return BayesianCNNClassifier(
-        **KERNELS,
+        module,
+        **training_settings(module),
         module__image_shape=data.train_images.shape[1:],
         module__class_count=data.class_count,
         module__pixel_mean=data.pixel_mean,

@@ -297,12 +297,13 @@ def _provenance_table(arms: Sequence[Arm], variant: int) -> Table:
             text_cell(visible(run.path.as_posix())),
             text_cell(_provenance(run, "commit")),
             text_cell(_provenance(run, "processor")),
+            text_cell(_provenance(run, "engine")),
             text_cell(_versions(run.sessions)),
         )
         for arm in arms
         for run in arm.runs
     )
-    headers = ("run", "folder", "commit", "processor", "versions")
+    headers = ("run", "folder", "commit", "processor", "passes by", "versions")
     note = "A + after a commit: the checkout had changes."
     return Table(f"provenance-{variant}", "Where and with what each run was computed", headers, rows, (note,))
 

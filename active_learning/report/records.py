@@ -260,7 +260,7 @@ def _sessions(path: Path) -> list[Row]:
         raise ValueError("its content is not what was written")
     sessions: list[Row] = content["sessions"]
     for session in sessions:
-        words = [session.get(key) for key in ("started", "commit", "processor", "python")]
+        words = [session.get(key) for key in ("started", "commit", "processor", "engine", "python")]
         words += session.get("versions", {}).values()
         if not all(word is None or isinstance(word, str) for word in words):
             raise ValueError("a session's values are not words")
