@@ -40,8 +40,8 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.config import ConfigError
+    from active_learning.disk.files import StoreError
     from active_learning.flags import fail, read_flags
-    from active_learning.store import StoreError
     from load_data import DataError
 
     try:

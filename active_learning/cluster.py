@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from multiprocessing import resource_tracker
@@ -28,10 +28,12 @@ import safetensors.numpy
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
 from active_learning.config import RunConfig
-from active_learning.execution import Advance, append, describe, execute, execute_in_folder, session
+from active_learning.disk.provenance import VERSIONED
+from active_learning.disk.record import Round, Row
+from active_learning.disk.store import RunFolder
+from active_learning.execution import Advance, describe, execute, execute_in_folder, session
 from active_learning.interruption import Interrupted
-from active_learning.loop import RoundResult
-from active_learning.store import VERSIONED, Row, RunFolder, Weights
+from active_learning.learners import Weights
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
@@ -42,6 +44,7 @@ RUN_SOURCES = sorted(
     [
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
         *(path for path in PROGRAM_DIR.glob("active_learning/*.py") if path.stem not in ("renumber", "show", "status")),
+        *PROGRAM_DIR.glob("active_learning/disk/*.py"),
         *PROGRAM_DIR.glob("active_learning/models/*.py"),
     ]
 )
@@ -57,7 +60,7 @@ class Job:
     holder: str
     data_dir: Path | None
     code: str
-    finished: list[Row]
+    finished: list[Round]
     weights: Weights | None
 
 
@@ -241,22 +244,21 @@ def _append_next(folder: RunFolder, packet: Row) -> None:
     A run whose worker was lost is begun anew elsewhere, from what was known at its submission: its first rounds may be
     on disk already, and another processor may even have come to others.
     """
-    values = dict(packet["result"])
-    if values["round"] != len(folder.rounds) or packet["history"] != _history(folder.rounds):
-        return
-    weights = values.pop("weights")
-    append(folder, RoundResult(**values, weights=None if weights is None else safetensors.numpy.load(weights)))
+    weights = packet["weights"] and safetensors.numpy.load(packet["weights"])
+    round_ = Round(**packet["round"], seconds=packet["seconds"], weights=weights)
+    if round_.round == len(folder.rounds) and packet["history"] == _history(folder.rounds):
+        folder.append(round_)
 
 
-def _packet(result: RoundResult, history: str) -> Row:
+def _packet(round_: Round, history: str) -> Row:
     """Return a round as plain data, with the history that led to it."""
-    weights = None if result.weights is None else safetensors.numpy.save(result.weights)
-    return {"result": {**asdict(replace(result, weights=None)), "weights": weights}, "history": history}
+    weights = round_.weights and safetensors.numpy.save(round_.weights)
+    return {"round": round_.row(), "seconds": round_.seconds, "weights": weights, "history": history}
 
 
-def _history(rounds: Sequence[Row]) -> str:
+def _history(rounds: Sequence[Round]) -> str:
     """Return the sha256 of the images acquired so far."""
-    acquired = [list(row["acquired_train_index"]) for row in rounds]
+    acquired = [round_.acquired_train_index for round_ in rounds]
     return hashlib.sha256(json.dumps(acquired).encode()).hexdigest()
 
 
@@ -345,17 +347,17 @@ def _is_shared(job: Job) -> bool:
 
 def _execute_in_memory(job: Job, tell: Callable[..., None], check: Callable[[], None]) -> Returned:
     here = session(job.run)
-    rounds: list[Row] = list(job.finished)
+    rounds = list(job.finished)
     packets: list[Row] = []
     events: list[Row] = []
 
     def note(event: str) -> None:
         events.append({"round": len(rounds), "event": event})
 
-    def save(result: RoundResult) -> None:
-        packets.append(_packet(result, _history(rounds)))
-        rounds.append({"acquired_train_index": result.acquired_train_index})
-        tell(result.round, result.test_error, packets[-1], here)
+    def save(round_: Round) -> None:
+        packets.append(_packet(round_, _history(rounds)))
+        rounds.append(round_)
+        tell(round_.round, round_.test_error, packets[-1], here)
 
     failure, details = None, ""
     try:

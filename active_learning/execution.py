@@ -5,16 +5,17 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig, has_field
-from active_learning.learners import LEARNERS
-from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.disk.provenance import provenance
+from active_learning.disk.record import Round, Row
+from active_learning.disk.store import RunFolder
+from active_learning.learners import LEARNERS, Weights
+from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
 from active_learning.models.hardware import (
     USED_OF_MEMORY,
@@ -24,8 +25,7 @@ from active_learning.models.hardware import (
     computing_threads,
 )
 from active_learning.networks import NETWORKS
-from active_learning.numbering import Numbering
-from active_learning.store import Row, RunFolder, Weights, provenance
+from active_learning.numbering import Numbering, renumbered
 from cnn_model import Device, NonFiniteLossError, Precision
 from load_data import ImageData, load_data, select_classes
 
@@ -92,9 +92,9 @@ def execute_in_folder(
                 folder.begin_session(session(run))
                 weights = folder.weights() if run.warm_start and finished else None
 
-                def save(result: RoundResult) -> None:
-                    append(folder, result)
-                    advance(run, result.round, result.test_error)
+                def save(round_: Round) -> None:
+                    folder.append(round_)
+                    advance(run, round_.round, round_.test_error)
 
                 execute(run, finished, weights, data_dir, save, check, folder.note)
     except Exception as error:
@@ -108,10 +108,10 @@ def execute_in_folder(
 
 def execute(
     run: RunConfig,
-    finished: Sequence[Row],
+    finished: Sequence[Round],
     weights: Weights | None,
     data_dir: Path | None,
-    save: Callable[[RoundResult], None],
+    save: Callable[[Round], None],
     check: Check | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
@@ -119,10 +119,10 @@ def execute(
 
     Args:
         run: the run.
-        finished: the recorded rows of its finished rounds, which count images and labels as the data set does.
+        finished: its finished rounds as recorded, which count images and labels as the data set does.
         weights: those after the last of them, needed with `warm_start` only.
         data_dir: where the data set is.
-        save: takes each round's result, which counts as they do.
+        save: takes each round, which counts as they do.
         check: called at each batch; what it raises ends the run.
         note: told of what happened on the way, such as a lack of memory.
 
@@ -135,23 +135,10 @@ def execute(
     if run.classes:
         data = select_classes(data, run.classes)
     with computing_threads(run.threads):
-        rounds = [_round_result(row) for row in finished]
         if numbering:
-            rounds = [_renumbered(result, numbering.of_run) for result in rounds]
-        for result in active_learning_rounds(run, data, rounds, weights, check, note):
-            save(_renumbered(result, numbering.of_dataset) if numbering else result)
-
-
-def _renumbered(result: RoundResult, numbers: Callable[..., tuple[list[int], list[int]]]) -> RoundResult:
-    index, labels = numbers(result.acquired_train_index, result.acquired_labels)
-    return replace(result, acquired_train_index=tuple(index), acquired_labels=tuple(labels))
-
-
-def append(folder: RunFolder, result: RoundResult) -> None:
-    """Put a round's result on disk."""
-    # Seconds differ from time to time and have their own file, so that equal runs have equal records.
-    row = {key: value for key, value in asdict(result).items() if key not in ("seconds", "weights")}
-    folder.append(row, result.seconds, result.weights)
+            finished = [renumbered(round_, numbering.of_run) for round_ in finished]
+        for round_ in active_learning_rounds(run, data, finished, weights, check, note):
+            save(renumbered(round_, numbering.of_dataset) if numbering else round_)
 
 
 def session(run: RunConfig) -> Row:
@@ -166,12 +153,6 @@ def describe(error: BaseException) -> str:
     """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
     words = " ".join(str(error).split()) or type(error).__name__
     return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
-
-
-def _round_result(row: Row) -> RoundResult:
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    values.pop("weights_sha256", None)
-    return RoundResult(**values, seconds={})
 
 
 _loaded: dict[tuple[str, Path | None], ImageData] = {}

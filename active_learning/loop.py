@@ -8,43 +8,17 @@ modAL's ActiveLearner holds the labelled set, asks the query strategy once a rou
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import RunConfig
+from active_learning.disk.record import Round
 from active_learning.learners import LEARNERS, Index, Weights
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, split_training_set
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """What one round acquired and how good the model fitted after it is.
-
-    `acquired_*` are in the order of the scores, highest first, and empty in round 0, which fits the initial images. For
-    Minimum Bayes Risk they are in the order of its greedy choices, and a score is minus the expected risk, in images,
-    that the image was chosen for.
-    Errors and calibration are fractions, likelihoods nats an image; all with MC dropout (or without it, in a
-    deterministic run), `test_*` on the whole test set, `validation_error` on the validation set (None if empty).
-    """
-
-    round: int
-    labelled: int
-    acquired_train_index: tuple[int, ...]
-    acquired_scores: tuple[float, ...]
-    acquired_labels: tuple[int, ...]
-    test_error: float
-    test_nll: float
-    test_ece: float
-    validation_error: float | None
-    weight_decay: float
-    weight_decay_tuned: bool
-    seconds: dict[str, float] = field(compare=False)
-    weights: Weights | None = field(default=None, compare=False, repr=False)
 
 
 class PoolLearner(ActiveLearner):  # type: ignore[misc]
@@ -64,11 +38,11 @@ class PoolLearner(ActiveLearner):  # type: ignore[misc]
 def active_learning_rounds(
     config: RunConfig,
     data: ImageData,
-    finished: Sequence[RoundResult] = (),
+    finished: Sequence[Round] = (),
     weights: Weights | None = None,
     check: Callable[[], None] | None = None,
     note: Callable[[str], None] | None = None,
-) -> Iterator[RoundResult]:
+) -> Iterator[Round]:
     """Yield the results of the rounds after the finished ones, up to round `config.rounds`.
 
     Args:
@@ -102,7 +76,7 @@ class _Run:
         self,
         config: RunConfig,
         data: ImageData,
-        finished: Sequence[RoundResult],
+        finished: Sequence[Round],
         check: Callable[[], None],
         note: Callable[[str], None] | None = None,
     ) -> None:
@@ -148,7 +122,7 @@ class _Run:
         self.acquired_train_index = train_index
         self.pool_learner.teach(train_index, self.data.train_labels[train_index], round_=round_)
 
-    def result(self, round_: int) -> RoundResult:
+    def result(self, round_: int) -> Round:
         """Evaluate the fitted model on the test and validation sets."""
         validation = self.splits.validation
         with self._timed("test"):
@@ -159,7 +133,7 @@ class _Run:
                 val_probs_nc = self.learner.probabilities(images, round_=round_, purpose=purpose)
                 validation_error = error_rate(val_probs_nc, self.data.train_labels[validation])
         labels = self.data.test_labels
-        return RoundResult(
+        return Round(
             round=round_,
             labelled=len(self.labelled_train_index),
             acquired_train_index=tuple(self.acquired_train_index.tolist()),

@@ -1,11 +1,12 @@
 """Which image an index names: a run counts the images that `--classes` keeps, its record those of the data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from active_learning.disk.record import Round
 from load_data import kept_train_index
 
 Index = npt.NDArray[np.int64]
@@ -48,3 +49,9 @@ class Numbering:
         if not np.array_equal(self.kept[np.minimum(positions, len(self.kept) - 1)], index):
             raise ValueError(f"some of the acquired images are of none of the classes {self.classes}")
         return positions.tolist(), [self.classes.index(label) for label in labels]
+
+
+def renumbered(round_: Round, numbers: Callable[[Sequence[int], Sequence[int]], tuple[list[int], list[int]]]) -> Round:
+    """Return a round with its images and labels named the other way."""
+    index, labels = numbers(round_.acquired_train_index, round_.acquired_labels)
+    return round_.model_copy(update={"acquired_train_index": tuple(index), "acquired_labels": tuple(labels)})

@@ -13,8 +13,10 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from active_learning.config import ConfigError
-from active_learning.numbering import Index, Numbering
-from active_learning.store import RunFolder, StoreError, locked, read_record, recorded_run, run_folders
+from active_learning.disk.files import StoreError, locked
+from active_learning.disk.record import read_record
+from active_learning.disk.store import RunFolder, recorded_run, run_folders
+from active_learning.numbering import Index, Numbering, renumbered
 from active_learning.terminal import with_streams
 from load_data import DataError, load_data
 
@@ -34,18 +36,17 @@ def renumber(folder: RunFolder, train_labels: Index) -> bool:
         return False
     with folder.locked():
         folder.load(any_configuration=True)
+        if folder.fault:
+            raise _not_of_it(folder)
         folder.mend()
         numbering = Numbering.of(train_labels, folder.config.classes)
-        rows = []
-        for row in folder.rounds:
-            try:
-                index, labels = numbering.of_dataset(row["acquired_train_index"], row["acquired_labels"])
-            except ValueError as error:
-                raise _not_of_it(folder) from error
-            if train_labels[index].tolist() != labels:
-                raise _not_of_it(folder)
-            rows.append({**row, "acquired_train_index": index, "acquired_labels": labels})
-        folder.replace_rounds(rows)
+        try:
+            rounds = [renumbered(round_, numbering.of_dataset) for round_ in folder.rounds]
+        except ValueError as error:
+            raise _not_of_it(folder) from error
+        if any(train_labels[[*r.acquired_train_index]].tolist() != [*r.acquired_labels] for r in rounds[1:]):
+            raise _not_of_it(folder)
+        folder.replace_rounds(rounds)
         folder.note("the record was rewritten: its indices and labels are those of the whole data set")
     return True
 
@@ -65,8 +66,8 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
     with locked(result_dir):
         paths = run_folders(result_dir)
         for path in paths:
-            configuration, rows, _ = read_record(path)
-            run = None if configuration is None else recorded_run(configuration, max(0, len(rows) - 1))
+            record = read_record(path)
+            run = recorded_run(record.configuration, max(0, len(record.rounds) - 1))
             if run is None or not run.classes:
                 continue
             if run.dataset not in train_labels:

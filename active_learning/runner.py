@@ -11,8 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from active_learning.config import ExperimentConfig, RunConfig, has_field
+from active_learning.disk.files import locked
+from active_learning.disk.store import RunFolder, check_result_dir, write_curves
 from active_learning.experiments import planned_runs
-from active_learning.store import RunFolder, check_result_dir, locked, write_curves
 
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""

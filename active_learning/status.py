@@ -9,17 +9,11 @@ from statistics import median
 from tabulate import tabulate
 
 from active_learning.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.disk.files import StoreError, is_held
+from active_learning.disk.record import read_record
+from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, run_folders
 from active_learning.experiments import planned_runs
 from active_learning.runner import job_count
-from active_learning.store import (
-    RunFolder,
-    StoreError,
-    check_result_dir,
-    is_held,
-    read_record,
-    recorded_run,
-    run_folders,
-)
 
 STATES = ("done", "going", "failed", "to do")
 OTHER = "not asked for"
@@ -73,8 +67,7 @@ def _loaded(config: ExperimentConfig, run: RunConfig) -> RunFolder:
 
 def _held(config: ExperimentConfig) -> list[RunFolder]:
     """Return all runs that have a record in the folder."""
-    records = [read_record(path)[0] for path in run_folders(config.result_dir)]
-    runs = [recorded_run(record, config.rounds) for record in records if record is not None]
+    runs = [recorded_run(read_record(path).configuration, config.rounds) for path in run_folders(config.result_dir)]
     return [_loaded(config, run) for run in dict.fromkeys(runs) if run is not None]
 
 
@@ -99,7 +92,7 @@ def state(folder: RunFolder) -> str:
 
 def _remark(folder: RunFolder) -> str:
     failure = None if folder.finished else folder.failure()
-    error = f"test error {folder.rounds[-1]['test_error']:.2%}" if folder.rounds else None
+    error = f"test error {folder.rounds[-1].test_error:.2%}" if folder.rounds else None
     return "; ".join(filter(None, [folder.complaint, failure or error]))
 
 

@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ExperimentConfig
+from active_learning.disk.files import write_atomically
 from active_learning.experiments import planned_runs
 from active_learning.report.drawing import Figure, add_legend, colour, draw_figure
 from active_learning.report.formats import NOTHING
@@ -25,7 +26,6 @@ from active_learning.report.plotting import Axes, Canvas, FixedLocator, FuncForm
 from active_learning.report.records import Run
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.statistics import CONFIDENCE, acquired_to_reach, mean_along_curve, quartiles
-from active_learning.store import write_atomically
 
 Array = npt.NDArray[np.float64]
 Flags = Mapping[str, Any]
@@ -207,7 +207,7 @@ def _is_planned(run: Run, config: ExperimentConfig) -> bool:
 
 def curves(runs: Sequence[Run]) -> Array:
     """Return test errors (E, R), fractions."""
-    return np.array([[row["test_error"] for row in run.rows] for run in runs])
+    return np.array([[round_.test_error for round_ in run.rows] for run in runs])
 
 
 def images_to(runs: Sequence[Run], level: float) -> Array:
@@ -231,7 +231,7 @@ def largest_calibration_errors(runs: Sequence[Run]) -> Array:
 
     Empty if there is no such round, or one of them was not measured.
     """
-    values = [[row.get("test_ece") for row in run.rows[SETTLED:]] for run in runs]
+    values = [[round_.test_ece for round_ in run.rows[SETTLED:]] for run in runs]
     if any(not row or None in row for row in values):
         return np.zeros(0)
     return np.asarray(100 * np.array(values, dtype=np.float64).max(axis=1))

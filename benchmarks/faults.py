@@ -34,10 +34,10 @@ import torch
 from tabulate import tabulate
 
 import active_learning.cluster
+import active_learning.disk.provenance
 import active_learning.execution
 import active_learning.report
 import active_learning.report.results
-import active_learning.store
 import load_data
 import main as main_module
 from benchmarks import tiny
@@ -127,7 +127,7 @@ def _warm_up() -> None:
     """Leave out what takes seconds, and run once, so that no fork has to import what is imported at the first use."""
     active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
     active_learning.report.write_report = tiny.no_report  # type: ignore[assignment]
-    active_learning.store._git_commit = lambda: None  # a process of its own each time
+    active_learning.disk.provenance._git_commit = lambda: None  # a process of its own each time
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
     silent = StringIO()
     with _folder() as folder, redirect_stdout(silent), redirect_stderr(silent):
@@ -288,7 +288,7 @@ class Steps:
         """Be told by the interpreter of each call."""
         if event not in ("c_call", "c_return") or argument.__name__ not in STEPS:
             return
-        if not any(part in frame.f_code.co_filename for part in ("active_learning/store", "pathlib", "filelock")):
+        if not any(part in frame.f_code.co_filename for part in ("active_learning/disk/", "pathlib", "filelock")):
             return
         if self.count == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)

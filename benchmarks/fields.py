@@ -17,6 +17,8 @@ import numpy as np
 from jsonargparse import auto_cli
 from tabulate import tabulate
 
+from active_learning.disk.files import write_atomically
+from active_learning.disk.provenance import provenance
 from active_learning.experiments import planned_runs
 from active_learning.flags import read_flags
 from active_learning.mbr import (
@@ -29,7 +31,6 @@ from active_learning.mbr import (
     rbf_weights,
 )
 from active_learning.models.field import SIGMA_GRID
-from active_learning.store import provenance, write_atomically
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, load_data, select_classes, split_training_set
 

@@ -34,6 +34,7 @@ from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, Score
 from active_learning.config import ExperimentConfig, RunConfig
+from active_learning.disk.provenance import provenance
 from active_learning.execution import keep_freed_memory
 from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.loop import active_learning_rounds
@@ -42,7 +43,6 @@ from active_learning.models.fast import KERNELS, computed_by_kernels, training_t
 from active_learning.models.hardware import choose_precision
 from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID
-from active_learning.store import provenance
 from benchmarks.reference import (
     baal_passes,
     plain_classifier,

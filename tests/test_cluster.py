@@ -23,9 +23,11 @@ from distributed import KilledWorker, LocalCluster, Security
 import active_learning.execution
 from active_learning import cluster
 from active_learning.config import RunConfig
+from active_learning.disk.provenance import VERSIONED
+from active_learning.disk.record import record_lines
+from active_learning.disk.store import RunFolder
 from active_learning.interruption import Interrupted
 from active_learning.learners import LEARNERS
-from active_learning.store import VERSIONED, RunFolder, _chain
 from tests.conftest import ROOT, TINY, Tiny
 from tests.test_imports import NAMES, ours
 from tests.test_runner import contents
@@ -305,9 +307,9 @@ def test_two_workers_that_come_to_other_images_are_not_mixed(
         lost_after(2)(job)
         folder = RunFolder(job.result_dir, job.run)
         folder.load()
-        folder.rounds[1]["acquired_train_index"].reverse()
-        header = {"configuration": job.run.identity()}
-        (folder.path / "metrics.jsonl").write_bytes(_chain([header, *folder.rounds]))
+        backwards = folder.rounds[1].acquired_train_index[::-1]
+        folder.rounds[1] = folder.rounds[1].model_copy(update={"acquired_train_index": backwards})
+        (folder.path / "metrics.jsonl").write_bytes(record_lines(job.run.identity(), folder.rounds, False))
         left.append((folder.path / "metrics.jsonl").read_bytes())
         return False
 

@@ -13,9 +13,10 @@ FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")])
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 FORBIDDEN = {
-    "active_learning.loop": {"active_learning.store", "active_learning.models", "torch", "cnn_model"},
-    "active_learning.store": {"active_learning.loop", "cnn_model", "torch"},
-    "active_learning.config": {"active_learning.loop", "active_learning.store", "active_learning.models", "torch"},
+    "active_learning.loop": {"active_learning.disk.store", "active_learning.models", "torch", "cnn_model"},
+    "active_learning.disk.record": {"active_learning", "torch"},
+    "active_learning.disk.store": {"active_learning.loop", "cnn_model", "torch"},
+    "active_learning.config": {"active_learning.loop", "active_learning.disk", "active_learning.models", "torch"},
     "active_learning.learners": {"active_learning.config", "active_learning.models", "torch"},
     "active_learning.mbr": {"active_learning", "torch", "cnn_model"},
     "active_learning.streams": {"active_learning", "torch"},

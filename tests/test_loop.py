@@ -12,7 +12,8 @@ import cnn_model
 from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, bald, highest_scores
 from active_learning import loop
 from active_learning.config import RunConfig
-from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.disk.record import Round
+from active_learning.loop import active_learning_rounds
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID, NetworkLearner, make_network, weight_decays_to_try
@@ -62,11 +63,11 @@ def make_config(**settings: Any) -> RunConfig:
     return RunConfig(**{**defaults, **settings})
 
 
-def make_run(data: ImageData, config: RunConfig, finished: Sequence[RoundResult] = ()) -> Any:
+def make_run(data: ImageData, config: RunConfig, finished: Sequence[Round] = ()) -> Any:
     return loop._Run(config, data, finished, lambda: None)
 
 
-def run(data: ImageData, **settings: Any) -> list[RoundResult]:
+def run(data: ImageData, **settings: Any) -> list[Round]:
     return list(active_learning_rounds(make_config(**settings), data))
 
 

@@ -371,7 +371,7 @@ def test_full_disk_is_told(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("active_learning.store.os.fsync", full)
+    monkeypatch.setattr("active_learning.disk.files.os.fsync", full)
     assert tiny_main("--result_dir", tmp_path) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.tmp"))

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from active_learning.config import ExperimentConfig
+from active_learning.disk.files import StoreError
+from active_learning.disk.record import read_chain
+from active_learning.disk.store import RunFolder
 from active_learning.execution import load_cached
 from active_learning.experiments import planned_runs
 from active_learning.loop import active_learning_rounds
@@ -19,7 +22,6 @@ from active_learning.renumber import main
 from active_learning.report import write_report
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
-from active_learning.store import RunFolder, StoreError, read_chain
 from benchmarks import tiny
 from load_data import DATASETS, kept_train_index, load_data, select_classes
 from tests.conftest import ROOT, TINY, Tiny
@@ -88,10 +90,10 @@ def test_the_run_itself_counts_as_before(tiny_main: Tiny, tmp_path: Path) -> Non
         folder = RunFolder(tmp_path, run)
         folder.load()
         for row, result in zip(folder.rounds, active_learning_rounds(run, data), strict=True):
-            assert row["acquired_train_index"] == kept[list(result.acquired_train_index)].tolist()
-            assert row["acquired_labels"] == [CLASSES[label] for label in result.acquired_labels]
-            assert (row["test_error"], row["test_nll"]) == (result.test_error, result.test_nll)
-            assert row["acquired_scores"] == list(result.acquired_scores)
+            assert row.acquired_train_index == tuple(kept[list(result.acquired_train_index)].tolist())
+            assert row.acquired_labels == tuple(CLASSES[label] for label in result.acquired_labels)
+            assert (row.test_error, row.test_nll) == (result.test_error, result.test_nll)
+            assert row.acquired_scores == result.acquired_scores
 
 
 def test_a_record_without_classes_is_what_it_always_was(tiny_main: Tiny, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_record_of_before_takes_no_round_of_now(tiny_main: Tiny, tmp_path: Pat
     folder = RunFolder(tmp_path, next(one for one in run if one.acquisition == "bald"))
     folder.load(any_configuration=True)
     with pytest.raises(StoreError, match=r"counts images as earlier versions did: python -m active_learning.renumber"):
-        folder.append({**folder.rounds[1], "round": 2}, {})
+        folder.append(folder.rounds[1].model_copy(update={"round": 2}))
 
 
 def test_numbers_that_are_of_no_kept_image_are_refused() -> None:

@@ -897,7 +897,7 @@ def test_labels_of_a_reduced_data_set_are_shown_as_the_whole_one_has_them(tmp_pa
     write_run(tmp_path, run_config(classes=(2, 8)), BALD[0], np.arange(4000, dtype=np.int64) % 2)
     summary = summarise(read_results(tmp_path))
     assert set(summary.keys("class_share")) == {"2", "8"}
-    labels = [label for row in summary.results.runs[0].rows for label in row["acquired_labels"]]
+    labels = [label for row in summary.results.runs[0].rows for label in row.acquired_labels]
     assert summary.get("BALD", "class_share", "8").mean == np.mean(labels)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ConfigError, RunConfig
+from active_learning.disk.record import Round
 from active_learning.learners import LEARNERS
-from active_learning.loop import RoundResult, active_learning_rounds
+from active_learning.loop import active_learning_rounds
 from active_learning.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
@@ -60,7 +61,7 @@ def field_of(data: ImageData, config: RunConfig, splits: Splits, acquired: Any =
     return field
 
 
-def run(data: ImageData, finished: list[RoundResult] | None = None, **settings: Any) -> list[RoundResult]:
+def run(data: ImageData, finished: list[Round] | None = None, **settings: Any) -> list[Round]:
     return list(active_learning_rounds(config(**settings), data, finished or []))
 
 

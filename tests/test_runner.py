@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from active_learning import execution
+from active_learning.disk.record import Round
+from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
 from benchmarks import tiny
 from cnn_model import BayesianCNN
@@ -74,15 +76,15 @@ def test_a_signal_stops_and_the_same_command_goes_on(
     number: int,
     code: int,
 ) -> None:
-    append = execution.append
+    append = RunFolder.append
 
-    def append_and_signal(*arguments: object) -> None:
-        append(*arguments)  # type: ignore[arg-type]
+    def append_and_signal(folder: RunFolder, round_: Round) -> None:
+        append(folder, round_)
         os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(execution, "append", append_and_signal)
+        patch.setattr(RunFolder, "append", append_and_signal)
         assert tiny_main("--result_dir", tmp_path / "stopped") == code
     assert signal.getsignal(number) is before
     assert "stopped; finished rounds are saved, and the same command goes on." in capsys.readouterr().err

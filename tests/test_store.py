@@ -16,18 +16,9 @@ import pytest
 from filelock import FileLock
 
 from active_learning.config import ConfigError, RunConfig
-from active_learning.store import (
-    RunFolder,
-    StoreError,
-    _chain,
-    check_result_dir,
-    finished_curves,
-    is_held,
-    locked,
-    read_sealed,
-    write_atomically,
-    write_curves,
-)
+from active_learning.disk.files import StoreError, is_held, locked, write_atomically
+from active_learning.disk.record import Round, read_sealed, record_lines
+from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
 from tests.conftest import ROOT
 
 CONFIG = RunConfig(
@@ -65,14 +56,23 @@ def write_rounds(result_dir: Path, config: RunConfig, count: int) -> RunFolder:
         folder.mend()
         folder.begin_session({"threads": 1})
         for round_ in range(len(folder.rounds), count):
-            row = {
-                "round": round_,
-                "acquired_train_index": [2 * round_, 2 * round_ + 1] if round_ else [],
-                "test_error": 1 / (3 + round_ + config.repetition),
-            }
-            weights = {"w": np.full(3, round_, np.float32)} if config.warm_start else None
-            folder.append(row, {"fit": 0.5}, weights)
+            folder.append(make_round(config, round_))
     return folder
+
+
+def make_round(config: RunConfig, round_: int) -> Round:
+    return Round(
+        round=round_,
+        labelled=20 + 2 * round_,
+        acquired_train_index=(2 * round_, 2 * round_ + 1) if round_ else (),
+        acquired_scores=(0.5, 0.25) if round_ else (),
+        acquired_labels=(1, 0) if round_ else (),
+        test_error=1 / (3 + round_ + config.repetition),
+        weight_decay=3.5,
+        weight_decay_tuned=False,
+        seconds={"fit": 0.5},
+        weights={"w": np.full(3, round_, np.float32)} if config.warm_start else None,
+    )
 
 
 def reread(result_dir: Path, config: RunConfig = CONFIG) -> RunFolder:
@@ -263,7 +263,7 @@ def test_atomic_write_leaves_the_old_content_when_it_fails(tmp_path: Path, monke
     assert [item.name for item in path.parent.iterdir()] == ["file"]
 
 
-HOLD = "import sys; from active_learning.store import locked; from pathlib import Path\n"
+HOLD = "import sys; from active_learning.disk.files import locked; from pathlib import Path\n"
 HOLD += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 
@@ -314,19 +314,19 @@ def test_only_the_next_round_is_appended(tmp_path: Path) -> None:
     before = (folder.path / "metrics.jsonl").read_bytes()
     for round_ in (1, 3):
         with pytest.raises(StoreError, match=f"has 2 rounds, and round {round_} cannot follow them"):
-            folder.append({**folder.rounds[1], "round": round_}, {})
+            folder.append(folder.rounds[1].model_copy(update={"round": round_}))
     assert (folder.path / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_record_is_cut_where_its_rounds_do_not_follow_each_other(tmp_path: Path) -> None:
     folder = write_rounds(tmp_path, CONFIG, 3)
-    rows = [{"configuration": CONFIG.identity()}, *folder.rounds[:2], *folder.rounds[:2]]
-    (folder.path / "metrics.jsonl").write_bytes(_chain(rows))  # as if what came back had been appended unseen
+    rounds = [*folder.rounds[:2], *folder.rounds[:2]]  # as if what came back had been appended unseen
+    (folder.path / "metrics.jsonl").write_bytes(record_lines(CONFIG.identity(), rounds, False))
     loaded = reread(tmp_path)
-    assert [row["round"] for row in loaded.rounds] == [0, 1]
+    assert [round_.round for round_ in loaded.rounds] == [0, 1]
     assert loaded.complaint == "metrics.jsonl damaged, 2 whole rounds are kept"
     loaded.mend()
-    assert [row["round"] for row in reread(tmp_path).rounds] == [0, 1]
+    assert [round_.round for round_ in reread(tmp_path).rounds] == [0, 1]
     assert reread(tmp_path).complaint is None
 
 
@@ -465,7 +465,7 @@ def test_a_lock_that_cannot_be_asked_for_is_not_held(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     (tmp_path / ".lock").touch()
-    monkeypatch.setattr("active_learning.store.lock_descriptor", unknown)
+    monkeypatch.setattr("active_learning.disk.files.lock_descriptor", unknown)
     assert not is_held(tmp_path / ".lock")
 
 

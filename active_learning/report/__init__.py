@@ -20,6 +20,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from active_learning.config import RunConfig
+from active_learning.disk.files import write_atomically
 from active_learning.report.drawing import write_figures
 from active_learning.report.figures import all_figures, error_figure
 from active_learning.report.formats import Table, markdown_safe, plain, to_csv, to_json
@@ -28,7 +29,6 @@ from active_learning.report.page import cautions, findings, render_page
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, headline, reach_table
-from active_learning.store import write_atomically
 from active_learning.terminal import with_streams
 
 REPORT_FOLDER = "report"

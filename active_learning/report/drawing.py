@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.disk.files import write_atomically
 from active_learning.learners import LEARNERS
 from active_learning.report import statistics
 from active_learning.report.plotting import (
@@ -24,7 +25,6 @@ from active_learning.report.plotting import (
     mpl,
 )
 from active_learning.report.results import Arm
-from active_learning.store import write_atomically
 
 UNKNOWN = "#D55E00"
 WIDE, NARROW = 8.0, 4.2  # inches; the narrow one fills a phone's width with its letters still legible

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.report.results import Arm, Results, Row, Run
+from active_learning.disk.record import Round
+from active_learning.report.results import Arm, Results, Run
 from load_data import DataError, ImageData, kept_train_index, load_data
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
@@ -100,7 +101,7 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
 def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
     run = arm.runs[0]
     shown = [round_ for round_ in GALLERY_ROUNDS if round_ <= run.rounds]
-    counted = np.array([i for round_ in shown for i in run.rows[round_]["acquired_train_index"]], dtype=np.int64)
+    counted = np.array([i for round_ in shown for i in run.rows[round_].acquired_train_index], dtype=np.int64)
     if not len(counted):
         return f"{arm.label} has acquired nothing yet."
     images = np.arange(len(data.train_labels))
@@ -116,15 +117,15 @@ def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
 
 def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
     """Return the labels of the images that these rounds acquired, as the whole data set has them."""
-    labels = np.array([label for round_ in rounds for label in run.rows[round_]["acquired_labels"]], dtype=np.int64)
+    labels = np.array([label for round_ in rounds for label in run.rows[round_].acquired_labels], dtype=np.int64)
     return np.array(run.configuration["classes"])[labels] if run.counts_kept_images else labels
 
 
-def _order(arm: Arm, rows: Sequence[Row]) -> str:
+def _order(arm: Arm, rows: Sequence[Round]) -> str:
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
     if function is not None and function.score is None:
         return f"In the order of choice, one after the other; a score is {function.values}, of that choice."
-    if all(len(set(row["acquired_scores"])) <= 1 for row in rows):
+    if all(len(set(row.acquired_scores)) <= 1 for row in rows):
         return "Drawn by lot: all of them had the same score, and their order means nothing."
     return "Highest score first; equals in the order of a lot."
 
@@ -139,9 +140,9 @@ def _round(run: Run, round_: int, data: ImageData, train_index: npt.NDArray[np.i
             str(data.train_labels[index]),
             f"{score:.3g}" if scored else None,
         )
-        for index, score in zip(train_index[row["acquired_train_index"]], row["acquired_scores"], strict=True)
+        for index, score in zip(train_index[[*row.acquired_train_index]], row.acquired_scores, strict=True)
     )
-    return GalleryRound(round_, run.rows[round_ - 1]["labelled"], images)
+    return GalleryRound(round_, run.rows[round_ - 1].labelled, images)
 
 
 def _pixels(image_chw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -14,11 +14,12 @@ import jinja2
 from markupsafe import Markup
 
 from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig, arm_flags
+from active_learning.disk.record import Row
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
-from active_learning.report.results import Arm, Row, Run
+from active_learning.report.results import Arm, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
 

@@ -15,14 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.config import RunConfig
-from active_learning.store import counts_kept_images, read_chain, read_sealed
-from load_data import DATASETS
+from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
 
-Row = dict[str, Any]
 Array = npt.NDArray[Any]
 
 METRICS = ("test_error", "test_nll", "test_ece")
-MOST_CLASSES = 1000  # of a data set that this program does not know: as many as a table can show
 
 _TYPES = {entry.name: entry.type for entry in fields(RunConfig) if entry.type in (int, str, bool)}
 _DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError)
@@ -46,7 +43,7 @@ class Run:
 
     path: Path
     configuration: Row
-    rows: tuple[Row, ...]
+    rows: tuple[Round, ...]
     seconds: tuple[Row, ...]
     sessions: tuple[Row, ...]
     failure: str | None
@@ -70,20 +67,20 @@ class Run:
     @property
     def acquired_r(self) -> npt.NDArray[np.int64]:
         """Images acquired after each round, the initial ones not counted."""
-        labelled_r = np.array([row["labelled"] for row in self.rows], dtype=np.int64)
+        labelled_r = np.array([row.labelled for row in self.rows], dtype=np.int64)
         return np.asarray(labelled_r - labelled_r[0])
 
     @property
     def labels(self) -> list[int]:
         """The classes of all acquired images, in order; of a reduced data set, 0 is its first class."""
         classes = self.configuration.get("classes")
-        labels = [label for row in self.rows for label in row["acquired_labels"]]
+        labels = [label for row in self.rows for label in row.acquired_labels]
         return [classes.index(label) for label in labels] if classes and not self.counts_kept_images else labels
 
     @property
     def class_count(self) -> int:
         """How many classes its data set has, as far as can be told."""
-        return _class_count(self.configuration) or 1 + max(self.labels, default=0)
+        return class_count(self.configuration) or 1 + max(self.labels, default=0)
 
     def class_name(self, class_: int) -> str:
         """Return what the whole data set calls one of the classes that `labels` counts."""
@@ -117,24 +114,23 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
     folder, name = path.parent, path.parent.relative_to(result_dir)
     faults: list[str] = []
     try:
-        header, rows, whole = read_chain(path)
-        rows = visible(rows)
-        configuration = None if header is None else visible(header["configuration"])
-        if header is not None and configuration is not None:
+        record = read_record(folder)
+        configuration = visible(record.configuration)
+        if configuration is not None:
             _check_configuration(configuration, folder)
-            old = counts_kept_images(header)
-            _check_rows(configuration, rows, old)
     except _DAMAGE as error:
         return None, [f"{name}/metrics.jsonl cannot be read ({_words(error)})."], []
-    if not whole:
-        kept = f"its first {len(rows)} rows are used" if rows else "nothing of it can be used"
-        faults.append(f"{name}/metrics.jsonl is damaged: {kept}.")
-    if configuration is None or not rows:
+    if not record.whole:
+        what = f"cannot be read to its end ({visible(record.fault)})" if record.fault else "is damaged"
+        kept = f"its first {len(record.rounds)} rounds are used" if record.rounds else "nothing of it can be used"
+        faults.append(f"{name}/metrics.jsonl {what}: {kept}.")
+    if configuration is None or not record.rounds:
         return None, faults, []
     seconds = _read(folder / "seconds.jsonl", _seconds, name, faults) or []
     sessions = _read(folder / "provenance.json", _sessions, name, faults) or []
     failure = _read(folder / "failure.json", _failure, name, faults)
-    run = Run(name, configuration, tuple(rows), tuple(seconds[: len(rows)]), tuple(sessions), failure, old)
+    of_rounds = tuple(seconds[: len(record.rounds)]), tuple(sessions), failure
+    run = Run(name, configuration, record.rounds, *of_rounds, record.counts_kept_images)
     _check_arrays(run, folder, faults)
     return run, faults, _missing_files(run, folder)
 
@@ -158,11 +154,11 @@ def check_array(path: Path, expected: Sequence[Any], faults: list[str], where: s
 
 
 def _check_arrays(run: Run, folder: Path, faults: list[str]) -> None:
-    acquired = [row["acquired_train_index"] for row in run.rows[1:]]
+    acquired = [row.acquired_train_index for row in run.rows[1:]]
     check_array(folder / "acquired.npy", acquired, faults, f"{run.path}/acquired.npy")
-    errors = [row["test_error"] for row in run.rows]
+    errors = [row.test_error for row in run.rows]
     check_array(folder / "test_error.npy", errors, faults, f"{run.path}/test_error.npy")
-    weights, digest = _weights_name(run), run.rows[-1].get("weights_sha256")
+    weights, digest = _weights_name(run), run.rows[-1].weights_sha256
     try:
         if digest is not None and hashlib.sha256((folder / weights).read_bytes()).hexdigest() != digest:
             faults.append(f"{run.path}/{weights} does not hold what the record says.")
@@ -174,7 +170,7 @@ def _check_arrays(run: Run, folder: Path, faults: list[str]) -> None:
 
 def _missing_files(run: Run, folder: Path) -> list[str]:
     names = ["acquired.npy", "test_error.npy", "seconds.jsonl", "provenance.json"]
-    names += [_weights_name(run)] if "weights_sha256" in run.rows[-1] else []
+    names += [_weights_name(run)] if run.rows[-1].weights_sha256 is not None else []
     absent = [name for name in names if not (folder / name).exists()]
     return [f"{run.path} has no {' and no '.join(absent)}."] if absent else []
 
@@ -204,35 +200,6 @@ def _check_configuration(configuration: Row, folder: Path) -> None:
             raise ValueError(f"{key} is {configuration[key]!r}")
 
 
-def _check_rows(configuration: Row, rows: Sequence[Row], counts_kept_images: bool) -> None:
-    """Raise ValueError, saying which value of which round is not what it should be."""
-    labelled, limit = rows[0]["labelled"] if rows else 0, _class_count(configuration) or MOST_CLASSES
-    known: Sequence[int] = range(limit) if counts_kept_images else configuration.get("classes") or range(limit)
-    for round_, row in enumerate(rows):
-        index, scores, labels = (row[f"acquired_{key}"] for key in ("train_index", "scores", "labels"))
-        images = configuration.get("query", len(index)) if round_ else 0
-        if not images == len(index) == len(scores) == len(labels):
-            raise ValueError(f"round {round_} has {len(index)} images, {len(scores)} scores, {len(labels)} labels")
-        labelled += images
-        checks = {
-            "round": row["round"] == round_,
-            "labelled": _is_index(row["labelled"]) and row["labelled"] == labelled,
-            "acquired_train_index": all(map(_is_index, index)),
-            "acquired_scores": all(map(_is_number, scores)),
-            "acquired_labels": all(_is_index(label) and label in known for label in labels),
-            "test_error": _is_number(row["test_error"]) and 0 <= row["test_error"] <= 1,
-            **{key: row.get(key) is None or (_is_number(row[key]) and 0 <= row[key] < 1e6) for key in METRICS[1:]},
-        }
-        wrong = [key for key, good in checks.items() if not good]
-        if wrong:
-            raise ValueError(f"{wrong[0]} of round {round_} is {str(row[wrong[0]])[:60]!r}")
-
-
-def _class_count(configuration: Row) -> int | None:
-    dataset = DATASETS.get(configuration.get("dataset", ""))
-    return len(configuration.get("classes", ())) or (dataset.class_count if dataset else None)
-
-
 def _read(path: Path, parse: Any, name: Path, faults: list[str]) -> Any:
     """Return what `parse` makes of a file, or None if there is no file; a damaged one is complained about."""
     if not path.exists():
@@ -245,7 +212,7 @@ def _read(path: Path, parse: Any, name: Path, faults: list[str]) -> Any:
 
 
 def _seconds(path: Path) -> list[Row]:
-    _, rows, whole = read_chain(path)
+    rows, whole = read_seconds(path.parent)
     if not whole:
         raise ValueError("its lines are not those that were written")
     for row in rows:

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.config import ARM_FIELDS, MBR_FIELDS, RunConfig
+from active_learning.disk.record import Row
 from active_learning.learners import LEARNERS, recorded_learner
-from active_learning.report.records import METRICS, Row, Run, check_array, read_run, visible
+from active_learning.report.records import METRICS, Run, check_array, read_run, visible
 
-__all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Row", "Run", "read_results"]
+__all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Run", "read_results"]
 
 Curves = npt.NDArray[np.float64]
 
@@ -87,7 +88,7 @@ class Arm:
         """Return a metric of each repetition (E, R); NaN after a repetition's last round."""
         curves_er = np.full((len(self.runs), len(self.acquired_r)), np.nan)
         for curve_r, run in zip(curves_er, self.runs, strict=True):
-            values = [row.get(metric) for row in run.rows]
+            values = [getattr(row, metric) for row in run.rows]
             curve_r[: len(values)] = [np.nan if value is None else value for value in values]
         return curves_er
 

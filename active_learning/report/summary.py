@@ -310,7 +310,7 @@ def _penalty(arms: Sequence[Arm]) -> Penalty | None:
     rounds = statistics.geometric_rounds(min((run.rounds for row in runs for run in row), default=0))
     if len(compared) < 2 or len(shared) < 2 or not rounds:
         return None
-    curves_aer = np.array([[[row["test_error"] for row in run.rows[: rounds[-1] + 1]] for run in row] for row in runs])
+    curves_aer = np.array([[[row.test_error for row in run.rows[: rounds[-1] + 1]] for run in row] for row in runs])
     return Penalty(
         arms=tuple(arm.label for arm in compared),
         matrix_aa=statistics.penalty_matrix(curves_aer, rounds),

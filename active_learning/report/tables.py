@@ -159,7 +159,7 @@ def cited_error_table(summary: Summary) -> Table | None:
         estimate = summary.get(arm.label, "test_error", cited.error_acquired)
         mean = estimate.mean
         if cited.comparable(arm) and mean is not None:
-            validation, labels = str(arm.runs[0].configuration.get("val_size")), arm.runs[0].rows[0]["labelled"]
+            validation, labels = str(arm.runs[0].configuration.get("val_size")), arm.runs[0].rows[0].labelled
             ours.setdefault((arm.acquisition, validation), mean)
             source = f"ours ({estimate.repetitions} run{'s' * (estimate.repetitions > 1)})"
             place = labels + cited.error_acquired, validation

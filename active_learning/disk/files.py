@@ -1,0 +1,165 @@
+"""Durable files: what is written is whole, and it is on disk when the call returns. Locks that end with their owner."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout, lock_descriptor
+
+from active_learning.config import ConfigError
+
+
+class StoreError(Exception):
+    """The result folder cannot be used: one sentence that says why and the way out."""
+
+
+@contextmanager
+def locked(result_dir: Path) -> Iterator[str]:
+    """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
+
+    Yields:
+        What is written in `.lock_holder`: another machine that reads the same text there shares the folder.
+
+    Raises:
+        ConfigError: when there can be no such folder.
+        StoreError: when another process holds it, saying which, or when it is there and must not be written to.
+        OSError: when the disk is full.
+    """
+    holder_file = result_dir / ".lock_holder"
+    lock = FileLock(result_dir / ".lock")
+    try:
+        make_folder(result_dir)
+        lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
+    except Timeout:
+        raise StoreError(
+            f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end, or name another --result_dir."
+        ) from None
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise
+        if error.errno in _NO_RIGHT and result_dir.is_dir():
+            raise StoreError(
+                f"{result_dir} is read-only ({error.strerror}): make it writable, and the same command goes on."
+            ) from error
+        raise ConfigError(
+            f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
+        ) from error
+    try:
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC).isoformat()}"
+        write_atomically(holder_file, holder.encode())
+        yield holder
+    finally:
+        with suppress(OSError):
+            holder_file.unlink(missing_ok=True)
+        lock.release()
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _holder(holder_file: Path) -> str:
+    try:
+        return holder_file.read_text("utf-8", "replace")
+    except OSError:  # the holder is about to end, or has not written it yet
+        return "another process"
+
+
+def is_held(lock_path: Path) -> bool:
+    """Return whether a process holds a lock file, without writing anything."""
+    try:
+        lock = os.open(lock_path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not lock_descriptor(lock, blocking=False)
+    except OSError:  # a file system that knows no locks
+        return False
+    finally:
+        os.close(lock)  # frees it again if it was free
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file such that a crash at any moment leaves the old content or the new one, never a part."""
+    make_folder(path.parent)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            _sync(file.fileno(), _CANNOT_SYNC, path.parent)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk the part takes the room that others need
+        raise
+    _sync_folder(path.parent)  # the new name itself
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each name in its parent put on disk as well."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Put a folder's names on disk, where the system can: Windows opens no folder, and some file systems sync none."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDER:
+            raise
+        _tell_what_is_lost(path, error)
+        return
+    try:
+        _sync(folder, _CANNOT_SYNC_FOLDER, path)
+    finally:
+        os.close(folder)
+
+
+def _sync(descriptor: int, cannot: Sequence[int], folder: Path) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in cannot:
+            raise
+        _tell_what_is_lost(folder, error)
+
+
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# A file has just been written there, so that a missing right is one to open or sync the folder itself.
+_CANNOT_SYNC_FOLDER = (*_CANNOT_SYNC, errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR)
+
+
+def _tell_what_is_lost(folder: Path, error: OSError) -> None:
+    """Say once, in this process and those that it starts, that a power cut can cost what was written last."""
+    if os.environ.get(_TOLD):
+        return
+    os.environ[_TOLD] = "1"
+    print(
+        f"{folder}: this system does not put files on disk at once ({error.strerror}): after a power cut the last "
+        "rounds may be missing, and the same command computes them again; nothing else is lost.",
+        file=sys.stderr,
+    )
+
+
+_TOLD = "DBAL_NO_FSYNC_TOLD"
+
+
+def write_if_changed(path: Path, content: bytes) -> None:
+    """Replace a file unless it holds this content already."""
+    try:
+        unchanged = path.read_bytes() == content
+    except FileNotFoundError:
+        unchanged = False
+    if not unchanged:
+        write_atomically(path, content)

@@ -1,0 +1,48 @@
+"""What numbers were computed with."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+VERSIONED = ("torch", "torchvision", "skorch", "modAL-python", "scikit-learn", "scipy", "numpy", "numba", "llvmlite")
+
+
+def provenance() -> dict[str, Any]:
+    """Return what the numbers were computed with: versions, commit of this code, processor, time."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in VERSIONED},
+        "commit": _git_commit(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout this code stands in, with `+` if it has changes; None outside of one."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
