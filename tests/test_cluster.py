@@ -377,7 +377,7 @@ def test_bad_data_is_refused_before_any_run(
     monkeypatch.setattr("load_data.MNIST_MIRRORS", ("http://127.0.0.1:1/",))
     flags = ("--result_dir", tmp_path / "results", "--data_dir", tmp_path, "--jobs", 0, "--scheduler", address)
     assert tiny_main(*flags, "--dataset=mnist") == 1
-    assert "MNIST is not complete" in capsys.readouterr().err
+    assert "The data set is not complete in" in capsys.readouterr().err
     assert not list(tmp_path.rglob("failure.json"))
 
 
