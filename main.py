@@ -29,9 +29,9 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
     try:
         with stoppable() as check:  # before all imports that take a while
             if verb == "report":
-                from active_learning.report import main as report
+                from active_learning.report.command import main as report
 
-                return report(words)
+                return report(words, "main.py report")
             return _main([*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
         print("main.py: error: stopped; finished rounds are saved, and the same command goes on.", file=sys.stderr)

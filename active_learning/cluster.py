@@ -133,7 +133,7 @@ def existing_cluster(address: str) -> Iterator[Client]:
 
 def execute_on_cluster(
     client: Client,
-    runs: Sequence[RunConfig],
+    folders: Sequence[RunFolder],
     result_dir: Path,
     holder: str,
     data_dir: Path | None,
@@ -144,7 +144,7 @@ def execute_on_cluster(
 
     Args:
         client: of the cluster.
-        runs: unfinished runs, in the order in which they are to be begun.
+        folders: those of unfinished runs, loaded, in the order in which the runs are to be begun.
         result_dir: the result folder, held by this process.
         holder: what `.lock_holder` says there.
         data_dir: where the data set is on the workers' machines.
@@ -156,26 +156,26 @@ def execute_on_cluster(
     """
     inbox: SimpleQueue[Row] = SimpleQueue()
     client.subscribe_topic(PROGRESS_TOPIC, lambda event: inbox.put(event[1]))
-    by_name = {(run.name, run.repetition): run for run in runs}
+    by_name = {(folder.config.name, folder.config.repetition): folder for folder in folders}
 
     def look() -> None:
-        _receive(inbox, by_name, result_dir, holder, advance)
+        _receive(inbox, by_name, holder, advance)
         check()
 
     futures = {
         client.submit(
             execute_job,
-            _job(run, result_dir, holder, data_dir),
+            _job(folder, result_dir, holder, data_dir),
             pure=False,
-            key=(TASK, run.name, run.repetition, holder),
+            key=(TASK, *name, holder),
             priority=-position,
-        ): run
-        for position, run in enumerate(runs)
+        ): folder
+        for position, (name, folder) in enumerate(by_name.items())
     }
     try:
         for future in _as_completed(list(futures), look):
-            run = futures[future]
-            yield run, _settle(RunFolder(result_dir, run), future, check)
+            folder = futures[future]
+            yield folder.config, _settle(folder, future, check)
     except CancelledError as error:  # nobody here cancels them before the end
         raise ConnectionError("the Dask scheduler was lost") from error
     finally:
@@ -183,17 +183,15 @@ def execute_on_cluster(
             client.cancel(list(futures))
 
 
-def _job(run: RunConfig, result_dir: Path, holder: str, data_dir: Path | None) -> Job:
-    folder = RunFolder(result_dir, run)
-    finished = folder.load()
+def _job(folder: RunFolder, result_dir: Path, holder: str, data_dir: Path | None) -> Job:
     return Job(
-        run=run,
+        run=folder.config,
         result_dir=result_dir.resolve(),
         holder=holder,
         data_dir=data_dir and data_dir.expanduser().resolve(),
         code=code_digest(),
-        finished=finished,
-        weights=folder.weights() if run.warm_start and finished else None,
+        finished=list(folder.rounds),
+        weights=folder.weights() if folder.config.warm_start and folder.rounds else None,
     )
 
 
@@ -211,8 +209,7 @@ def _as_completed(futures: Sequence[Future[Returned]], look: Callable[[], None])
 
 def _receive(
     inbox: "SimpleQueue[Row]",
-    runs: Mapping[tuple[str, int], RunConfig],
-    result_dir: Path,
+    folders: Mapping[tuple[str, int], RunFolder],
     holder: str,
     advance: Advance,
 ) -> None:
@@ -220,12 +217,12 @@ def _receive(
     with suppress(Empty):
         while True:
             message = inbox.get_nowait()
-            run = runs.get((message["name"], message["repetition"]))
-            if run is None or message["holder"] != holder:
+            folder = folders.get((message["name"], message["repetition"]))
+            if folder is None or message["holder"] != holder:
                 continue
             if message["packet"] is not None:
-                _write_early(RunFolder(result_dir, run), message)
-            advance(run, message["round"], message["test_error"])
+                _write_early(folder, message)
+            advance(folder.config, message["round"], message["test_error"])
 
 
 def _write_early(folder: RunFolder, message: Row) -> None:
@@ -319,11 +316,8 @@ def execute_job(job: Job) -> Returned:
         return Returned(refusal, session={})
     try:
         if _is_shared(job):
-            return Returned(
-                execute_in_folder(
-                    job.run, job.result_dir, job.data_dir, lambda _, round_, error: tell(round_, error), check
-                )
-            )
+            folder = RunFolder(job.result_dir, job.run)
+            return Returned(execute_in_folder(folder, job.data_dir, lambda _, *told: tell(*told), check))
         return _execute_in_memory(job, tell, check)
     except Interrupted:
         return Returned("it is no longer wanted")

@@ -76,14 +76,14 @@ def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: Imag
 
 
 def execute_in_folder(
-    run: RunConfig, result_dir: Path, data_dir: Path | None, advance: Advance, check: Check | None = None
+    folder: RunFolder, data_dir: Path | None, advance: Advance, check: Check | None = None
 ) -> str | None:
     """Take a run from its last whole round on disk to its end; each round is on disk before the next begins.
 
     Returns:
         None, or the reason why the run failed, which is recorded in its folder too.
     """
-    folder = RunFolder(result_dir, run)
+    run = folder.config
     try:
         with folder.locked(check):
             finished = folder.load()

@@ -51,7 +51,8 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
         shutil.rmtree(config.result_dir / SCRATCH, ignore_errors=True)  # a driver that was killed left it
         runs = planned_runs(config, *choose_hardware(config))
         check_result_dir(config.result_dir, runs)
-        unfinished = [run for run in runs if not _is_finished(config, run, check)]
+        folders = [_opened(config, run, check) for run in runs]
+        unfinished = [folder for folder in folders if not folder.finished]
         failures = _execute_all(config, unfinished, holder, check) if unfinished else {}
         for name in dict.fromkeys(run.name for run in runs):
             write_curves(config.result_dir, name, config.rounds)
@@ -64,8 +65,8 @@ def job_count(config: ExperimentConfig, runs: int) -> int:
     return min(config.jobs or max(1, cores // config.threads), runs)
 
 
-def _is_finished(config: ExperimentConfig, run: RunConfig, check: Check) -> bool:
-    """Return whether the run is whole; its files are mended if it is. What is damaged of its record is told."""
+def _opened(config: ExperimentConfig, run: RunConfig, check: Check) -> RunFolder:
+    """Return a run's folder, loaded; its files are mended if it is finished. What is damaged of its record is told."""
     folder = RunFolder(config.result_dir, run)
     folder.load()
     if folder.complaint:
@@ -73,13 +74,13 @@ def _is_finished(config: ExperimentConfig, run: RunConfig, check: Check) -> bool
     if folder.finished:
         with folder.locked(check):
             folder.mend()
-    return folder.finished
+    return folder
 
 
 def _execute_all(
-    config: ExperimentConfig, unfinished: Sequence[RunConfig], holder: str, check: Check
+    config: ExperimentConfig, unfinished: Sequence[RunFolder], holder: str, check: Check
 ) -> dict[RunConfig, str]:
-    """Execute runs; return the reasons of those that failed."""
+    """Execute runs in their folders; return the reasons of those that failed."""
     failures: dict[RunConfig, str] = {}
     with (
         _Progress(config, unfinished) as progress,
@@ -96,57 +97,55 @@ def _execute_all(
 
 @contextmanager
 def _outcomes(
-    config: ExperimentConfig, runs: Sequence[RunConfig], holder: str, advance: Advance, check: Check
+    config: ExperimentConfig, folders: Sequence[RunFolder], holder: str, advance: Advance, check: Check
 ) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
-    jobs = job_count(config, len(runs))
-    _prepare(config, runs, check)
+    jobs = job_count(config, len(folders))
+    _prepare(config, folders, check)
     check()
     if config.scheduler is None and jobs == 1:
-        yield _execute_here(config, runs, advance, check)
+        yield _execute_here(config, folders, advance, check)
         return
     from active_learning.cluster import embedded_cluster, execute_on_cluster, existing_cluster
 
     scratch = config.result_dir / SCRATCH
     with embedded_cluster(jobs, scratch) if config.scheduler is None else existing_cluster(config.scheduler) as client:
-        yield execute_on_cluster(client, runs, config.result_dir, holder, config.data_dir, advance, check)
+        yield execute_on_cluster(client, folders, config.result_dir, holder, config.data_dir, advance, check)
 
 
-def _prepare(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> None:
+def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Check) -> None:
     """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
     from active_learning.execution import check_memory, load_cached
     from active_learning.models.field import check_length_scale
     from active_learning.renumber import renumber
 
-    data = load_cached(config.dataset, config.data_dir, check)
+    data, runs = load_cached(config.dataset, config.data_dir, check), [folder.config for folder in folders]
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
     if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):
         kept = np.isin(data.train_labels, config.classes or range(data.class_count))
         check_length_scale(config.mbr_sigma, data.train_images[kept])
-    for run in runs:
-        if run.classes:
-            renumber(RunFolder(config.result_dir, run), data.train_labels)
+    for folder in folders if config.classes else ():
+        renumber(folder, data.train_labels)
 
 
 def _execute_here(
-    config: ExperimentConfig, runs: Sequence[RunConfig], advance: Advance, check: Check
+    config: ExperimentConfig, folders: Sequence[RunFolder], advance: Advance, check: Check
 ) -> Iterator[tuple[RunConfig, str | None]]:
     from active_learning.execution import execute_in_folder
 
-    for run in runs:
-        yield run, execute_in_folder(run, config.result_dir, config.data_dir, advance, check)
+    for folder in folders:
+        yield folder.config, execute_in_folder(folder, config.data_dir, advance, check)
 
 
 class _Progress:
     """One bar over the rounds of all runs, on stderr; without a terminal, one line a finished run; or nothing."""
 
-    def __init__(self, config: ExperimentConfig, runs: Sequence[RunConfig]) -> None:
+    def __init__(self, config: ExperimentConfig, folders: Sequence[RunFolder]) -> None:
         self.quiet = config.quiet
-        self.done = {run: len(RunFolder(config.result_dir, run).load()) for run in runs}
-        total = len(runs) * (config.rounds + 1)
+        self.done = {folder.config: len(folder.rounds) for folder in folders}
         self.bar = tqdm(
-            total=total,
+            total=len(folders) * (config.rounds + 1),
             initial=sum(self.done.values()),
             unit="round",
             file=sys.stderr,

@@ -36,8 +36,8 @@ from tabulate import tabulate
 import active_learning.cluster
 import active_learning.disk.provenance
 import active_learning.execution
-import active_learning.report
 import active_learning.report.results
+import active_learning.report.write
 import load_data
 import main as main_module
 from benchmarks import tiny
@@ -125,8 +125,8 @@ def _folder() -> "tempfile.TemporaryDirectory[str]":
 
 def _warm_up() -> None:
     """Leave out what takes seconds, and run once, so that no fork has to import what is imported at the first use."""
-    active_learning.report.figure = lambda *_: (Path("not drawn"), None)  # type: ignore[assignment]
-    active_learning.report.write_report = tiny.no_report  # type: ignore[assignment]
+    active_learning.report.write.draw_curves = lambda *_: None
+    active_learning.report.write.write_report = tiny.no_report  # type: ignore[assignment]
     active_learning.disk.provenance._git_commit = lambda: None  # a process of its own each time
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
     silent = StringIO()

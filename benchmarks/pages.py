@@ -11,7 +11,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from active_learning.report import write_report
+from active_learning.report.results import read_results
+from active_learning.report.summary import summarise
+from active_learning.report.write import write_report
 from load_data import load_data
 from tests.result_folders import write_experiment
 
@@ -31,16 +33,17 @@ def main(repetitions: int = 6, rounds: int = 100) -> int:
             Path(folder), repetitions, rounds, determ=False, train_labels=data.train_labels, dataset="mnist_5k"
         )
         start, start_cpu = time.perf_counter(), time.process_time()
-        report = write_report(Path(folder))
+        summary = summarise(read_results(Path(folder)))
+        report = write_report(summary)
         seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-        runs = len(report.summary.results.runs)
+        runs = len(summary.results.runs)
         size = report.page.stat().st_size / 2**20
         page = report.page.read_text(encoding="utf-8")
     print(
         f"Report of {runs} runs of {rounds} rounds: {seconds:.1f} s ({cpu:.1f} s of processor time), page {size:.1f} MB"
     )
 
-    faults = [*report.failures, *report.summary.results.unreadable, *report.summary.results.missing]
+    faults = [*report.failures, *summary.results.unreadable, *summary.results.missing]
     if runs != 5 * repetitions or page.count("--acq_func") != runs + 1:
         faults.append("The page does not show every run.")
     if cpu > LIMIT:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from active_learning.report.summary import Summary
 from load_data import DATASETS, DatasetSpec, ImageData
 from main import main
 
@@ -37,9 +38,9 @@ def dask_setup(_worker: object) -> None:
     DATASETS["tiny"] = SPEC
 
 
-def no_report(result_dir: Path, **_: object) -> SimpleNamespace:
+def no_report(summary: Summary, **_: object) -> SimpleNamespace:
     """Stand in for `write_report` where a run's report would only cost time: nothing is written, nothing failed."""
-    return SimpleNamespace(page=result_dir / "report" / "index.html", failures=())
+    return SimpleNamespace(page=summary.results.path / "report" / "index.html", failures=())
 
 
 if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processes of the first

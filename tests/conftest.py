@@ -31,8 +31,8 @@ Tiny = Callable[..., int]
 def tiny_main(monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """main.py with the flags of `TINY` before the given ones; no report is written."""
     monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
-    monkeypatch.setattr("active_learning.report.figure", lambda *_: (Path("not drawn"), None))
-    monkeypatch.setattr("active_learning.report.write_report", tiny.no_report)
+    monkeypatch.setattr("active_learning.report.write.draw_curves", lambda *_: None)
+    monkeypatch.setattr("active_learning.report.write.write_report", tiny.no_report)
     return lambda *flags: main([*TINY, *map(str, flags)])
 
 

@@ -29,6 +29,7 @@ from active_learning.disk.store import RunFolder
 from active_learning.interruption import Interrupted
 from active_learning.learners import LEARNERS
 from tests.conftest import ROOT, TINY, Tiny
+from tests.result_folders import run_config
 from tests.test_imports import NAMES, ours
 from tests.test_runner import contents
 
@@ -268,7 +269,7 @@ def lost_after(count: int) -> Any:
                 raise Interrupted
 
         with suppress(Interrupted):
-            active_learning.execution.execute_in_folder(job.run, job.result_dir, job.data_dir, advance)
+            active_learning.execution.execute_in_folder(RunFolder(job.result_dir, job.run), job.data_dir, advance)
         return False
 
     return is_shared
@@ -354,12 +355,14 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
 
 def test_rounds_of_an_experiment_before_this_one_are_not_written(tmp_path: Path) -> None:
     inbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    inbox.put({"holder": "process 1", "name": "bald", "repetition": 0, "packet": {}, "round": 0, "test_error": 0.5})
+    message = {"holder": "process 1", "name": "bald", "repetition": 0, "packet": None, "round": 0, "test_error": 0.5}
     told: list[object] = []
-    run: Any = None
-    cluster._receive(inbox, {("bald", 0): run}, tmp_path, "process 2", lambda *what: told.append(what))
-    assert inbox.empty()
-    assert not told
+    folders = {("bald", 0): RunFolder(tmp_path, run_config())}
+    for holder, count in (("process 2", 0), ("process 1", 1)):
+        inbox.put(message)
+        cluster._receive(inbox, folders, holder, lambda *what: told.append(what))
+        assert inbox.empty()
+        assert len(told) == count
 
 
 def test_a_worker_of_two_threads_is_refused(

@@ -316,7 +316,7 @@ def test_a_report_that_fails_hides_no_result(
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("active_learning.report.write_report", failing)
+    monkeypatch.setattr("active_learning.report.write.write_report", failing)
     assert tiny_main("--result_dir", tmp_path, "--experiments=1", *([form] if form else [])) == 1
     printed = capsys.readouterr()
     sentence = f"main.py: error: the report could not be written ({error}); python -m active_learning.report"
@@ -331,7 +331,7 @@ def test_a_figure_that_could_not_be_drawn_is_told_at_the_end_of_a_run(
     tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = SimpleNamespace(page=tmp_path / "index.html", failures=("The figure of x could not be drawn.",))
-    monkeypatch.setattr("active_learning.report.write_report", lambda *_, **__: report)
+    monkeypatch.setattr("active_learning.report.write.write_report", lambda *_, **__: report)
     assert tiny_main("--result_dir", tmp_path, "--experiments=1") == 1
     printed = capsys.readouterr()
     sentence = "main.py: error: The figure of x could not be drawn; python -m active_learning.report"
@@ -496,7 +496,7 @@ def test_a_signal_during_the_report(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    monkeypatch.setattr("active_learning.report.figure", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("active_learning.report.write.draw_curves", lambda *_: os.kill(os.getpid(), number))
     assert tiny_main("--result_dir", tmp_path, "--quiet") == 128 + number
     assert capsys.readouterr().err == STOPPED
 

@@ -19,9 +19,10 @@ from active_learning.experiments import planned_runs
 from active_learning.loop import active_learning_rounds
 from active_learning.numbering import Numbering
 from active_learning.renumber import main
-from active_learning.report import write_report
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
+from active_learning.report.summary import summarise
+from active_learning.report.write import write_report
 from benchmarks import tiny
 from load_data import DATASETS, kept_train_index, load_data, select_classes
 from tests.conftest import ROOT, TINY, Tiny
@@ -138,7 +139,7 @@ def test_a_finished_run_of_before_stays_as_it_is_and_is_read_as_what_it_is(tiny_
 def test_the_page_names_images_as_the_data_set_does(tiny_main: Tiny, tmp_path: Path) -> None:
     assert tiny_main("--result_dir", tmp_path, *REDUCED) == 0
     labels = load_cached("tiny", None).train_labels
-    page = write_report(tmp_path).page.read_text(encoding="utf-8")
+    page = write_report(summarise(read_results(tmp_path))).page.read_text(encoding="utf-8")
     named = re.findall(r"training image (\d+), a (\d+)", page)
     assert len(named) == 16
     assert all(labels[int(index)] == int(label) for index, label in named)

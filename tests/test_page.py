@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from active_learning.report import write_report
+from active_learning.report.results import read_results
+from active_learning.report.summary import summarise
+from active_learning.report.write import write_report
 from load_data import ImageData
 from tests.result_folders import write_experiment
 
@@ -41,7 +43,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     data = ImageData(images, labels, images[:1], labels[:1], 10, 0.5, 0.5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("active_learning.report.gallery.load_data", lambda name, data_dir: data)
-        return write_report(folder).page.as_uri()
+        return write_report(summarise(read_results(folder))).page.as_uri()
 
 
 @pytest.fixture(scope="module")

@@ -22,32 +22,21 @@ from PIL import Image
 from scipy import stats
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ARM_FIELDS
+from active_learning.config import ARM_FIELDS, RunConfig
 from active_learning.experiments import planned_runs
 from active_learning.flags import read_flags
-from active_learning.report import (
-    BEGIN,
-    END,
-    committed_folders,
-    figure,
-    main,
-    numbers,
-    readme_block,
-    replace_block,
-    table,
-    terminal_text,
-    texts,
-    write_report,
-)
 from active_learning.report.cited_figures import cited_figures
+from active_learning.report.command import main
 from active_learning.report.drawing import colour, log_axis
 from active_learning.report.figures import _mosaic, _reach_panel, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
 from active_learning.report.gallery import Gallery, make_gallery
 from active_learning.report.page import cautions, command, findings
+from active_learning.report.readme import BEGIN, END, committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
-from active_learning.report.summary import summarise
+from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_tables, headline
+from active_learning.report.write import draw_curves, numbers, of_runs, table, terminal_text, texts, write_report
 from load_data import DataError, ImageData
 from tests.result_folders import chained, run_config, synthetic_curve, write_experiment, write_run
 
@@ -72,7 +61,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of an experiment on which the cited figures can be compared, with deterministic arms."""
     folder = tmp_path_factory.mktemp("experiment")
     write_experiment(folder, repetitions=3, rounds=100, dataset="mnist")
-    write_report(folder, with_gallery=False)
+    write_report(summarise(read_results(folder)), with_gallery=False)
     return folder
 
 
@@ -87,9 +76,13 @@ def statistics_of(folder: Path) -> list[dict[str, Any]]:
     return list(content["statistics"])
 
 
+def chosen(folder: Path, *runs: RunConfig) -> Summary:
+    return of_runs(summarise(read_results(folder)), runs)
+
+
 def test_the_table_of_a_small_folder_worked_by_hand(small: Path) -> None:
     runs = [run_config(acquisition=name, repetition=number) for name in ("uniform", "bald") for number in range(3)]
-    lines = table(small, runs).splitlines()
+    lines = table(chosen(small, *runs)).splitlines()
     assert lines[0].split("  ")[0] == "acquisition function"
     # Mean and deviation of 30, 20, 20; error at the end of 0.09, 0.08, 0.1; seconds (1 + r + 0.75) a round, 5 rounds.
     assert re.split(r"\s{2,}", lines[2]) == ["Random", "3", "23 +- 6", "1/3", "0/3", "9.00 +- 1.00", "14 +- 5"]
@@ -97,7 +90,7 @@ def test_the_table_of_a_small_folder_worked_by_hand(small: Path) -> None:
 
 
 def test_the_table_is_of_the_runs_asked_for_and_their_rounds_only(small: Path) -> None:
-    lines = table(small, [run_config(rounds=2)]).splitlines()
+    lines = table(chosen(small, run_config(rounds=2))).splitlines()
     assert lines[3].startswith("to N %")
     assert re.split(r"\s{2,}", lines[2]) == ["BALD", "1", "20", "0/1", "0/1", "10.00", "5"]
 
@@ -109,17 +102,23 @@ def test_the_table_fits_a_terminal(written: Path) -> None:
 
 
 def test_numbers_for_scripts_are_of_the_runs_asked_for(small: Path) -> None:
-    content = json.loads(numbers(small, [run_config(rounds=2)]))
+    content = json.loads(numbers(chosen(small, run_config(rounds=2))))
     assert {(entry["arm"], entry["repetitions"]) for entry in content["statistics"]} == {("BALD", 1)}
-    with pytest.raises(NoResultsError):
-        numbers(small, [run_config(acquisition="mean_std")])
-    assert table(small, [run_config(acquisition="mean_std")]) == "None of these runs has finished a round."
+    with pytest.raises(NoResultsError, match=r"^None of these runs has finished a round\.$"):
+        chosen(small, run_config(acquisition="mean_std"))
+
+
+def test_what_is_said_of_all_runs_is_not_counted_twice(small: Path) -> None:
+    summary = summarise(read_results(small))
+    runs = [run_config(acquisition=name, repetition=number) for name in ("uniform", "bald") for number in range(3)]
+    assert of_runs(summary, runs) is summary
+    assert of_runs(summary, runs[1:]) is not summary
 
 
 def test_the_figure_at_the_end_of_a_run(small: Path) -> None:
-    png, svg = figure(small, [run_config()], "A title")
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in svg.read_bytes()
+    draw_curves(chosen(small, run_config()), "A title")
+    assert (small / "test_error.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (small / "test_error.svg").read_bytes()
 
 
 def test_medians_and_quartiles_count_runs_that_did_not_reach_the_level(small: Path) -> None:
@@ -601,7 +600,7 @@ def test_a_configuration_of_nonsense_is_named(small: Path, change: dict[str, Any
 def test_side_files_of_nonsense_are_named(
     small: Path, name: str, content: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
     (small / "runs" / "bald-MC_dropout=True" / "repetition_0" / name).write_bytes(content)
     assert main([str(small), "--no_gallery"]) == 1
     assert f"repetition_0/{name} is damaged" in capsys.readouterr().err
@@ -769,18 +768,18 @@ def test_folders_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_a_result_folder_is_only_read(
     small: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
-    write_report(small, tmp_path_factory.mktemp("elsewhere"), with_gallery=False)
+    write_report(summarise(read_results(small)), tmp_path_factory.mktemp("elsewhere"), with_gallery=False)
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in small.rglob("*") if path.is_file()}
     assert before == after
 
 
 def test_names_from_result_files_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, _: ([error_figure(summary)], []))
     evil = "<img src=x onerror=alert(1)>"
     write_run(tmp_path, run_config(dataset=evil, acquisition=evil), BALD[0])
-    page = write_report(tmp_path, with_gallery=False).page.read_text()
+    page = write_report(summarise(read_results(tmp_path)), with_gallery=False).page.read_text()
     assert evil not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert evil not in (tmp_path / "report" / "tables.md").read_text()
@@ -792,7 +791,7 @@ def test_names_from_result_files_are_escaped(tmp_path: Path, monkeypatch: pytest
 def test_names_of_any_kind_stay_names(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, _: ([error_figure(summary)], []))
     write_run(tmp_path, run_config(acquisition="strange"), BALD[0])
     record = tmp_path / "runs" / "strange-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
     rechain(record, lambda rows: rows[0]["configuration"].update(acquisition=name))
@@ -815,7 +814,7 @@ def test_names_of_any_kind_stay_names(
 def test_what_is_printed(
     small: Path, form: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
     assert main([str(small), "--no_gallery", "--format", form]) == 0
     printed = capsys.readouterr()
     assert "Report: " in printed.err
@@ -973,7 +972,7 @@ def test_a_number_that_is_infinite_is_shown_as_such() -> None:
 
 
 def test_the_readme_block_is_replaced_between_its_markers(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
     readme = small.parent / "README.md"
     readme.write_text(f"Before\n{BEGIN}\nold\n{END}\nafter\n")
     assert main([str(small), "--no_gallery", "--readme", str(readme)]) == 0
@@ -1046,7 +1045,7 @@ def test_without_git_all_experiments_that_are_there_count(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["tables.md", "numbers.csv", "numbers.json"])
 def test_an_edited_or_missing_report_file_is_found(checkout: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([], []))
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
     assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
     path = checkout / "result_npy/experiment_1/report" / name
     path.write_text(path.read_text().replace("1", "2", 1))
@@ -1069,8 +1068,8 @@ def test_a_report_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report_files_are_replaced_as_a_whole(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("active_learning.report.all_figures", lambda summary, gallery: ([error_figure(summary)], []))
-    write_report(small, with_gallery=False)
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, _: ([error_figure(summary)], []))
+    write_report(summarise(read_results(small)), with_gallery=False)
     before = {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()}
     write_run(small, run_config(), [*BALD[0][:4], 0.04])
 
@@ -1079,7 +1078,7 @@ def test_report_files_are_replaced_as_a_whole(small: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="No space"):
-        write_report(small, with_gallery=False)
+        write_report(summarise(read_results(small)), with_gallery=False)
     assert {path: path.read_bytes() for path in (small / "report").rglob("*") if path.is_file()} == before
 
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from active_learning.report import main
+from active_learning.report.command import main
 
 sys.exit(main())

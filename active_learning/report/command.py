@@ -1,0 +1,97 @@
+"""The report's command: reads result folders and writes their reports, or the README's results.
+
+main.py report RESULT_DIR            the table, and RESULT_DIR/report/index.html
+main.py report --readme README.md    the results in the README, from the committed folders
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+
+from active_learning.disk.files import write_atomically
+from active_learning.report.formats import to_csv, to_json
+from active_learning.report.readme import committed_folders, readme_block, replace_block
+from active_learning.report.results import NoResultsError, read_results
+from active_learning.report.summary import Summary, summarise
+from active_learning.report.write import markdown, table, write_report
+from active_learning.terminal import with_streams
+
+Format = Literal["text", "markdown", "csv", "json"]
+
+
+def make_parser(prog: str) -> ArgumentParser:
+    """Return the parser of this module's command."""
+    parser = ArgumentParser(prog=prog, description="Write the reports of result folders anew; they are only read.")
+    parser.add_argument(
+        "result_dir",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="result folder(s); each gets a report of its own (default with --readme: the committed ones beside it)",
+    )
+    parser.add_argument("--output", type=Path | None, help="folder of the report (default: RESULT_DIR/report)")
+    parser.add_argument("--data_dir", type=Path | None, help="where the data set is, for the pictures; as in main.py")
+    parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")
+    parser.add_argument("--format", type=Format, default="text", help="what to print: the table, or all numbers")
+    parser.add_argument("--readme", type=Path | None, help="a README whose results are to be written anew")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m active_learning.report") -> int:
+    """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
+    return with_streams("report", lambda: _main(argv, prog))
+
+
+def _main(argv: Sequence[str] | None, prog: str) -> int:
+    flags = make_parser(prog).parse_args(argv)
+    if flags.readme and not flags.result_dir:
+        flags.result_dir = committed_folders(flags.readme.absolute().parent)
+    if not flags.result_dir:
+        return _fail(2, "there is no result folder to report: name one that main.py wrote its results to.")
+    if flags.output and len(flags.result_dir) > 1:
+        return _fail(2, "--output takes one result folder: give them one after the other.")
+    status = 0
+    for result_dir in flags.result_dir:
+        if not result_dir.is_dir():
+            return _fail(2, f"{result_dir} is no folder: name one that main.py wrote its results to.")
+        try:
+            summary = summarise(read_results(result_dir))
+            report = write_report(summary, flags.output, flags.data_dir, not flags.no_gallery)
+        except (NoResultsError, OSError) as error:
+            status = _fail(1, str(error))
+            continue
+        print(_rendered(summary, flags.format))
+        print(f"Report: {report.page}", file=sys.stderr)
+        for sentence in summary.results.missing:
+            print(f"Missing: {sentence}", file=sys.stderr)
+        for sentence in (*summary.results.unreadable, *report.failures):
+            status = _fail(1, sentence)
+    if flags.readme and not status:
+        status = _write_readme(flags.result_dir, flags.readme)
+    return status
+
+
+def _write_readme(result_dirs: Sequence[Path], readme: Path) -> int:
+    try:
+        text = replace_block(readme.read_text(encoding="utf-8"), readme_block(result_dirs, readme))
+        write_atomically(readme, text.encode())
+    except (OSError, ValueError) as error:
+        return _fail(1, f"{readme} cannot be rewritten: {error}")
+    return 0
+
+
+def _rendered(summary: Summary, form: Format) -> str:
+    if form == "csv":
+        return to_csv(summary).rstrip()
+    if form == "json":
+        return json.dumps(json.loads(to_json(summary)), indent=1)  # ASCII, as `numbers`
+    return table(summary) if form == "text" else markdown(summary).rstrip()
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"report: error: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,63 @@
+"""The README's results: a block between two markers, written from the committed result folders."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from active_learning.report.figures import error_figure
+from active_learning.report.formats import markdown_safe
+from active_learning.report.page import cautions, findings
+from active_learning.report.results import read_results
+from active_learning.report.summary import summarise
+from active_learning.report.tables import cited_error_table, cited_reach_table, headline, reach_table
+from active_learning.report.write import REPORT_FOLDER
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
+    """Return the README's results, markers included: figure and tables of each folder, without anything that varies.
+
+    Only what follows from the folders is in it, so that a test can say whether the README is up to date.
+    """
+    parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
+    for result_dir in result_dirs:
+        summary = summarise(read_results(result_dir))
+        address = Path(os.path.relpath(result_dir, readme.parent)).as_posix()
+        drawn = error_figure(summary)
+        tables = [headline(summary), reach_table(summary), cited_reach_table(summary), cited_error_table(summary)]
+        parts += [
+            f"### {address}",
+            f"![{markdown_safe(drawn.alt)}]({address}/{REPORT_FOLDER}/figures/{drawn.key}.png)",
+            "\n".join(f"- {markdown_safe(sentence)}" for sentence in [*findings(summary), *cautions(summary)]),
+            *(entry.markdown() for entry in tables if entry is not None and entry.rows),
+        ]
+    return "\n\n".join([*parts, END])
+
+
+def replace_block(text: str, block: str) -> str:
+    """Return a README's text with what stands between the two markers replaced.
+
+    Raises:
+        ValueError: if the markers are not there, once each and in order.
+
+    >>> replace_block(f"a {BEGIN} old {END} b", f"{BEGIN} new {END}") == f"a {BEGIN} new {END} b"
+    True
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
+        raise ValueError(f"The text must have {BEGIN} and, after it, {END}, once each.")
+    return text[: text.index(BEGIN)] + block + text[text.index(END) + len(END) :]
+
+
+def committed_folders(root: Path) -> list[Path]:
+    """Return the experiments below `result_npy` whose runs git knows; outside of a checkout, those that are there.
+
+    Runs that are still being computed, or that nobody means to publish, are thereby left alone.
+    """
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", "result_npy/experiment_*/runs/*"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return sorted(path.parent for path in root.glob("result_npy/experiment_*/runs"))
+    return [root / "result_npy" / name for name in sorted({path.split("/")[1] for path in listed.split("\0") if path})]
