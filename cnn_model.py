@@ -2,7 +2,7 @@
 
 A network is a deterministic part, `features`, and a stochastic head behind its first dropout, `head` (see `Network`).
 How they are computed fast, and what MC dropout makes of them, is the affair of `active_learning.models`: this file
-imports nothing of ours. A new network is one class here and one line in `active_learning.networks`.
+imports nothing of ours. A new network is one class here and one line in `active_learning.settings.networks`.
 
 Dimensions: N images, C classes, F features (before the first dropout), H hidden units.
 """

@@ -13,7 +13,7 @@ from active_learning.interruption import Interrupted, stoppable
 from active_learning.terminal import with_streams
 
 if TYPE_CHECKING:
-    from active_learning.config import ExperimentConfig
+    from active_learning.settings.config import ExperimentConfig
 
 VERBS = ("run", "status", "report")
 
@@ -39,9 +39,9 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
-    from active_learning.config import ConfigError
     from active_learning.disk.files import StoreError
-    from active_learning.flags import fail, read_flags
+    from active_learning.settings.config import ConfigError
+    from active_learning.settings.flags import fail, read_flags
     from load_data import DataError
 
     try:
@@ -53,10 +53,10 @@ def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
-    from active_learning.flags import fail
-    from active_learning.runner import run_experiment
-    from active_learning.show import show_results
-    from active_learning.status import status
+    from active_learning.settings.flags import fail
+    from active_learning.work.runner import run_experiment
+    from active_learning.work.show import show_results
+    from active_learning.work.status import status
 
     if config.status:
         print(status(config))

@@ -13,10 +13,10 @@ import numpy as np
 from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import RunConfig
 from active_learning.disk.record import Round
-from active_learning.learners import LEARNERS, Index, Weights
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
+from active_learning.settings.config import RunConfig
+from active_learning.settings.learners import LEARNERS, Index, Weights
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, split_training_set
 

@@ -22,11 +22,11 @@ from torch._inductor.exc import InductorError, InvalidCxxCompiler
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from active_learning.execution import keep_freed_memory
 from active_learning.models.engines import DensePasses, Passes
 from active_learning.models.fast import CompiledPasses, computed_by_kernels
 from active_learning.models.hardware import choose_precision
 from active_learning.models.inference import IMAGES_PER_BLOCK, _class_probabilities
+from active_learning.work.execution import keep_freed_memory
 from benchmarks.speed import (
     BATCH_SIZE,
     PASSES,

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 from jsonargparse import auto_cli
 
-from active_learning.config import ConfigError, ExperimentConfig
 from active_learning.disk.files import StoreError
 from active_learning.interruption import Interrupted, stoppable
-from active_learning.runner import run_experiment
+from active_learning.settings.config import ConfigError, ExperimentConfig
+from active_learning.work.runner import run_experiment
 from load_data import DataError
 
 ROOT = Path(__file__).parent.parent

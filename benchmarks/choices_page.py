@@ -17,15 +17,15 @@ from scipy import stats
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ExperimentConfig
 from active_learning.disk.files import write_atomically
-from active_learning.experiments import planned_runs
 from active_learning.report.drawing import Figure, add_legend, colour, draw_figure
 from active_learning.report.formats import NOTHING
 from active_learning.report.plotting import Axes, Canvas, FixedLocator, FuncFormatter, NullLocator
 from active_learning.report.records import Run
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.statistics import CONFIDENCE, acquired_to_reach, mean_along_curve, quartiles
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ExperimentConfig
 
 Array = npt.NDArray[np.float64]
 Flags = Mapping[str, Any]

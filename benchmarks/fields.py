@@ -19,9 +19,8 @@ from tabulate import tabulate
 
 from active_learning.disk.files import write_atomically
 from active_learning.disk.provenance import provenance
-from active_learning.experiments import planned_runs
-from active_learning.flags import read_flags
-from active_learning.mbr import (
+from active_learning.models.field import SIGMA_GRID
+from active_learning.models.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
     Batch,
@@ -30,7 +29,8 @@ from active_learning.mbr import (
     harmonic_function,
     rbf_weights,
 )
-from active_learning.models.field import SIGMA_GRID
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.flags import read_flags
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, load_data, select_classes, split_training_set
 

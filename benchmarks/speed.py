@@ -33,16 +33,16 @@ from skorch.dataset import Dataset
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, Score
-from active_learning.config import ExperimentConfig, RunConfig
 from active_learning.disk.provenance import provenance
-from active_learning.execution import keep_freed_memory
-from active_learning.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.loop import active_learning_rounds
 from active_learning.models.augmentation import AUGMENTATIONS, augmentation
 from active_learning.models.fast import KERNELS, computed_by_kernels, training_threads
 from active_learning.models.hardware import choose_precision
 from active_learning.models.inference import mc_dropout_blocks
+from active_learning.models.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.models.network import WEIGHT_DECAY_GRID
+from active_learning.settings.config import ExperimentConfig, RunConfig
+from active_learning.work.execution import keep_freed_memory
 from benchmarks.reference import (
     baal_passes,
     plain_classifier,

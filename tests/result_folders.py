@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from active_learning.config import RunConfig
 from active_learning.disk.store import write_curves
+from active_learning.settings.config import RunConfig
 
 FLOORS = {"uniform": 0.037, "max_entropy": 0.0175, "bald": 0.018, "var_ratios": 0.0165, "mean_std": 0.021}
 """Errors that the curves tend to."""

@@ -7,22 +7,23 @@ import pytest
 
 from tests.conftest import ROOT
 
-LEAVES = {"acquisition_functions", "load_data", "cnn_model", "active_learning.kernels"}
+LEAVES = {"acquisition_functions", "load_data", "cnn_model", "active_learning.models.kernels"}
 ONLY_ONES_WITH_TORCH = ("cnn_model", "active_learning.models.", "acquisition_functions")  # the last for its types only
 FILES = sorted([*ROOT.glob("*.py"), *ROOT.glob("active_learning/**/*.py")])
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
+SETTINGS = [name for name in NAMES if name.startswith("active_learning.settings")]
 FORBIDDEN = {
+    **{key: {f"active_learning.{name}" for name in ("loop", "disk", "models", "report", "work")} for key in SETTINGS},
     "active_learning.loop": {"active_learning.disk.store", "active_learning.models", "torch", "cnn_model"},
     "active_learning.disk.record": {"active_learning", "torch"},
     "active_learning.disk.store": {"active_learning.loop", "cnn_model", "torch"},
-    "active_learning.config": {"active_learning.loop", "active_learning.disk", "active_learning.models", "torch"},
-    "active_learning.learners": {"active_learning.config", "active_learning.models", "torch"},
-    "active_learning.mbr": {"active_learning", "torch", "cnn_model"},
+    "active_learning.settings.learners": {"active_learning.settings.config", "active_learning.models", "torch"},
+    "active_learning.models.mbr": {"active_learning", "torch", "cnn_model"},
     "active_learning.streams": {"active_learning", "torch"},
     "active_learning.interruption": {"active_learning"},
-    "active_learning.status": {"torch", "active_learning.loop", "active_learning.execution"},
-    "active_learning.kernels": {"torch"},
+    "active_learning.work.status": {"torch", "active_learning.loop", "active_learning.work.execution"},
+    "active_learning.models.kernels": {"torch"},
     "load_data": {"torch"},
 }
 
@@ -81,4 +82,4 @@ def test_imports_have_no_circles() -> None:
 
 
 def test_main_imports_nothing_slow_at_its_top() -> None:
-    assert not imports(NAMES["main"], at_the_top=True) & {"torch", "numpy", "active_learning.runner"}
+    assert not imports(NAMES["main"], at_the_top=True) & {"torch", "numpy", "active_learning.work.runner"}

@@ -11,12 +11,12 @@ import torch
 import cnn_model
 from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, bald, highest_scores
 from active_learning import loop
-from active_learning.config import RunConfig
 from active_learning.disk.record import Round
 from active_learning.loop import active_learning_rounds
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.inference import mc_dropout_blocks
 from active_learning.models.network import WEIGHT_DECAY_GRID, NetworkLearner, make_network, weight_decays_to_try
+from active_learning.settings.config import RunConfig
 from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, split_training_set

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from active_learning.config import ExperimentConfig
-from active_learning.flags import read_flags
 from active_learning.report.results import read_results
-from active_learning.status import _expected
+from active_learning.settings.config import ExperimentConfig
+from active_learning.settings.flags import read_flags
+from active_learning.work.status import _expected
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
 from tests.result_folders import run_config, write_run
@@ -88,8 +88,9 @@ BAD_INPUTS = {
     "--scheduler here": "--scheduler 'here' is not an address: write tcp://HOST:PORT.",
     "--scheduler tcp://h:1 --jobs 2": "--jobs 2 is for runs on this machine, and the workers of --scheduler tcp://h:1 "
     "are as many as that cluster has: leave one of the two out.",
-    "--print_completion bash": "--print_completion 'bash' is not allowed: choose one of 'jsonschema', 'shtab-bash', "
-    "'shtab-zsh', 'shtab-tcsh', 'shtab-fish', 'shtab-powershell'.",
+    "--print_completion nush": "--print_completion nush is not allowed: choose one of bash, zsh, tcsh, fish, "
+    "powershell.",
+    "--print_completion": None,
     "--classes 2": "--classes 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 2": "--classes 2 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 10": "--classes 2 10 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
@@ -109,7 +110,8 @@ BAD_INPUTS = {
     },
     "--mbr --classes 2 8 --mbr_sigma nan": "--mbr_sigma 'nan' is not allowed: it takes a number or tune, for example "
     "380.0.",
-    "--mbr --classes 2 8 --mbr_sigma .inf": "--mbr_sigma inf is not allowed: it takes a number above 0, or tune.",
+    "--mbr --classes 2 8 --mbr_sigma .inf": "--mbr_sigma '.inf' is not allowed: it takes a number or tune, for "
+    "example 380.0.",
     "--mbr --classes 2 8 --mbr_sigma 0": "--mbr_sigma 0.0 is not allowed: it takes a number above 0, or tune.",
     "--mbr --classes 2 8 --mbr_sigma tune --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to tune the "
     "length scale on: give --mbr_sigma a number.",
@@ -124,8 +126,8 @@ BAD_INPUTS = {
     "--config missing.yaml": None,
     "--config unknown_key.yaml": "'epocs' is not a setting: did you mean 'epochs'?",
     "--config wrong_kind.yaml": "--epochs 'many' is not allowed: it takes a whole number, for example 30.",
-    "--config nan.yaml": "--lr nan is not allowed: it takes a number greater than 0, such as 1e-3.",
-    "--config infinite.yaml": "--weight_decay inf is not allowed: it takes a number of at least 0.",
+    "--config nan.yaml": "--lr '.nan' is not allowed: it takes a number, for example 0.002.",
+    "--config infinite.yaml": "--weight_decay '.inf' is not allowed: it takes a number or tune, for example tune.",
     "--config unknown_value.yaml": None,
     "--config object.yaml": None,
     "--config not_yaml.yaml": None,
@@ -226,13 +228,20 @@ def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.Capt
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
-    ("words", "expected"), [("--dro", "--dropout_iter"), ("--precision fl", "float32"), ("--mbr_s", "--mbr_sigma")]
+    ("words", "expected"),
+    [
+        ("--dro", "--dropout_iter"),
+        ("--precision fl", "float32"),
+        ("--mbr_s", "--mbr_sigma"),
+        ("--dataset mnist_", "mnist_5k"),
+        ("--acq_func bal", "bald"),
+    ],
 )
 def test_the_shell_completes_flags_and_their_choices(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: str, expected: str
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["--print_completion", "shtab-bash"])
+        main(["--print_completion", "bash"])
     script = tmp_path / "completion.sh"
     script.write_text(capsys.readouterr().out)
     typed = ["main.py", *words.split()]

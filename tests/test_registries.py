@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence, Picks
-from active_learning.experiments import planned_runs
-from active_learning.flags import make_parser, read_flags
-from active_learning.learners import LEARNERS, LearnerKind
-from active_learning.networks import NETWORKS, NetworkKind
 from active_learning.report.page import command
 from active_learning.report.results import read_results
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.flags import make_parser, read_flags
+from active_learning.settings.learners import LEARNERS, LearnerKind
+from active_learning.settings.networks import NETWORKS, NetworkKind
 from active_learning.streams import Purpose
 from benchmarks import tiny
 from cnn_model import Dropout, RandomMasks, draw_weights, dropped

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from active_learning.flags import read_flags
+from active_learning.settings.flags import read_flags
 from active_learning.terminal import with_streams
 from tests.conftest import ROOT, TINY, Tiny
 

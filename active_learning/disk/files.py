@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor
 
-from active_learning.config import ConfigError
+from active_learning.settings.config import ConfigError
 
 
 class StoreError(Exception):

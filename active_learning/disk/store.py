@@ -33,7 +33,6 @@ import safetensors.numpy
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from active_learning.config import ARM_FIELDS, ConfigError, RunConfig
 from active_learning.disk.files import StoreError, is_held, make_folder, write_atomically, write_if_changed
 from active_learning.disk.record import (
     Round,
@@ -45,7 +44,8 @@ from active_learning.disk.record import (
     record_lines,
     sealed,
 )
-from active_learning.learners import LEARNERS, Weights, recorded_learner
+from active_learning.settings.config import ARM_FIELDS, ConfigError, RunConfig
+from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
 
 
 class RunFolder:
@@ -142,7 +142,9 @@ class RunFolder:
         if round_.round != last:
             raise StoreError(f"{self.path} has {last} rounds, and round {round_.round} cannot follow them.")
         if self.counts_kept_images:
-            raise StoreError(f"{self.path} counts images as earlier versions did: python -m active_learning.renumber.")
+            raise StoreError(
+                f"{self.path} counts images as earlier versions did: python -m active_learning.disk.renumber."
+            )
         if round_.weights is not None:
             content = safetensors.numpy.save(round_.weights)
             round_ = round_.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from active_learning.kernels import Convolved, StochasticPasses, convolution_gradients, convolve
+from active_learning.models.kernels import Convolved, StochasticPasses, convolution_gradients, convolve
 from cnn_model import FEATURE_DROPOUT, FILTERS, HIDDEN_DROPOUT, BayesianCNN, BayesianCNNClassifier, Precision
 
 
@@ -41,7 +41,7 @@ def convolutions(module: BayesianCNN, x: Tensor) -> Tensor | None:
 
 
 class _Convolutions(Function):
-    """The convolutional part of the network as `active_learning.kernels` computes it."""
+    """The convolutional part of the network as `active_learning.models.kernels` computes it."""
 
     @staticmethod
     def forward(
@@ -97,7 +97,7 @@ KERNELS: dict[str, Any] = {"module__convolutions": convolutions, "around_fit": t
 
 
 class CompiledPasses:
-    """Passes on a CPU, as `active_learning.kernels` computes them."""
+    """Passes on a CPU, as `active_learning.models.kernels` computes them."""
 
     def __init__(
         self, module: BayesianCNN, feature_masks_tf: Tensor, hidden_masks_th: Tensor, precision: Precision

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.config import ConfigError, RunConfig
-from active_learning.learners import Images, Index, Timed, Weights
-from active_learning.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
+from active_learning.models.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
+from active_learning.settings.config import ConfigError, RunConfig
+from active_learning.settings.learners import Images, Index, Timed, Weights
 from load_data import ImageData, Splits
 
 FloatArray = npt.NDArray[np.float64]

@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.config import RunConfig
-from active_learning.learners import Images, Index, Timed, Weights
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
 from active_learning.models.engines import training_settings
 from active_learning.models.field import RunField
 from active_learning.models.inference import deterministic_blocks, mc_dropout_blocks, mc_dropout_blocks_of_own_masks
-from active_learning.networks import NETWORKS
+from active_learning.settings.config import RunConfig
+from active_learning.settings.learners import Images, Index, Timed, Weights
+from active_learning.settings.networks import NETWORKS
 from active_learning.streams import Purpose, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, Splits

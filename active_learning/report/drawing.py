@@ -11,7 +11,6 @@ import numpy as np
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.files import write_atomically
-from active_learning.learners import LEARNERS
 from active_learning.report import statistics
 from active_learning.report.plotting import (
     Axes,
@@ -25,6 +24,7 @@ from active_learning.report.plotting import (
     mpl,
 )
 from active_learning.report.results import Arm
+from active_learning.settings.learners import LEARNERS
 
 UNKNOWN = "#D55E00"
 WIDE, NARROW = 8.0, 4.2  # inches; the narrow one fills a phone's width with its letters still legible

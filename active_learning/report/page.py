@@ -6,14 +6,13 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from active_learning.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig, arm_flags
 from active_learning.disk.record import Row
 from active_learning.report.drawing import Figure
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
@@ -22,6 +21,8 @@ from active_learning.report.records import visible
 from active_learning.report.results import Arm, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
+from active_learning.settings.arms import command as command_words
+from active_learning.settings.config import ARM_FIELDS, MBR_FIELDS
 
 TEMPLATES = Path(__file__).with_name("templates")
 BAND = (
@@ -188,30 +189,8 @@ def _listed(words: Iterable[str]) -> str:
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
     """Return the command that computes runs of this configuration anew, in a folder of its own."""
-    flags = {field.name: field.default for field in fields(ExperimentConfig)}
-    words = ["python3", "main.py"]
-    # What a record does not hold is at the default of a run, which may not be that of the flag.
-    unwritten = {key: getattr(RunConfig, key, flags[key]) for key in flags if key not in run.configuration}
-    others = {key: value for key, value in unwritten.items() if value != flags[key]}
-    for key, value in {**run.configuration, **others}.items():
-        if key not in flags or key in ARM_FIELDS:
-            continue
-        if isinstance(value, bool):
-            words += [f"--{key}"] if value else []
-        elif isinstance(value, list):
-            words += [f"--{key}", *map(str, value)]
-        else:
-            words += [f"--{key}", str(value)]
-    words += ["--rounds", str(run.rounds), "--experiments", str(repetitions)]
-    words += arm_flags([(arm.acquisition, arm.learner) for arm in arms])
-    words += dict.fromkeys(f"--{key}={value}" for arm in arms for key, value in _own_settings(arm))
-    words += ["--result_dir", "result_again"]
-    return shlex.join(words)
-
-
-def _own_settings(arm: Arm) -> list[tuple[str, Any]]:
-    """Return what an arm's graph was given, if it has one, where it was not the default."""
-    return [(key, value) for key, value in arm.runs[0].configuration.items() if key in MBR_FIELDS]
+    recorded = [{"acquisition": arm.acquisition, **arm.runs[0].configuration} for arm in arms]
+    return shlex.join(command_words(run.configuration, recorded, run.rounds, repetitions))
 
 
 def _title(summary: Summary) -> str:
@@ -255,7 +234,8 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         runs = [run for arm in members for run in arm.runs]
         longest = max(runs, key=lambda run: run.rounds)
         shared = [(key, value) for key, value in runs[0].configuration.items() if key not in ARM_FIELDS]
-        shared += dict.fromkeys(pair for arm in members for pair in _own_settings(arm))
+        own = [entry for arm in members for entry in arm.runs[0].configuration.items() if entry[0] in MBR_FIELDS]
+        shared += dict.fromkeys(own)
         repetitions = 1 + max(run.repetition for run in runs)
         groups.append(
             {

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from active_learning.config import RunConfig
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
+from active_learning.settings.config import RunConfig
 
 Array = npt.NDArray[Any]
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ARM_FIELDS, MBR_FIELDS, RunConfig
 from active_learning.disk.record import Row
-from active_learning.learners import LEARNERS, recorded_learner
 from active_learning.report.records import METRICS, Run, check_array, read_run, visible
+from active_learning.settings.config import ARM_FIELDS, MBR_FIELDS, RunConfig
+from active_learning.settings.learners import LEARNERS, recorded_learner
 
 __all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Run", "read_results"]
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from active_learning.config import RunConfig
 from active_learning.disk.files import write_atomically
 from active_learning.report.drawing import write_figures
 from active_learning.report.figures import all_figures, error_figure
@@ -16,6 +15,7 @@ from active_learning.report.page import cautions, findings, render_page
 from active_learning.report.results import NoResultsError
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, headline
+from active_learning.settings.config import RunConfig
 
 REPORT_FOLDER = "report"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from active_learning.config import ExperimentConfig, RunConfig
+from active_learning.settings.config import ExperimentConfig, RunConfig
 
 
 def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Callable[[], None]) -> str:

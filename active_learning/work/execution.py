@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from active_learning.config import ConfigError, ExperimentConfig, RunConfig, has_field
+from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.provenance import provenance
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.learners import LEARNERS, Weights
 from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
 from active_learning.models.hardware import (
@@ -24,8 +23,9 @@ from active_learning.models.hardware import (
     choose_precision,
     computing_threads,
 )
-from active_learning.networks import NETWORKS
-from active_learning.numbering import Numbering, renumbered
+from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
+from active_learning.settings.learners import LEARNERS, Weights
+from active_learning.settings.networks import NETWORKS
 from cnn_model import Device, NonFiniteLossError, Precision
 from load_data import ImageData, load_data, select_classes
 

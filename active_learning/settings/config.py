@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, acquisition_help, parse_acquisition
-from active_learning.learners import LEARNERS
-from active_learning.networks import NETWORKS
+from active_learning.settings.learners import LEARNERS
+from active_learning.settings.networks import NETWORKS
 from load_data import DATASETS, DatasetSpec
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -40,8 +40,13 @@ class ConfigError(ValueError):
     """A setting that cannot be: one sentence that names the value, what is allowed and the way out."""
 
 
-def _flag(default: Any, text: str, at_least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "at_least": at_least})
+def _flag(default: Any, text: str, at_least: float | None = None, *, computed: bool = True) -> Any:
+    return field(default=default, metadata={"help": text, "at_least": at_least, "computed": computed})
+
+
+def _how(default: Any, text: str, at_least: float | None = None) -> Any:
+    """A setting that no number follows from: where files are, who does the work, what is printed."""
+    return _flag(default, text, at_least, computed=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +145,7 @@ class ExperimentConfig:
         f"acquisition functions, as codes or names, one or several: {acquisition_help()}",
     )
     val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
-    result_dir: Path = _flag(Path("result_npy"), "folder of the results; a folder that holds some is continued")
+    result_dir: Path = _how(Path("result_npy"), "folder of the results; a folder that holds some is continued")
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
     learner: str = _flag(
@@ -163,7 +168,7 @@ class ExperimentConfig:
     dataset: str = _flag(
         "mnist", "data set: " + "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
     )
-    data_dir: Path | None = _flag(
+    data_dir: Path | None = _how(
         None, "folder that holds MNIST/raw as torchvision lays it out (default: $DBAL_DATA_DIR, else the user's cache)"
     )
     weight_decay: float | Literal["tune"] = _flag(
@@ -178,14 +183,14 @@ class ExperimentConfig:
     warm_start: bool = _flag(False, "start each fit from the last round's weights instead of fresh ones")
     precision: Precision = _flag("auto", "auto takes bfloat16 where the device computes it natively, else float32")
     device: Device = _flag("auto", "auto takes cuda, then mps, then cpu")
-    jobs: int = _flag(0, "runs side by side; 0 = as many as the cores hold", 0)
+    jobs: int = _how(0, "runs side by side; 0 = as many as the cores hold", 0)
     threads: int = _flag(1, "threads of one run; part of its identity, since they change floating-point sums", 1)
-    scheduler: str | None = _flag(
+    scheduler: str | None = _how(
         None, "spread the runs over the Dask cluster with this address, such as tcp://HOST:8786 (tls:// as Dask is set)"
     )
-    status: bool = _flag(False, "run nothing: print which runs of these settings are done, going, failed or to do")
-    quiet: bool = _flag(False, "print nothing but errors, and what --json asks for")
-    json: bool = _flag(False, "print every number of the results as one JSON document instead of the table")
+    status: bool = _how(False, "run nothing: print which runs of these settings are done, going, failed or to do")
+    quiet: bool = _how(False, "print nothing but errors, and what --json asks for")
+    json: bool = _how(False, "print every number of the results as one JSON document instead of the table")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -327,26 +332,6 @@ class ExperimentConfig:
 def has_field(acquisition: str, learner: str) -> bool:
     """Return whether an arm has a Gaussian random field."""
     return LEARNERS[learner].has_field(ACQUISITION_FUNCTIONS[acquisition])
-
-
-def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
-    """Return the flags that ask for these arms, and perhaps for others of the same functions: see `arms`.
-
-    Of learners without a flag of their own it takes the first by name: each of their runs has a command of its own.
-
-    >>> arm_flags([("bald", "bayesian"), ("bald", "deterministic"), ("mbr", "field")])
-    ['--acq_func', 'bald', '--determ', '--mbr']
-    """
-    arms = list(arms)
-    learners = {learner for _, learner in arms}
-    names = list(dict.fromkeys(acquisition for acquisition, learner in arms if learner != "field"))
-    if "field" in learners:
-        names = [name for name in names if name != "mbr"]
-    words = ["--acq_func", *(names or ["mbr"])]
-    for learner in sorted(learners - {"bayesian", "deterministic", "field"})[:1]:
-        words += ["--learner", learner]
-    words += ["--determ"] if "deterministic" in learners else []
-    return words + (["--mbr"] if "field" in learners else [])
 
 
 def _words(values: Iterable[object]) -> str:

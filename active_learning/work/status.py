@@ -8,12 +8,12 @@ from statistics import median
 
 from tabulate import tabulate
 
-from active_learning.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.disk.files import StoreError, is_held
 from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, run_folders
-from active_learning.experiments import planned_runs
-from active_learning.runner import job_count
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.work.runner import job_count
 
 STATES = ("done", "going", "failed", "to do")
 OTHER = "not asked for"

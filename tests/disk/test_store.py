@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from active_learning.config import ConfigError, RunConfig
 from active_learning.disk.files import StoreError, is_held, locked, write_atomically
 from active_learning.disk.record import Round, read_sealed, record_lines
 from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
+from active_learning.settings.config import ConfigError, RunConfig
 from tests.conftest import ROOT
 
 CONFIG = RunConfig(

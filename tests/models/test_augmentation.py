@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import active_learning.models.augmentation
-from active_learning.config import Augmentation
 from active_learning.models.augmentation import AUGMENTATIONS, augmentation
+from active_learning.settings.config import Augmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,18 +20,18 @@ import dask
 import pytest
 from distributed import KilledWorker, LocalCluster, Security
 
-import active_learning.execution
-from active_learning import cluster
-from active_learning.config import RunConfig
+import active_learning.work.execution
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import record_lines
 from active_learning.disk.store import RunFolder
 from active_learning.interruption import Interrupted
-from active_learning.learners import LEARNERS
+from active_learning.settings.config import RunConfig
+from active_learning.settings.learners import LEARNERS
+from active_learning.work import cluster
 from tests.conftest import ROOT, TINY, Tiny
 from tests.result_folders import run_config
 from tests.test_imports import NAMES, ours
-from tests.test_runner import contents
+from tests.work.test_runner import contents
 
 
 def start(**options: object) -> LocalCluster:
@@ -163,7 +163,7 @@ def test_a_driver_that_ends_is_started_again(
 
 DEADLY = """
 import os, signal, sys
-import active_learning.execution as execution
+import active_learning.work.execution as execution
 from benchmarks import tiny
 from load_data import DATASETS
 from main import main
@@ -202,7 +202,7 @@ def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(tmp_path: Path)
 def test_what_happened_on_a_worker_is_recorded(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, shared: bool
 ) -> None:
-    execute: Any = active_learning.execution.execute
+    execute: Any = active_learning.work.execution.execute
 
     def short_of_memory(*arguments: Any) -> None:
         *others, save, check, note = arguments
@@ -216,7 +216,7 @@ def test_what_happened_on_a_worker_is_recorded(
 
     monkeypatch.setattr(cluster, "_is_shared", lambda _: shared)
     monkeypatch.setattr(
-        "active_learning.execution.execute" if shared else "active_learning.cluster.execute", short_of_memory
+        "active_learning.work.execution.execute" if shared else "active_learning.work.cluster.execute", short_of_memory
     )
     flags = ("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address, "--experiments", 1, "--acq_func", "bald")
     assert tiny_main(*flags) == 0
@@ -226,7 +226,7 @@ def test_what_happened_on_a_worker_is_recorded(
 
 
 def test_the_code_of_a_run_is_all_that_it_imports() -> None:
-    waiting = ["active_learning.cluster", *(kind.made_by.partition(":")[0] for kind in LEARNERS.values())]
+    waiting = ["active_learning.work.cluster", *(kind.made_by.partition(":")[0] for kind in LEARNERS.values())]
     found = set[str]()
     while waiting:
         name = waiting.pop()
@@ -269,7 +269,7 @@ def lost_after(count: int) -> Any:
                 raise Interrupted
 
         with suppress(Interrupted):
-            active_learning.execution.execute_in_folder(RunFolder(job.result_dir, job.run), job.data_dir, advance)
+            active_learning.work.execution.execute_in_folder(RunFolder(job.result_dir, job.run), job.data_dir, advance)
         return False
 
     return is_shared
@@ -323,7 +323,7 @@ def test_two_workers_that_come_to_other_images_are_not_mixed(
 def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    execute: Any = active_learning.execution.execute
+    execute: Any = active_learning.work.execution.execute
     record = tmp_path / "there/runs/bald-MC_dropout=True/repetition_0/metrics.jsonl"
 
     def stop_after_round_1(*arguments: Any) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from active_learning.config import ExperimentConfig
-from active_learning.experiments import planned_runs
-from active_learning.flags import read_flags
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ExperimentConfig
+from active_learning.settings.flags import read_flags
 from tests.conftest import ROOT, Tiny
 
 PRESETS = {path.stem: path for path in (ROOT / "active_learning" / "presets").glob("*.yaml")}

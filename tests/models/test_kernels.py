@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from active_learning.kernels import (
+from active_learning.models.kernels import (
     FILTER,
     IMAGES_PER_PART,
     INPUT,
@@ -372,7 +372,7 @@ def test_numbers_are_rounded_as_torch_does() -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors of x86 are imitated")
 def test_an_older_processor_computes_the_same_bits(tmp_path: Path) -> None:
     """One without AVX-512 and bfloat16 has shorter vectors and emulates what is missing."""
-    program = "from tests.test_kernels import *; save_computed(sys.argv[1])"
+    program = "from tests.models.test_kernels import *; save_computed(sys.argv[1])"
     older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", program, str(tmp_path / "other.npz")]
     subprocess.run(command, env={**os.environ, **older}, check=True, cwd=ROOT)
@@ -470,7 +470,7 @@ def run_with_cache(folder: str, before: str = "") -> None:
     shapes = [array.shape for array in make_arguments()]
     program = f"""{before}
 import numpy as np
-from active_learning.kernels import convolve
+from active_learning.models.kernels import convolve
 print(convolve(*(np.full(shape, 0.01) for shape in {shapes})).features_npqo.sum())
 """
     command = [sys.executable, "-c", program]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ConfigError, RunConfig
 from active_learning.disk.record import Round
-from active_learning.learners import LEARNERS
 from active_learning.loop import active_learning_rounds
-from active_learning.mbr import (
+from active_learning.models import field as run_field
+from active_learning.models.field import SIGMA_GRID, RunField, check_length_scale
+from active_learning.models.mbr import (
     ZHU_NEIGHBOURS,
     ZHU_SIGMA,
     GaussianRandomField,
@@ -22,8 +22,8 @@ from active_learning.mbr import (
     harmonic_function,
     rbf_weights,
 )
-from active_learning.models import field as run_field
-from active_learning.models.field import SIGMA_GRID, RunField, check_length_scale
+from active_learning.settings.config import ConfigError, RunConfig
+from active_learning.settings.learners import LEARNERS
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits, split_training_set
 from tests.conftest import Tiny

@@ -27,25 +27,25 @@ import dask
 import safetensors.numpy
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
-from active_learning.config import RunConfig
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.execution import Advance, describe, execute, execute_in_folder, session
 from active_learning.interruption import Interrupted
-from active_learning.learners import Weights
+from active_learning.settings.config import RunConfig
+from active_learning.settings.learners import Weights
+from active_learning.work.execution import Advance, describe, execute, execute_in_folder, session
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
 """The kind of task a run is to Dask, which learns from the first how long the others may take."""
 CONNECT_SECONDS = 15
-PROGRAM_DIR = Path(__file__).resolve().parent.parent
+PROGRAM_DIR = Path(__file__).resolve().parents[2]
 RUN_SOURCES = sorted(
     [
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
-        *(path for path in PROGRAM_DIR.glob("active_learning/*.py") if path.stem not in ("renumber", "show", "status")),
-        *PROGRAM_DIR.glob("active_learning/disk/*.py"),
-        *PROGRAM_DIR.glob("active_learning/models/*.py"),
+        *PROGRAM_DIR.glob("active_learning/*.py"),
+        *(path for name in ("settings", "models", "disk") for path in PROGRAM_DIR.glob(f"active_learning/{name}/*.py")),
+        *(PROGRAM_DIR / f"active_learning/work/{name}.py" for name in ("__init__", "cluster", "execution")),
     ]
 )
 """All code that a run's numbers can follow from."""

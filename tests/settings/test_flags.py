@@ -14,9 +14,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from active_learning import flags as flags_module
-from active_learning.config import ConfigError, ExperimentConfig
-from active_learning.flags import FLAGS, make_parser, read_flags
+from active_learning.settings import flags as flags_module
+from active_learning.settings.config import ConfigError, ExperimentConfig
+from active_learning.settings.flags import FLAGS, make_parser, read_flags
 
 SCALARS = (
     *("5", "-3", "0", "007", "0x10", "0b11", "1_000", "1:30", "1e2", "1e-3", "0.5", "5.0", "-.5"),

@@ -1,6 +1,6 @@
 """Brings records of earlier versions up to date, which count images as the run does: see `numbering`.
 
-    python -m active_learning.renumber RESULT_DIR
+    python -m active_learning.disk.renumber RESULT_DIR
 
 The record of a run with `--classes` says in its first line `"numbering": "dataset"`. One without that entry is of
 before. It is read as what it is, and rewritten when its run goes on or by this command.
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from active_learning.config import ConfigError
 from active_learning.disk.files import StoreError, locked
+from active_learning.disk.numbering import Index, Numbering, renumbered
 from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, recorded_run, run_folders
-from active_learning.numbering import Index, Numbering, renumbered
+from active_learning.settings.config import ConfigError
 from active_learning.terminal import with_streams
 from load_data import DataError, load_data
 
@@ -79,7 +79,7 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Rewrite what the flags name; return 0, 1 (something cannot be read or written) or 2 (wrong usage)."""
     parser = ArgumentParser(
-        prog="python -m active_learning.renumber",
+        prog="python -m active_learning.disk.renumber",
         description="Rewrite the records of runs with --classes that count the images kept and not those of the data "
         "set, as earlier versions wrote them. All others stay as they are, to the byte.",
     )

@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from active_learning.config import ExperimentConfig
 from active_learning.disk.files import StoreError
+from active_learning.disk.numbering import Numbering
 from active_learning.disk.record import read_chain
+from active_learning.disk.renumber import main
 from active_learning.disk.store import RunFolder
-from active_learning.execution import load_cached
-from active_learning.experiments import planned_runs
 from active_learning.loop import active_learning_rounds
-from active_learning.numbering import Numbering
-from active_learning.renumber import main
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
 from active_learning.report.write import write_report
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ExperimentConfig
+from active_learning.work.execution import load_cached
 from benchmarks import tiny
 from load_data import DATASETS, kept_train_index, load_data, select_classes
 from tests.conftest import ROOT, TINY, Tiny
 from tests.result_folders import chained
-from tests.test_runner import contents
+from tests.work.test_runner import contents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,7 +81,7 @@ def test_acquired_images_are_those_of_the_data_set(tiny_main: Tiny, tmp_path: Pa
 def test_the_run_itself_counts_as_before(tiny_main: Tiny, tmp_path: Path) -> None:
     """The oracle is the loop on the reduced data, which knows nothing of the whole."""
     assert tiny_main("--result_dir", tmp_path, *REDUCED) == 0
-    from active_learning.flags import read_flags
+    from active_learning.settings.flags import read_flags
 
     config = read_flags([*TINY, *map(str, REDUCED)])
     whole = load_cached("tiny", None)
@@ -187,7 +187,7 @@ def test_a_record_of_before_takes_no_round_of_now(tiny_main: Tiny, tmp_path: Pat
     )
     folder = RunFolder(tmp_path, next(one for one in run if one.acquisition == "bald"))
     folder.load(any_configuration=True)
-    with pytest.raises(StoreError, match=r"counts images as earlier versions did: python -m active_learning.renumber"):
+    with pytest.raises(StoreError, match="counts images as earlier versions did: python -m active_learning"):
         folder.append(folder.rounds[1].model_copy(update={"round": 2}))
 
 
@@ -234,7 +234,7 @@ def test_committed_images_have_in_mnist_the_labels_that_were_recorded() -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "active_learning.renumber", "--help"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "active_learning.disk.renumber", "--help"], capture_output=True, text=True, cwd=ROOT
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "--data_dir" in ended.stdout

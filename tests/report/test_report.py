@@ -22,9 +22,6 @@ from PIL import Image
 from scipy import stats
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.config import ARM_FIELDS, RunConfig
-from active_learning.experiments import planned_runs
-from active_learning.flags import read_flags
 from active_learning.report.cited_figures import cited_figures
 from active_learning.report.command import main
 from active_learning.report.drawing import colour, log_axis
@@ -37,10 +34,13 @@ from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_tables, headline
 from active_learning.report.write import draw_curves, numbers, of_runs, table, terminal_text, texts, write_report
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ARM_FIELDS, RunConfig
+from active_learning.settings.flags import read_flags
 from load_data import DataError, ImageData
 from tests.result_folders import chained, run_config, synthetic_curve, write_experiment, write_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 # Worked by hand. BALD reaches 10 % after 20, 10 and never; Random after 30, 20, 20 images.
 BALD = ([0.5, 0.2, 0.1, 0.06, 0.05], [0.6, 0.1, 0.12, 0.07, 0.06], [0.4, 0.3, 0.2, 0.15, 0.11])
@@ -360,8 +360,8 @@ def test_configuration_and_provenance_of_every_run_are_traced_to_the_files(writt
             assert settings == {key: str(value) for key, value in shared.items()} | {"rounds": "100"}
             (session,) = json.loads((written / folder / "provenance.json").read_text())["sessions"]
             versions = f"Python {session['python']} torch {session['versions']['torch']}"
-            expected += [f"{label}, {repetition}", str(folder), session["commit"], session["processor"], versions]
-    assert cells[5:] == expected
+            expected += [f"{label}, {repetition}", str(folder), session["commit"], session["processor"], "-", versions]
+    assert cells[6:] == expected
 
 
 def test_findings_are_traced_to_the_records(written: Path) -> None:
@@ -523,7 +523,7 @@ def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
     printed = capsys.readouterr()
     assert "BALD" in printed.out
     for name in (
-        "repetition_0/metrics.jsonl is damaged: its first 3 rows are used",
+        "repetition_0/metrics.jsonl is damaged: its first 3 rounds are used",
         "repetition_1/metrics.jsonl is damaged: nothing",
         "repetition_2/provenance.json is damaged",
         "uniform-MC_dropout=True.npy cannot be read",

@@ -1,0 +1,373 @@
+"""The command line: one flag for each field of `ExperimentConfig`, and what is wrong in one sentence.
+
+A file that `--config` names is read as words of the command line, which stand before all others: it takes what the
+flags take, means the same, and every flag that is given wins over it. argparse splits the words, and what each comes to
+is decided here, by the type of its field.
+"""
+
+import argparse
+import codecs
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+import shtab
+import yaml
+
+from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.settings.config import ConfigError, ExperimentConfig
+from active_learning.settings.learners import LEARNERS
+from active_learning.settings.networks import NETWORKS
+from load_data import DATASETS
+
+FLAGS: dict[str, "Field[Any]"] = {entry.name: entry for entry in fields(ExperimentConfig)}
+SWITCHES = [name for name, entry in FLAGS.items() if entry.type is bool]
+OTHER_FLAGS = ("config", "print_config", "print_completion", "help")
+
+KNOWN: dict[str, Iterable[str]] = {
+    "acq_func": ACQUISITION_FUNCTIONS, "dataset": DATASETS, "learner": LEARNERS, "network": NETWORKS,
+}  # fmt: skip
+"""The names that a flag takes, where a registry has them."""
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
+    int: ("a whole number", "N", lambda word: int(_matched(_WHOLE, word))),
+    float: ("a number", "X", lambda word: float(_matched(_NUMBER, word))),
+    str: ("text", "NAME", str),
+    Path: ("a path", "PATH", Path),
+    NoneType: ("null", "null", lambda word: {"null": None}[word]),
+}
+"""What a kind of value is called, in a sentence and in the help, and what makes it of a word."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{' '.join(message.split()).rstrip('.:')}: main.py --help lists all flags.")
+
+
+class _Help(argparse.HelpFormatter):
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        """Show the value of a flag as one that must be given: that it is there is looked at in `_value`."""
+        return f"{action.metavar} ..." if action.nargs == "*" else str(action.metavar or default_metavar)
+
+
+def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
+    """Read flags and the YAML files that `--config` names.
+
+    Raises:
+        ConfigError: for anything that is not allowed.
+        SystemExit: after `--help`, `--print_config` and `--print_completion`.
+    """
+    paths, words = _files_apart(sys.argv[1:] if argv is None else argv)
+    words = [*(word for path in paths for word in _file_words(path)), *words]
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and equals and name in SWITCHES:
+            raise ConfigError(
+                f"--{name}={value!r} is not allowed: --{name} is a switch and stands alone, without a value."
+            )
+    given, left = make_parser().parse_known_args(words)
+    if left:
+        raise ConfigError(_belongs_to_nothing(left[0]))
+    if given.print_completion != "":
+        print(completion(given.print_completion))
+        raise SystemExit(0)
+    config = ExperimentConfig(
+        **{name: _value(FLAGS[name], value) for name, value in vars(given).items() if name in FLAGS}
+    )
+    if given.print_config:
+        print(_as_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
+    """Return the parser; every value that it gives is a word, or a list of words, as it was typed.
+
+    Args:
+        with_choices: let the values that there are stand in it, for a shell to complete.
+    """
+    parser = _Parser(
+        prog="main.py",
+        usage="main.py [run | status | report | VERB --help] [--NAME VALUE ...]",
+        description="Deep Bayesian active learning on images.",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
+    for entry in FLAGS.values():
+        options: dict[str, Any] = {"help": _help(entry)}
+        if entry.type is bool:
+            options["action"] = "store_true"
+        else:
+            several = _element(entry) is not None
+            options |= {"nargs": "*" if several else "?", "const": None, "metavar": _metavar(entry)}
+            if with_choices and (choices := _choices(entry)):
+                options["choices"] = choices
+        groups[entry.metadata["computed"]].add_argument(f"--{entry.name}", **options)
+    others = parser.add_argument_group("files and shells")
+    others.add_argument("--config", metavar="PATH", help="YAML file of flags without their dashes; flags win over it")
+    others.add_argument("--print_config", action="store_true", default=False, help="print such a file and do no more")
+    shells = ", ".join(shtab.SUPPORTED_SHELLS)
+    others.add_argument(
+        "--print_completion", nargs="?", default="", metavar="SHELL", help=f"print what completes all this in {shells}"
+    )
+    return parser
+
+
+def completion(shell: str | None) -> str:
+    """Return the script by which a shell completes flags and their values."""
+    if shell not in shtab.SUPPORTED_SHELLS:
+        shells = ", ".join(shtab.SUPPORTED_SHELLS)
+        raise ConfigError(f"--print_completion {shell or 'without a shell'} is not allowed: choose one of {shells}.")
+    script: str = shtab.complete(make_parser(with_choices=True), shell)
+    return script
+
+
+def _help(entry: "Field[Any]") -> str:
+    default = entry.default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    told = f" (default: {shown})" if entry.type is not bool and shown not in (None, "") else ""
+    return f"{entry.metadata['help']}{told}".replace("%", "%%")
+
+
+def _choices(entry: "Field[Any]") -> list[str]:
+    literals = get_args(entry.type) if get_origin(entry.type) is Literal else ()
+    return [*map(str, literals), *KNOWN.get(entry.name, ())]
+
+
+def _metavar(entry: "Field[Any]") -> str:
+    if entry.name == "classes":
+        return "LABEL"
+    if entry.name in KNOWN or entry.name == "acq_func":
+        return "NAME"
+    return "|".join(_names(entry.type))
+
+
+def _names(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    if kind in _KINDS:
+        return [] if kind is NoneType else [_KINDS[kind][1]]
+    return [name for part in get_args(kind) for name in _names(part)]
+
+
+def _value(entry: "Field[Any]", given: Any) -> Any:
+    """Return what the words after a flag come to."""
+    if entry.type is bool:
+        return given
+    # an empty path would mean the folder that the program was started in: more likely a variable is not set
+    if given in (None, [], "") or (isinstance(given, list) and "" in given):
+        raise ConfigError(_without_value(entry.name))
+    element = _element(entry)
+    try:
+        return tuple(_converted(element, word) for word in given) if element else _converted(entry.type, given)
+    except ValueError as error:
+        raise ConfigError(_not_allowed(entry, repr(str(error)))) from error
+
+
+def _converted(kind: Any, word: str) -> Any:
+    """Return a word as a value of this kind.
+
+    Raises:
+        ValueError: with the word, if it is none.
+    """
+    if get_origin(kind) is Literal:
+        if word in get_args(kind):
+            return word
+    elif kind in _KINDS:
+        try:
+            return _KINDS[kind][2](word)
+        except (ValueError, KeyError):
+            pass
+    else:
+        for part in sorted(get_args(kind), key=lambda part: part in (str, Path)):  # of these, any word is one
+            try:
+                return _converted(part, word)
+            except ValueError:
+                continue
+    raise ValueError(word)
+
+
+def _matched(pattern: "re.Pattern[str]", word: str) -> str:
+    if not pattern.fullmatch(word):
+        raise ValueError(word)
+    return word
+
+
+def _as_yaml(config: ExperimentConfig) -> str:
+    """Return settings as YAML, in ASCII if standard output may make something else of other letters."""
+    shown = {
+        name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        for name, value in vars(config).items()
+    }
+    unicode = str(getattr(sys.stdout, "encoding", "")).lower() in ("utf-8", "utf8")
+    text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=unicode)
+    return text
+
+
+def _belongs_to_nothing(word: str) -> str:
+    if word.startswith("--"):
+        return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS])
+    switches = ", ".join(f"--{name}" for name in SWITCHES)
+    return (
+        f"{word!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and run, "
+        "status or report come first."
+    )
+
+
+def _files_apart(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the files that `--config` names, and all other words."""
+    paths, words = [], []
+    left = iter(argv)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            words.append(word)
+            continue
+        path = value if equals else next(left, "")
+        if not path or path.startswith("--"):
+            raise ConfigError(_without_value("config"))
+        paths.append(path)
+    return paths, words
+
+
+def _file_words(path: str) -> list[str]:
+    """Return the words of the command line that mean what a YAML file says.
+
+    Raises:
+        ConfigError: for what the command line would not take, or a file that is no map of flags.
+    """
+    root = _parsed(path)
+    if not isinstance(root, yaml.MappingNode) or root.tag != _MAP:
+        raise ConfigError(_no_settings(path, "it holds no settings"))
+    words: dict[str, list[str]] = {}
+    for key, value in root.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else "a list"
+        if name not in FLAGS:
+            raise ConfigError(_unknown(str(name), FLAGS))
+        if name in words:
+            raise ConfigError(f"--config {path} gives {name!r} twice: leave one of them out.")
+        words[name] = _setting_words(FLAGS[name], value)
+    return [word for setting in words.values() for word in setting]
+
+
+def _parsed(path: str) -> yaml.Node | None:
+    try:
+        # BaseLoader leaves every value the text that was written: the command line's parser says what it means.
+        return yaml.compose(_decoded(Path(path).read_bytes()), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise ConfigError(_no_settings(path, f"it cannot be read ({error.strerror})")) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(_no_settings(path, "it is no text in UTF-8 or UTF-16")) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        words = " ".join(str(error).replace('in "<unicode string>", ', "at ").split()) or type(error).__name__
+        raise ConfigError(_no_settings(path, f"it is not YAML ({words})")) from error
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text of a file; PowerShell's `>` writes UTF-16, and Windows's editors begin UTF-8 with a mark."""
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    return content.decode(encoding)
+
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+_TEXT, _LIST, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+
+
+def _setting_words(entry: "Field[Any]", value: yaml.Node) -> list[str]:
+    """Return the words that give a flag the value that stands in a file."""
+    if entry.type is bool:
+        if not isinstance(value, yaml.ScalarNode) or value.style is not None or value.value not in _SWITCHES:
+            raise ConfigError(_not_allowed(entry, _shown(value)))
+        return [f"--{entry.name}"] if _SWITCHES[value.value] else []
+    if not isinstance(value, yaml.SequenceNode) or value.tag != _LIST or not _element(entry):
+        return [f"--{entry.name}={_word(entry, value)}"]
+    words = [_word(entry, item) for item in value.value]
+    if dashed := [word for word in words if word.startswith("-") and not re.fullmatch(r"-\d+", word)]:
+        raise ConfigError(_not_allowed(entry, repr(dashed[0])))  # or it would be a flag of its own
+    if not words and entry.default:
+        raise ConfigError(_not_allowed(entry, "[]"))
+    return [f"--{entry.name}", *words] if words else []
+
+
+_SWITCHES = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_NULLS = ("", "~", "null", "Null", "NULL")
+
+
+def _word(entry: "Field[Any]", value: yaml.Node) -> str:
+    if not isinstance(value, yaml.ScalarNode) or value.tag != _TEXT:
+        raise ConfigError(_not_allowed(entry, _shown(value)))
+    if value.style is None and value.value in _NULLS:
+        if NoneType not in get_args(entry.type):
+            raise ConfigError(_not_allowed(entry, "null"))
+        return "null"
+    return str(value.value)
+
+
+def _shown(value: yaml.Node) -> str:
+    if not isinstance(value, yaml.ScalarNode):
+        return "[...]" if isinstance(value, yaml.SequenceNode) else "{...}"
+    return repr(value.value) if value.tag == _TEXT else f"{value.tag} {value.value!r}"
+
+
+def _not_allowed(entry: "Field[Any]", value: str) -> str:
+    return f"--{entry.name} {value} is not allowed: it takes {_allowed(entry)}."
+
+
+def _without_value(name: str) -> str:
+    takes = _allowed(FLAGS[name]) if name in FLAGS else "a path or a name"
+    return f"--{name} is given without its value: it takes {takes}."
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "main.py --help lists them all."
+    return f"{name!r} is not a setting: {hint}"
+
+
+def _no_settings(path: str, reason: str) -> str:
+    return f"--config {path}: {reason}: it takes a YAML file of settings such as epochs: 50; --print_config prints one."
+
+
+def _allowed(entry: "Field[Any]") -> str:
+    """Return what a flag takes, with an example: `a whole number, for example 50`."""
+    if entry.type is bool:
+        return "no value on the command line, and true or false without quotes in a file"
+    if element := _element(entry):
+        return "labels, for example 2 8" if element is int else "codes or names, for example 0 for all five"
+    return f"{_kind(entry.type)}, for example {_example(entry)}"
+
+
+def _element(entry: "Field[Any]") -> Any:
+    """Return what the values of a flag that takes several are, or None for any other flag."""
+    return get_args(entry.type)[0] if get_origin(entry.type) is tuple else None
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    return _KINDS[kind][0] if kind in _KINDS else " or ".join(map(_kind, get_args(kind)))
+
+
+def _example(entry: "Field[Any]") -> Any:
+    return {"data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(entry.name, entry.default)
+
+
+def fail(code: int, sentence: str) -> int:
+    """Print one sentence to stderr and return the exit code."""
+    print(f"main.py: error: {sentence}", file=sys.stderr)
+    return code
