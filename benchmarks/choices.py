@@ -36,7 +36,8 @@ def arms(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the flags of every arm by its name, the base first."""
     found = {BASE: dict(study["base"])}
     for question in study["questions"]:
-        found |= {name: {**study["base"], **changes} for name, changes in question["arms"].items()}
+        shorter = {"rounds": study.get("arm_rounds", study["base"]["rounds"])}
+        found |= {name: {**study["base"], **shorter, **changes} for name, changes in question["arms"].items()}
     return found
 
 

@@ -161,10 +161,11 @@ def _of(runs: Sequence[Run], acquisition: str) -> tuple[Run, ...]:
 
 
 def _paired_row(arm: str, acquisition: str, planned: int, runs: Sequence[Run], base: Sequence[Run]) -> Row:
-    """Return an arm's row of the repetitions that are finished in both."""
+    """Return an arm's row of the repetitions that are finished in both, and of the base the rounds that the arm has."""
     ours, theirs = ({run.repetition: run for run in side} for side in (_of(runs, acquisition), base))
     paired = sorted(ours.keys() & theirs.keys())
-    return Row(arm, acquisition, planned, tuple(ours[k] for k in paired), tuple(theirs[k] for k in paired))
+    as_long = (theirs[k].first(ours[k].rounds) for k in paired)
+    return Row(arm, acquisition, planned, tuple(ours[k] for k in paired), tuple(as_long))
 
 
 def _absent(arms: Mapping[str, Flags], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -276,6 +277,7 @@ def images_difference(row: Row, level: float) -> Difference | None:
 
 def render(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence[Question], figure: Figure) -> str:
     """Return the page."""
+    points = _points(study, base)
     parts = [
         "# What each choice of the training is worth in labels",
         "<!-- Written by `python -m benchmarks.choices`; edits are overwritten. -->",
@@ -283,8 +285,8 @@ def render(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence
         f"![{figure.alt}]({figure.key}.png)",
         _figure_words(questions, figure.key),
         "## How to read a row",
-        _column_words(base, questions),
-        *(part for question in questions for part in _section(question, base)),
+        _column_words(points, questions),
+        *(part for question in questions for part in _section(question, points)),
         "## Where the numbers come from",
         *_provenance(questions),
     ]
@@ -292,11 +294,12 @@ def render(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence
 
 
 def _introduction(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence[Question]) -> list[str]:
+    rounds = study.get("arm_rounds", base.rounds)
     labels = [ACQUISITION_FUNCTIONS[name].label for name in base.acquisitions]
     arms = sum(len(question.changes) for question in questions)
     return [
         f"{len(questions)} questions, {arms} arms: each arm is the program with the settings of `{BASE}` and a few "
-        f"flags changed. An arm is a curve of {base.rounds} rounds for each of {_listed(labels)}, unless it names "
+        f"flags changed. An arm is a curve of {rounds} rounds for each of {_listed(labels)}, unless it names "
         f"functions itself, in {base.experiments} repetitions. The base:",
         f"```\n{flag_words(study['base'])}\n```",
         f"What is not listed has its default. No result that is reported elsewhere uses the seed {base.seed}. "
@@ -330,7 +333,7 @@ def _figure_words(questions: Sequence[Question], key: str) -> str:
     return f"{bars}{single}{few} The same [as SVG]({key}.svg)."
 
 
-def _column_words(base: ExperimentConfig, questions: Sequence[Question]) -> str:
+def _column_words(points: Sequence[int], questions: Sequence[Question]) -> str:
     rows = [row for question in questions for row in question.rows]
     intervals = sum(len(row.runs) > 1 for row in rows)
     sentences = [
@@ -339,10 +342,10 @@ def _column_words(base: ExperimentConfig, questions: Sequence[Question]) -> str:
         "the base has, only the differences are comparable.",
         "To N %: images acquired until the test error is at most N %, the initial ones not counted; k of n: so many "
         "repetitions reached it, with the median over all of them, those that did not counted as infinite (∞).",
-        f"% at {_listed([f'{point:,}' for point in _points(base)])}: test error after so many acquired images.",
+        f"% at {_listed([f'{point:,}' for point in points])}: test error after so many acquired images.",
         f"Δ error: arm minus base of the mean error along the curve (the area under it divided by the images "
         f"acquired), in percentage points, with the {100 * CONFIDENCE:.0f} % t-interval of the paired repetitions; "
-        f"below 0 the arm is better. Δ images: the same of the images to {100 * LEVELS[-1]:.0f} %, if all of both "
+        f"below 0 the arm is better. Δ images: the same of the images to {100 * LEVELS[0]:.0f} %, if all of both "
         "reached it.",
         f"Calibration: expected calibration error in per cent, the largest after round {SETTLED - 1}, mean over "
         "repetitions. Seconds: of the fits and of choosing the weight decay, a curve; the machine may be shared.",
@@ -353,26 +356,26 @@ def _column_words(base: ExperimentConfig, questions: Sequence[Question]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _section(question: Question, base: ExperimentConfig) -> Iterator[str]:
+def _section(question: Question, points: Sequence[int]) -> Iterator[str]:
     yield f"## {question.title}"
     yield from question.sentences
     yield "\n".join(f"- `{arm}`: `{flag_words(flags)}`" for arm, flags in question.changes.items())
     if question.rows:
-        yield _table([*question.base, *question.rows], base)
+        yield _table([*question.base, *question.rows], points)
     if question.absent:
         yield f"Not run yet: {', '.join(question.absent)}."
 
 
-def _points(base: ExperimentConfig) -> list[int]:
-    end = base.rounds * base.query
+def _points(study: Mapping[str, Any], base: ExperimentConfig) -> list[int]:
+    end = study.get("arm_rounds", base.rounds) * base.query
     return [POINT, end] if end > POINT else [end]
 
 
-def _table(rows: Sequence[Row], base: ExperimentConfig) -> str:
+def _table(rows: Sequence[Row], points: Sequence[int]) -> str:
     headers = ["arm, function", "repetitions", *(f"to {100 * level:.0f} %" for level in LEVELS)]
-    headers += [f"% at {point:,}" for point in _points(base)]
+    headers += [f"% at {point:,}" for point in points]
     headers += ["Δ error", "Δ images", "calibration", "seconds"]
-    cells = [_cells(row, _points(base)) for row in rows if row.runs]
+    cells = [_cells(row, points) for row in rows if row.runs]
     align = ("left", *("right" for _ in headers[1:]))
     return tabulate(cells, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
 
@@ -380,7 +383,7 @@ def _table(rows: Sequence[Row], base: ExperimentConfig) -> str:
 def _cells(row: Row, points: Sequence[int]) -> list[str]:
     compared = [
         _difference_words(error_difference(row) if row.base else None, 2),
-        _difference_words(images_difference(row, LEVELS[-1]) if row.base else None, 0),
+        _difference_words(images_difference(row, LEVELS[0]) if row.base else None, 0),
     ]
     return [
         f"{row.arm}, {row.label}",

@@ -7,7 +7,7 @@ no text of it holds a character that a terminal would obey.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,10 @@ class Run:
     def rounds(self) -> int:
         """Acquisition rounds it has come to."""
         return len(self.rows) - 1
+
+    def first(self, rounds: int) -> "Run":
+        """Return the run as it was after so many rounds."""
+        return replace(self, rows=self.rows[: rounds + 1], seconds=self.seconds[: rounds + 1])
 
     @property
     def acquired_r(self) -> npt.NDArray[np.int64]:

@@ -121,7 +121,7 @@ class Results:
         pairs = set(wanted)
         arms = []
         for arm in self.arms:
-            runs = tuple(_cut(run, rounds) for run in arm.runs if (run.name, run.repetition) in pairs)
+            runs = tuple(run.first(rounds) for run in arm.runs if (run.name, run.repetition) in pairs)
             if runs:
                 arms.append(replace(arm, runs=runs))
         return replace(self, arms=_with_rounds(arms))
@@ -283,7 +283,3 @@ def _curve_faults(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
             faults.append(f"{path.name} cannot be read ({type(error).__name__}).")
         check_array(result_dir / f"{name}.npy", mean_r.tolist(), faults, f"{name}.npy")
     return faults
-
-
-def _cut(run: Run, rounds: int) -> Run:
-    return replace(run, rows=run.rows[: rounds + 1], seconds=run.seconds[: rounds + 1])
