@@ -58,7 +58,7 @@ def active_learning_rounds(
         FloatingPointError: when the fitted model's probabilities are not finite.
         LengthScaleError: when the graph of Minimum Bayes Risk says nothing of most images.
     """
-    run = _Run(config, data, finished, check or (lambda: None), note)
+    run = RunState(config, data, finished, check or (lambda: None), note)
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -69,7 +69,7 @@ def active_learning_rounds(
         yield run.result(round_)
 
 
-class _Run:
+class RunState:
     """The working state of one run between two rounds."""
 
     def __init__(
@@ -106,16 +106,16 @@ class _Run:
         index = self.labelled_train_index
         labels = self.data.train_labels[index]
         if weights is None:
-            self.pool_learner = PoolLearner(self.learner, self._query, index, labels, round_=round_)  # fits
+            self.pool_learner = PoolLearner(self.learner, self.query, index, labels, round_=round_)  # fits
         else:
             self.learner.take(weights)
-            self.pool_learner = PoolLearner(self.learner, self._query)
+            self.pool_learner = PoolLearner(self.learner, self.query)
             self.pool_learner.X_training, self.pool_learner.y_training = index, labels
 
     def acquire(self, round_: int) -> None:
         """Query the model of the round before, label what it asks for, and fit anew."""
         self.seconds = {}
-        candidates = self._candidates(round_)
+        candidates = self.candidates(round_)
         _, train_index = self.pool_learner.query(candidates, round_)
         self.in_pool[train_index] = False
         self.labelled_train_index = np.concatenate([self.labelled_train_index, train_index])
@@ -149,7 +149,7 @@ class _Run:
             weights=self.learner.weights() if self.config.warm_start else None,
         )
 
-    def _query(self, _: PoolLearner, candidates: Index, round_: int) -> Index:
+    def query(self, _: PoolLearner, candidates: Index, round_: int) -> Index:
         """The query strategy that modAL calls: positions among the candidates."""
         ties = stream(self.config.seed, self.config.repetition, round_, Purpose.TIES)
         with self._timed("score"):
@@ -158,7 +158,7 @@ class _Run:
         self.acquired_scores = picks.values_k
         return picks.positions_k
 
-    def _candidates(self, round_: int) -> Index:
+    def candidates(self, round_: int) -> Index:
         """Return the training-set indices of the pool images that this round looks at.
 
         One random order of the whole training set, cut down to the pool, keeps the subsets of different acquisition

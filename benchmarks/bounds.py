@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from active_learning.models.engines import DensePasses, Passes
 from active_learning.models.fast import CompiledPasses, computed_by_kernels
 from active_learning.models.hardware import choose_precision
-from active_learning.models.inference import IMAGES_PER_BLOCK, _class_probabilities
+from active_learning.models.inference import IMAGES_PER_BLOCK, class_probabilities
 from active_learning.work.execution import keep_freed_memory
 from benchmarks.speed import (
     BATCH_SIZE,
@@ -88,7 +88,7 @@ def inference_rows(bench: Bench, net: BayesianCNNClassifier) -> list[tuple[str, 
 
         return inference
 
-    whole, convolutions = work(_class_probabilities, passes, images), work(module.features, few)
+    whole, convolutions = work(class_probabilities, passes, images), work(module.features, few)
     floor = inference_floor(bench, bench.precision, IMAGES_PER_BLOCK, PASSES)
     show_profile(f"One block of {IMAGES_PER_BLOCK} images x {PASSES} passes", whole, floor)
     features_fb = work(torchs.features, images)()
@@ -265,7 +265,7 @@ class Recorded:
 
 def in_blocks(passes: Passes, images: Tensor, size: int) -> Tensor:
     """Compute the passes of some images in smaller blocks."""
-    return torch.cat([_class_probabilities(passes, few) for few in images.split(size)], dim=1)
+    return torch.cat([class_probabilities(passes, few) for few in images.split(size)], dim=1)
 
 
 def pass_weights(module: BayesianCNN, masks: Sequence[Tensor], dtype: torch.dtype) -> list[tuple[Tensor, ...]]:

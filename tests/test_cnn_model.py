@@ -27,8 +27,8 @@ from active_learning.models.engines import DensePasses, Engine, HeadPasses, Pass
 from active_learning.models.fast import KERNELS, CompiledPasses, convolutions, training_threads
 from active_learning.models.hardware import available_memory, choose_device, choose_precision
 from active_learning.models.inference import (
-    _blocks,
-    _class_probabilities,
+    blocks_under_masks,
+    class_probabilities,
     deterministic_blocks,
     mc_dropout_blocks,
     mc_dropout_blocks_of_own_masks,
@@ -505,7 +505,7 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     feature_masks = torch.rand(passes, module.hidden.in_features, generator=generator) >= 0.25
     hidden_masks = torch.rand(passes, module.hidden.out_features, generator=generator) >= 0.5
     hidden_masks[0] = passes % 2 == 1  # all kept, or none
-    blocks = list(_blocks(fitted, images, None, (feature_masks, hidden_masks), 4))
+    blocks = list(blocks_under_masks(fitted, images, None, (feature_masks, hidden_masks), 4))
     masks = module, feature_masks, hidden_masks
     ways: dict[str, Callable[[], Passes]] = {
         "kernels": lambda: CompiledPasses(*masks, "float32"),
@@ -514,7 +514,7 @@ def test_mc_dropout_with_forced_masks_equals_the_layers_written_out(
     }
     way = ways[computed_by]()
     with torch.inference_mode():
-        computed = [_class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
+        computed = [class_probabilities(way, few) for few in torch.from_numpy(images).split(4)]
     same = all(torch.equal(one, other) for one, other in zip(blocks, computed, strict=True))
     assert same == (engine(BayesianCNN, "cpu", "float32") == computed_by == "kernels")
     features = module.features(torch.from_numpy(images)).flatten(1).double()

@@ -74,6 +74,22 @@ def test_nothing_imports_main(name: str) -> None:
     assert "main" not in ours(NAMES[name])
 
 
+FLOORS = {"settings": 1, "disk": 2, "models": 2, "loop": 3, "report": 3, "work": 4, "main": 5}
+"""Everything else stands on the ground: the files at the root, and what knows no other file."""
+
+
+def place(name: str) -> str:
+    """The folder of a module, or what a module is called that has none."""
+    return name.removeprefix("active_learning.").partition(".")[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_imports_what_is_below_it_only(name: str) -> None:
+    for other in ours(NAMES[name]):
+        if place(other) != place(name):
+            assert FLOORS.get(place(other), 0) < FLOORS.get(place(name), 0), f"{name} imports {other}"
+
+
 def test_imports_have_no_circles() -> None:
     left = {name: ours(path) for name, path in NAMES.items()}
     while free := {name for name, needs in left.items() if not needs & set(left)}:

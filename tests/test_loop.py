@@ -64,7 +64,7 @@ def make_config(**settings: Any) -> RunConfig:
 
 
 def make_run(data: ImageData, config: RunConfig, finished: Sequence[Round] = ()) -> Any:
-    return loop._Run(config, data, finished, lambda: None)
+    return loop.RunState(config, data, finished, lambda: None)
 
 
 def run(data: ImageData, **settings: Any) -> list[Round]:
@@ -77,13 +77,13 @@ def test_labelled_pool_and_validation_sets_partition_the_training_set(
     data: ImageData, acquisition: str, learner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pools: list[set[int]] = []
-    original = loop._Run._candidates
+    original = loop.RunState.candidates
 
     def candidates(self: Any, round_: int) -> Any:
         pools.append(set(np.flatnonzero(self.in_pool).tolist()))
         return original(self, round_)
 
-    monkeypatch.setattr(loop._Run, "_candidates", candidates)
+    monkeypatch.setattr(loop.RunState, "candidates", candidates)
     results = run(data, acquisition=acquisition, learner=learner)
     splits = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT))
     labelled, validation = set(splits.initial.tolist()), set(splits.validation.tolist())
@@ -137,13 +137,13 @@ def test_the_whole_pool_is_scored_when_asked_for(data: ImageData, monkeypatch: p
 
 def test_the_strategy_is_called_once_a_round(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds: list[int] = []
-    original = loop._Run._query
+    original = loop.RunState.query
 
     def query(self: Any, learner: Any, images: Any, round_: int) -> Any:
         rounds.append(round_)
         return original(self, learner, images, round_)
 
-    monkeypatch.setattr(loop._Run, "_query", query)
+    monkeypatch.setattr(loop.RunState, "query", query)
     run(data)
     assert rounds == [1, 2, 3, 4]
 
@@ -226,7 +226,7 @@ def test_pool_subsets_of_different_functions_differ_only_by_what_they_acquired(d
     runs = []
     for acquisition in ("bald", "uniform"):
         state = make_run(data, make_config(acquisition=acquisition), run(data, acquisition=acquisition))
-        runs.append((set(state._candidates(5).tolist()), set(np.flatnonzero(~state.in_pool).tolist())))
+        runs.append((set(state.candidates(5).tolist()), set(np.flatnonzero(~state.in_pool).tolist())))
     (first, gone_first), (second, gone_second) = runs
     assert len(first ^ second) <= 2 * len(gone_first ^ gone_second)
     assert len(first & second) > len(first) // 2
@@ -236,7 +236,7 @@ def test_random_acquisition_is_uniform_over_the_pool(data: ImageData) -> None:
     counts = np.zeros(120)
     for seed in range(300):
         state = make_run(data, make_config(acquisition="uniform", seed=seed, val_size=0))
-        counts[state._query(None, data.train_images, 1)] += 1
+        counts[state.query(None, data.train_images, 1)] += 1
     expected = 300 * QUERY / 120
     assert ((counts - expected) ** 2 / expected).sum() < 180, "chi-square with 119 degrees of freedom"
 
@@ -272,10 +272,10 @@ def test_acquisition_and_test_see_the_images_as_they_are(data: ImageData, augmen
     results = list(active_learning_rounds(config, data))
     state = make_run(data, config)
     state.begin(0)
-    net: BayesianCNNClassifier = state.learner._network
+    net: BayesianCNNClassifier = state.learner.network
     for images, labels, purpose, round_ in (
         (data.test_images, data.test_labels, Purpose.TEST_PASSES, 0),
-        (data.train_images[state._candidates(1)], None, Purpose.SCORING_PASSES, 1),
+        (data.train_images[state.candidates(1)], None, Purpose.SCORING_PASSES, 1),
     ):
         blocks = mc_dropout_blocks(net, images, passes=5, seed=stream_seed(1, 0, round_, purpose))
         probs_tnc = torch.cat(list(blocks), dim=1)
@@ -295,7 +295,7 @@ def test_only_the_scores_come_of_masks_of_their_own(data: ImageData) -> None:
     for masks in ("pass", "image"):
         state = make_run(data, make_config(masks=masks, dropout_iter=400))
         state.begin(0)
-        scores.append(state.learner.evidence(state._candidates(1), state.function, round_=1).scores_n)
+        scores.append(state.learner.evidence(state.candidates(1), state.function, round_=1).scores_n)
     assert np.corrcoef(scores)[0, 1] > 0.8, "of the same images, in the same order"
     assert run(data, masks="image", learner="deterministic") == run(data, learner="deterministic"), "there are no masks"
     assert run(data, masks="image", acquisition="uniform") == run(data, acquisition="uniform"), "and no scores"
@@ -304,7 +304,7 @@ def test_only_the_scores_come_of_masks_of_their_own(data: ImageData) -> None:
 def test_a_fit_is_stopped_by_the_validation_set_of_the_run(data: ImageData) -> None:
     state = make_run(data, make_config(stopping="validation"))
     validation = split_training_set(data.train_labels, 15, stream(1, 0, 0, Purpose.SPLIT)).validation
-    images, labels = state.learner._network.validation
+    images, labels = state.learner.network.validation
     assert np.array_equal(images, data.train_images[validation])
     assert np.array_equal(labels, data.train_labels[validation])
     assert run(data, stopping="none", val_size=0, rounds=1, weight_decay=0.0)[1].validation_error is None
@@ -333,7 +333,7 @@ def test_the_tuned_weight_decay_has_the_lowest_validation_loss(data: ImageData) 
     for weight_decay in WEIGHT_DECAY_GRID:
         state = make_run(data, make_config(weight_decay=weight_decay))
         state.begin(0)
-        images, labels = state.learner._validation
+        images, labels = state.learner.validation
         probs_nc = state.learner.probabilities(images, round_=0, purpose=Purpose.VALIDATION_PASSES)
         losses[weight_decay] = negative_log_likelihood(probs_nc, labels)
     assert results[0].weight_decay == min(losses, key=losses.__getitem__)
@@ -382,7 +382,7 @@ def test_every_choice_has_the_lowest_validation_loss_of_those_tried(
     data: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, dict[float, float]] = {}
-    probabilities_of, tune_of = NetworkLearner.probabilities, NetworkLearner._tune
+    probabilities_of, tune_of = NetworkLearner.probabilities, NetworkLearner.tune
     tuning: list[int] = []
 
     def tune(self: Any, *arguments: Any) -> None:
@@ -393,11 +393,11 @@ def test_every_choice_has_the_lowest_validation_loss_of_those_tried(
     def probabilities(self: Any, images: Any, *, round_: int, purpose: Purpose) -> Any:
         probs_nc = probabilities_of(self, images, round_=round_, purpose=purpose)
         if tuning:
-            loss = negative_log_likelihood(probs_nc, self._validation[1])
-            losses.setdefault(round_, {})[self._network.weight_decay] = loss
+            loss = negative_log_likelihood(probs_nc, self.validation[1])
+            losses.setdefault(round_, {})[self.network.weight_decay] = loss
         return probs_nc
 
-    monkeypatch.setattr(NetworkLearner, "_tune", tune)
+    monkeypatch.setattr(NetworkLearner, "tune", tune)
     monkeypatch.setattr(NetworkLearner, "probabilities", probabilities)
     results = run(data, weight_decay="tune", rounds=7)
     assert list(losses) == [0, 1, 3, 7]
@@ -414,12 +414,12 @@ def test_the_weights_that_a_choice_takes_over_are_those_of_a_fit_with_it(data: I
     state.begin(0)
     state.acquire(1)
     assert state.learner.weight_decay_tuned
-    assert state.learner._network.trained is None, "for once"
-    fresh = make_run(data, config).learner._network
+    assert state.learner.network.trained is None, "for once"
+    fresh = make_run(data, config).learner.network
     fresh.set_params(fit_seed=stream_seed(1, 0, 1, Purpose.FIT), weight_decay=state.learner.weight_decay)
     index = state.labelled_train_index
     fresh.fit(data.train_images[index], data.train_labels[index])
-    assert all(np.array_equal(fresh.weights()[name], array) for name, array in state.learner._network.weights().items())
+    assert all(np.array_equal(fresh.weights()[name], array) for name, array in state.learner.network.weights().items())
 
 
 def test_a_choice_among_fits_that_all_went_wrong_is_refused(data: ImageData) -> None:

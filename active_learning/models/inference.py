@@ -59,7 +59,7 @@ def mc_dropout_blocks(
     generator = torch.Generator().manual_seed(seed)
     module: Network = net.module_
     kept = [torch.rand(passes, *place.shape, generator=generator) >= place.rate for place in module.dropouts]
-    yield from _blocks(net, images, rows, kept, _fitting(net, block_size, passes))
+    yield from blocks_under_masks(net, images, rows, kept, _fitting(net, block_size, passes))
 
 
 def mc_dropout_blocks_of_own_masks(
@@ -112,7 +112,7 @@ def deterministic_blocks(
     yield from _computed(net, images, rows, block_size, lambda block: net.module_(block).float().softmax(-1)[None])
 
 
-def _blocks(
+def blocks_under_masks(
     net: BayesianCNNClassifier,
     images: npt.NDArray[np.uint8],
     rows: npt.NDArray[np.int64] | None,
@@ -120,10 +120,10 @@ def _blocks(
     block_size: int,
 ) -> Iterator[Tensor]:
     """Yield (T, B, C) for masks (T, *shape) of each place (True = kept)."""
-    return _computed(net, images, rows, block_size, partial(_class_probabilities, make_passes(net, kept)))
+    return _computed(net, images, rows, block_size, partial(class_probabilities, make_passes(net, kept)))
 
 
-def _class_probabilities(passes: Passes, images_bchw: Tensor) -> Tensor:
+def class_probabilities(passes: Passes, images_bchw: Tensor) -> Tensor:
     """Return softmax outputs (T, B, C) in float32 (a view: the images' axis comes last in memory)."""
     logits_tcb = passes.logits(passes.features(images_bchw))
     return functional.softmax(logits_tcb, dim=1, dtype=torch.float32).transpose(1, 2)

@@ -81,9 +81,9 @@ class NetworkLearner:
         self._tuned_at = 0
         self._config, self._dropout, self._timed = config, dropout, timed
         self._train_images, self._class_count = data.train_images, data.class_count
-        self._validation = data.train_images[splits.validation], data.train_labels[splits.validation]
-        self._network = make_network(config, data, check, note)
-        self._network.validation = self._validation
+        self.validation = data.train_images[splits.validation], data.train_labels[splits.validation]
+        self.network = make_network(config, data, check, note)
+        self.network.validation = self.validation
         self._field: RunField | None = None
         if "field" in function.needs:
             with timed("score"):
@@ -105,21 +105,21 @@ class NetworkLearner:
             self.weight_decay_tuned = len(labels) >= 2 * self._tuned_at
             if self.weight_decay_tuned:
                 with self._timed("tune"):
-                    self._tune(images, labels, round_)
+                    self.tune(images, labels, round_)
                 self._tuned_at = len(labels)
         with self._timed("fit"):
             self._fit(images, labels, self.weight_decay, round_)
         if self._config.warm_start:  # the next fit begins where this one ended, with a new optimiser
-            self._network.module__initial_weights = self._network.weights()
+            self.network.module__initial_weights = self.network.weights()
         return self
 
     def _fit(self, images: Images, labels: Index, weight_decay: float, round_: int) -> None:
         fit_seed = self._seed(round_, Purpose.FIT)
-        self._network.set_params(fit_seed=fit_seed, weight_decay=weight_decay).fit(images, labels)
+        self.network.set_params(fit_seed=fit_seed, weight_decay=weight_decay).fit(images, labels)
 
-    def _tune(self, images: Images, labels: Index, round_: int) -> None:
+    def tune(self, images: Images, labels: Index, round_: int) -> None:
         """Take the constant whose fit has the lowest negative log likelihood on the validation set, and that fit."""
-        val_images, val_labels = self._validation
+        val_images, val_labels = self.validation
         lowest = math.inf
         for weight_decay in weight_decays_to_try(self.weight_decay if self._tuned_at else None):
             self._fit(images, labels, weight_decay, round_)
@@ -127,10 +127,10 @@ class NetworkLearner:
                 probs_nc = self.probabilities(val_images, round_=round_, purpose=Purpose.VALIDATION_PASSES)
                 loss = negative_log_likelihood(probs_nc, val_labels)
                 if loss < lowest:
-                    lowest, self.weight_decay, trained = loss, weight_decay, self._network.weights()
+                    lowest, self.weight_decay, trained = loss, weight_decay, self.network.weights()
         if lowest == math.inf:
             raise NonFiniteLossError("the validation loss is not a number after any fit that was to tune weight decay")
-        self._network.trained = trained  # the round's own fit would come to the same
+        self.network.trained = trained  # the round's own fit would come to the same
 
     def probabilities(self, images: Images, *, round_: int, purpose: Purpose) -> npt.NDArray[np.float64]:
         """Return the mean over the passes (N, C)."""
@@ -158,25 +158,25 @@ class NetworkLearner:
 
     def take(self, weights: Weights) -> None:
         """Take weights in place of a fit; the next one begins with them."""
-        self._network.set_params(module__initial_weights=weights).initialize()
+        self.network.set_params(module__initial_weights=weights).initialize()
 
     def weights(self) -> Weights:
         """Return a copy of the fitted weights by name."""
-        return self._network.weights()
+        return self.network.weights()
 
     def _scoring_blocks(self, candidates: Index, seed: int) -> Iterator[torch.Tensor]:
         if self._dropout and self._config.masks == "image":
             passes = self._config.dropout_iter
             return mc_dropout_blocks_of_own_masks(
-                self._network, self._train_images, candidates, passes=passes, seed=seed
+                self.network, self._train_images, candidates, passes=passes, seed=seed
             )
         return self._blocks(self._train_images, candidates, seed)
 
     def _blocks(self, images: Images, rows: Index | None, seed: int) -> Iterator[torch.Tensor]:
         """Yield class probabilities (T, B, C)."""
         if not self._dropout:
-            return deterministic_blocks(self._network, images, rows)
-        return mc_dropout_blocks(self._network, images, rows, passes=self._config.dropout_iter, seed=seed)
+            return deterministic_blocks(self.network, images, rows)
+        return mc_dropout_blocks(self.network, images, rows, passes=self._config.dropout_iter, seed=seed)
 
     def _seed(self, round_: int, purpose: Purpose) -> int:
         return stream_seed(self._config.seed, self._config.repetition, round_, purpose)

@@ -159,7 +159,7 @@ def execute_on_cluster(
     by_name = {(folder.config.name, folder.config.repetition): folder for folder in folders}
 
     def look() -> None:
-        _receive(inbox, by_name, holder, advance)
+        receive(inbox, by_name, holder, advance)
         check()
 
     futures = {
@@ -207,7 +207,7 @@ def _as_completed(futures: Sequence[Future[Returned]], look: Callable[[], None])
         yield from done
 
 
-def _receive(
+def receive(
     inbox: "SimpleQueue[Row]",
     folders: Mapping[tuple[str, int], RunFolder],
     holder: str,
@@ -269,7 +269,7 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Callable[[], Non
         if returned.session is None:
             return returned.failure
     else:
-        returned = Returned(_reason(error))
+        returned = Returned(reason_of(error))
     with folder.locked(check):
         folder.load()
         folder.mend()
@@ -287,7 +287,8 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Callable[[], Non
     return failure
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """Return why a task ended, in the words of this program."""
     if isinstance(error, KilledWorker):
         return f"its worker process died, {error.allowed_failures + 1} times in a row"
     if isinstance(error, ModuleNotFoundError):
@@ -315,7 +316,7 @@ def execute_job(job: Job) -> Returned:
     if refusal := _refusal(job, worker.state.nthreads):
         return Returned(refusal, session={})
     try:
-        if _is_shared(job):
+        if is_shared(job):
             folder = RunFolder(job.result_dir, job.run)
             return Returned(execute_in_folder(folder, job.data_dir, lambda _, *told: tell(*told), check))
         return _execute_in_memory(job, tell, check)
@@ -332,7 +333,8 @@ def _refusal(job: Job, threads: int) -> str | None:
     return None
 
 
-def _is_shared(job: Job) -> bool:
+def is_shared(job: Job) -> bool:
+    """Return whether this worker sees the result folder of the program that holds it."""
     try:
         return (job.result_dir / ".lock_holder").read_text("utf-8") == job.holder
     except (OSError, UnicodeDecodeError):

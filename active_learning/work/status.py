@@ -97,7 +97,7 @@ def _remark(folder: RunFolder) -> str:
 
 
 def _time_left(folders: list[RunFolder], side_by_side: int) -> str:
-    """Estimate from the seconds so far: a round takes what the same round took in other runs (see `_expected`)."""
+    """Estimate from the seconds so far: a round takes what it took in other runs (see `expected_seconds`)."""
     left = [(folder, round_) for folder in folders for round_ in range(len(folder.rounds), folder.config.rounds + 1)]
     if not left:
         return "Nothing is left to do."
@@ -109,11 +109,11 @@ def _time_left(folders: list[RunFolder], side_by_side: int) -> str:
     ]
     if len({round_ for _, round_, _ in measured}) < 2:
         return "Time left: not known before two rounds are finished."
-    total = sum(_expected(measured, folder.config.name, round_) for folder, round_ in left) / side_by_side
+    total = sum(expected_seconds(measured, folder.config.name, round_) for folder, round_ in left) / side_by_side
     return f"Time left: about {timedelta(seconds=math.ceil(total))}, with {side_by_side} run(s) side by side."
 
 
-def _expected(measured: list[tuple[str, int, float]], name: str, round_: int) -> float:
+def expected_seconds(measured: list[tuple[str, int, float]], name: str, round_: int) -> float:
     """Return the median seconds of the measured rounds nearest to this one, of the same curve where there are some.
 
     Rounds that tune the weight decay take several times as long as their neighbours, so no line goes through them.

@@ -76,7 +76,7 @@ def test_same_bytes_as_on_this_machine(
     also: tuple[str, ...],
 ) -> None:
     if not shared:
-        monkeypatch.setattr(cluster, "_is_shared", lambda _: False)
+        monkeypatch.setattr(cluster, "is_shared", lambda _: False)
     flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *also)
     assert tiny_main(*flags, "--rounds", 1, "--experiments", 1) == 0
     assert tiny_main(*flags) == 0
@@ -87,11 +87,11 @@ def test_same_bytes_as_on_this_machine(
 
 def test_a_worker_sees_a_shared_folder_by_what_the_driver_wrote(tmp_path: Path) -> None:
     job = cluster.Job(None, tmp_path, "process 1 on here, since now", None, "", [], None)  # type: ignore[arg-type]
-    assert not cluster._is_shared(job)
+    assert not cluster.is_shared(job)
     (tmp_path / ".lock_holder").write_text("process 1 on there, since now")
-    assert not cluster._is_shared(job)
+    assert not cluster.is_shared(job)
     (tmp_path / ".lock_holder").write_text(job.holder)
-    assert cluster._is_shared(job)
+    assert cluster.is_shared(job)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -103,7 +103,7 @@ def test_a_failure_on_a_worker_is_recorded(
     address: str,
     shared: bool,
 ) -> None:
-    monkeypatch.setattr(cluster, "_is_shared", lambda _: shared)
+    monkeypatch.setattr(cluster, "is_shared", lambda _: shared)
     flags = ("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address, "--lr", 1e30, "--experiments", 1)
     assert tiny_main(*flags) == 1
     assert capsys.readouterr().err.count("failed: the training loss became") == 4  # each when it ends and at the end
@@ -127,7 +127,7 @@ def test_a_worker_with_other_code_is_refused(
 def test_a_signal_stops_the_workers_too(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    begun = cluster._is_shared
+    begun = cluster.is_shared
 
     def begin_and_signal(job: cluster.Job) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -135,7 +135,7 @@ def test_a_signal_stops_the_workers_too(
 
     flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address)
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "_is_shared", begin_and_signal)
+        patch.setattr(cluster, "is_shared", begin_and_signal)
         # Without a stop the run would take hours, and the next experiment would wait for the worker.
         assert tiny_main(*flags, "--epochs", 1_000_000, "--experiments", 1, "--acq_func", "bald") == 143
     assert not list(tmp_path.rglob("metrics.jsonl"))
@@ -214,7 +214,7 @@ def test_what_happened_on_a_worker_is_recorded(
 
         execute(*others, saving, check, note)
 
-    monkeypatch.setattr(cluster, "_is_shared", lambda _: shared)
+    monkeypatch.setattr(cluster, "is_shared", lambda _: shared)
     monkeypatch.setattr(
         "active_learning.work.execution.execute" if shared else "active_learning.work.cluster.execute", short_of_memory
     )
@@ -246,11 +246,11 @@ def test_tls_as_dask_is_configured(tiny_main: Tiny, tmp_path: Path, tls_files: d
 
 
 def test_what_a_killed_worker_and_a_missing_program_are_called() -> None:
-    missing = cluster._reason(ModuleNotFoundError("No module named 'active_learning'"))
+    missing = cluster.reason_of(ModuleNotFoundError("No module named 'active_learning'"))
     assert missing.startswith("a worker cannot import it (No module named 'active_learning'): start the workers with ")
-    killed = cluster._reason(KilledWorker("run", None, 3))  # type: ignore[arg-type]
+    killed = cluster.reason_of(KilledWorker("run", None, 3))  # type: ignore[arg-type]
     assert killed == "its worker process died, 4 times in a row"
-    unknown = cluster._reason(RuntimeError("Error during deserialization of the task graph. This frequently occurs if"))
+    unknown = cluster.reason_of(RuntimeError("Error during deserialization of the task graph. This happens if"))
     assert unknown.startswith("the scheduler cannot import it: start scheduler and workers with PYTHONPATH=")
 
 
@@ -258,7 +258,7 @@ ONE = ("--experiments", 1, "--acq_func", "bald")
 
 
 def lost_after(count: int) -> Any:
-    """In place of `_is_shared`: a worker that sees the folder writes so many rounds and is lost, then another does not.
+    """In place of `is_shared`: a worker that sees the folder writes so many rounds and is lost, then another does not.
 
     It is the same process here; what matters is that the second knows only what was known at the submission.
     """
@@ -289,7 +289,7 @@ def test_a_run_that_goes_on_without_the_shared_folder(
     flags = (*ONE, *also)
     if submitted:
         assert tiny_main("--result_dir", tmp_path / "there", *flags, "--rounds", submitted - 1) == 0
-    monkeypatch.setattr(cluster, "_is_shared", lost_after(count))
+    monkeypatch.setattr(cluster, "is_shared", lost_after(count))
     assert tiny_main("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *flags) == 0
     assert tiny_main("--result_dir", tmp_path / "here", *flags) == 0
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
@@ -314,7 +314,7 @@ def test_two_workers_that_come_to_other_images_are_not_mixed(
         left.append((folder.path / "metrics.jsonl").read_bytes())
         return False
 
-    monkeypatch.setattr(cluster, "_is_shared", another_processor)
+    monkeypatch.setattr(cluster, "is_shared", another_processor)
     assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address, *ONE) == 1
     assert "a second worker came to other images than the first, whose 2 rounds are kept" in capsys.readouterr().err
     assert [path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")] == left
@@ -344,7 +344,7 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
 
     flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *ONE, "--warm_start")
     with monkeypatch.context() as patch:
-        patch.setattr(cluster, "_is_shared", lambda _: False)
+        patch.setattr(cluster, "is_shared", lambda _: False)
         patch.setattr(cluster, "execute", stop_after_round_1)
         assert tiny_main(*flags, "--epochs", 40) == 143
     assert record.read_bytes().count(b"\n") == 3  # the configuration and two rounds
@@ -360,7 +360,7 @@ def test_rounds_of_an_experiment_before_this_one_are_not_written(tmp_path: Path)
     folders = {("bald", 0): RunFolder(tmp_path, run_config())}
     for holder, count in (("process 2", 0), ("process 1", 1)):
         inbox.put(message)
-        cluster._receive(inbox, folders, holder, lambda *what: told.append(what))
+        cluster.receive(inbox, folders, holder, lambda *what: told.append(what))
         assert inbox.empty()
         assert len(told) == count
 
