@@ -8,8 +8,12 @@ pick a batch as a whole.
 A new acquisition function is one function and one line in `ACQUISITION_FUNCTIONS`: the command line and its help, file
 names, colours, the contract tests and the report follow from there.
 
-Dimension key: T passes, N images, C classes, K batch (the images acquired in one round). `probs_tnc` has shape
-(T, N, C), and p_tn stands for its C probabilities in pass t for image n, p_n for their mean over the passes.
+Dimension key: T passes, N images, C classes, K batch (the images acquired in one round), M target images, L labelled
+images, D embedding, J configurations (a class for each image of a batch). `probs_tnc` has shape (T, N, C), and p_tn
+stands for its C probabilities in pass t for image n, p_n for their mean over the passes.
+
+Reading order: scores, one number an image; `Evidence` and `Picks`; choices of a batch, by the top of scores, by
+perturbed scores, by joint probabilities, by embeddings; the registry; the command line's words; `select_top`.
 
 Every score
     - takes a numpy array or a torch tensor of float32 or float64, reads it in place and never writes to it;
@@ -27,7 +31,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
@@ -182,8 +186,29 @@ def mean_std(probs_tnc: Array) -> Array:
     return scores_n
 
 
-Need = Literal["probabilities", "field"]
-"""What a function may ask of a learner, each a part of `Evidence`."""
+def margin(probs_tnc: Array) -> Array:
+    """How near the second class comes to the first (Scheffer, Decomain, Wrobel 2001).
+
+    1 - (p_n(1) - p_n(2)) with the two largest of the mean probabilities.
+
+    Args:
+        probs_tnc: Class probabilities (T, N, C).
+
+    Returns:
+        Probability (N,), from 0 to 1.
+
+    >>> margin(np.array([[[0.7, 0.2, 0.1]]])).round(4)
+    array([0.5])
+    """
+    xp = _namespace(probs_tnc)
+    ascending_nc = xp.sort(xp.mean(probs_tnc, axis=0), axis=-1)  # (N, C)
+    scores_n: Array = 1 - (ascending_nc[:, -1] - ascending_nc[:, -2])  # (N,)
+    return scores_n
+
+
+Need = Literal["probabilities", "samples", "targets", "embeddings", "field"]
+"""What a function may ask of a learner: class probabilities; passes that are posterior samples, each applied to every
+image; those of target images under the same samples; embeddings; a random field."""
 
 
 class RiskField(Protocol):
@@ -201,14 +226,19 @@ class Evidence:
     Attributes:
         count: N.
         scores_n: The function's own score of each candidate (N,), where it has a score; zeros where it needs nothing.
-        probs_tnc: Class probabilities (T, N, C), float32, where it has none and needs probabilities: pass t is one
-            posterior sample, applied to every candidate.
+        probs_tnc: Class probabilities (T, N, C), float32, where it has none and needs probabilities or samples.
+        target_tmc: Those of target images (T, M, C), where it needs targets.
+        embeddings_nd: What the network's last layer takes of each candidate, nothing dropped (N, D), float32.
+        labelled_ld: The same of the labelled images (L, D).
         field: A field over the candidates, where it needs one.
     """
 
     count: int
     scores_n: NDArray[np.float64] | None = None
     probs_tnc: NDArray[np.float32] | None = None
+    target_tmc: NDArray[np.float32] | None = None
+    embeddings_nd: NDArray[np.float32] | None = None
+    labelled_ld: NDArray[np.float32] | None = None
     field: RiskField | None = None
 
 
@@ -224,12 +254,10 @@ class Picks(NamedTuple):
     values_k: NDArray[np.float64]
 
 
-class Select(Protocol):
-    """A choice of a batch: the same evidence, number and state of the generator give the same picks."""
+Select = Callable[..., Picks]
+"""A choice of a batch: takes `Evidence`, the number of images K and a generator, and by name the function's settings.
 
-    def __call__(self, evidence: Evidence, count: int, rng: np.random.Generator, /) -> Picks:
-        """Pick `count` of the candidates."""
-        ...
+The same evidence, number, settings and state of the generator give the same picks."""
 
 
 def highest_scores(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
@@ -252,6 +280,256 @@ def expected_risk(evidence: Evidence, count: int, _rng: np.random.Generator) -> 
     return Picks(positions_k, -risks_k)
 
 
+def power_bald(evidence: Evidence, count: int, rng: np.random.Generator, *, coldness: float) -> Picks:
+    """Draw a batch with probabilities proportional to a power of BALD ("PowerBALD").
+
+    The top K of beta log s_n + g_n with independent standard Gumbel g_n, which draws without replacement in proportion
+    to s_n^beta. A. Kirsch, S. Farquhar, P. Atighehchian, A. Jesson, F. Branchaud-Charron, Y. Gal, "Stochastic Batch
+    Acquisition: A Simple Baseline for Deep Active Learning" (2021), section 3; as are the next two.
+
+    Args:
+        evidence: Scores, at least 0.
+        count: K.
+        rng: Draws the Gumbel variables, and the lots among images with a score of 0.
+        coldness: beta; 0 draws uniformly among the scores above 0, infinity would take the top.
+
+    Returns:
+        In the order of the perturbed scores, with the scores themselves.
+    """
+    with np.errstate(divide="ignore"):
+        return _perturbed_top(evidence, coldness * np.log(_scores(evidence)), count, rng)
+
+
+def softmax_bald(evidence: Evidence, count: int, rng: np.random.Generator, *, coldness: float) -> Picks:
+    """Draw a batch with probabilities proportional to exp(beta s_n): the top K of beta s_n + g_n ("SoftmaxBALD")."""
+    return _perturbed_top(evidence, coldness * _scores(evidence), count, rng)
+
+
+def softrank_bald(evidence: Evidence, count: int, rng: np.random.Generator, *, coldness: float) -> Picks:
+    """Draw a batch with probabilities proportional to r_n^-beta, r_n = 1 for the highest score ("SoftrankBALD").
+
+    The top K of -beta log r_n + g_n; ranks of equal scores by lot.
+    """
+    descending_n = select_top(_scores(evidence), evidence.count, rng)
+    ranks_n = np.empty(evidence.count)
+    ranks_n[descending_n] = np.arange(1, evidence.count + 1)
+    return _perturbed_top(evidence, -coldness * np.log(ranks_n), count, rng)
+
+
+def _perturbed_top(evidence: Evidence, logits_n: NDArray[np.float64], count: int, rng: np.random.Generator) -> Picks:
+    positions_k = select_top(logits_n + rng.gumbel(size=len(logits_n)), count, rng)
+    return Picks(positions_k, _scores(evidence)[positions_k])
+
+
+def _scores(evidence: Evidence) -> NDArray[np.float64]:
+    assert evidence.scores_n is not None
+    return evidence.scores_n
+
+
+CONFIGURATIONS = 10_000
+"""The most configurations of a batch that BatchBALD lists; of larger batches it draws as many."""
+
+CANDIDATES_AT_ONCE = 64
+"""Candidates whose joint probabilities are computed at once: few enough for them to fit into memory."""
+
+
+def batch_bald(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
+    """Pick greedily by the mutual information between a batch's labels and the weights ("BatchBALD").
+
+    I(y_1..b; w) = H(y_1..b) - sum_i (1/T) sum_t H[p_ti], where the joint probability of a configuration is the mean
+    over the passes of its product: exact while all configurations are listed, and from configurations drawn from the
+    joint distribution after that. A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD: Efficient and Diverse Batch
+    Acquisition for Deep Bayesian Active Learning" (NeurIPS 2019), sections 3 and 4.
+
+    A gain never grows as the batch does, so that most candidates need no second look (Minoux 1978); of equal gains
+    one is taken by lot.
+
+    Args:
+        evidence: Posterior samples: the same passes for all candidates.
+        count: K.
+        rng: Draws the configurations and the lots.
+
+    Returns:
+        In order of choice, with what each adds to the mutual information, nats.
+    """
+    assert evidence.probs_tnc is not None
+    probs_tnc = evidence.probs_tnc.astype(np.float64)
+    passes, images, _ = probs_tnc.shape
+    batch = _Batch(passes)
+    noise_n = _entropy(probs_tnc).mean(axis=0)  # (N,)
+    bounds_n = _entropy(probs_tnc.mean(axis=0)) - noise_n  # (N,), the gains of a first choice
+    lots_n = rng.permutation(images)
+    positions_k, gains_k = np.empty(count, dtype=np.int64), np.empty(count)
+    for k in range(count):
+        by_bound_n = lots_n[np.argsort(-bounds_n[lots_n], kind="stable")][: images - k]  # the others are taken
+        best, largest = -1, -np.inf
+        for start in range(0, images - k, CANDIDATES_AT_ONCE):
+            few = by_bound_n[start : start + CANDIDATES_AT_ONCE]
+            if bounds_n[few[0]] < largest:
+                break
+            if k:
+                bounds_n[few] = batch.entropy_with(probs_tnc[:, few]) - batch.entropy - noise_n[few]
+            highest = few[np.argmax(bounds_n[few])]
+            if bounds_n[highest] > largest:
+                best, largest = int(highest), float(bounds_n[highest])
+        positions_k[k], gains_k[k] = best, largest
+        batch.add(probs_tnc[:, best], rng)
+        bounds_n[best] = -np.inf
+    return Picks(positions_k, gains_k)
+
+
+class _Batch:
+    """The joint distribution of a batch's labels: all J configurations, or J that were drawn from it."""
+
+    def __init__(self, passes: int) -> None:
+        self.probs_tj = np.ones((passes, 1))  # of each configuration in each pass
+        self.drawn = False
+
+    @property
+    def entropy(self) -> float:
+        """H(y_1..b), nats."""
+        return float(self._weights_j @ _entropy(self.probs_tj.mean(axis=0)[:, np.newaxis]))
+
+    def entropy_with(self, probs_tnc: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return H(y_1..b, y_n) (N,) of candidates."""
+        passes, images, classes = probs_tnc.shape
+        joint_jnc = (self.probs_tj.T @ probs_tnc.reshape(passes, -1) / passes).reshape(-1, images, classes)
+        entropy_n: NDArray[np.float64] = self._weights_j @ _entropy(joint_jnc)
+        return entropy_n
+
+    def add(self, probs_tc: NDArray[np.float64], rng: np.random.Generator) -> None:
+        """Take an image into the batch."""
+        if not self.drawn and self.probs_tj.shape[1] * probs_tc.shape[1] <= CONFIGURATIONS:
+            self.probs_tj = (self.probs_tj[:, :, np.newaxis] * probs_tc[:, np.newaxis]).reshape(len(probs_tc), -1)
+            return
+        if not self.drawn:
+            mean_j = self.probs_tj.mean(axis=0)
+            self.probs_tj = self.probs_tj[:, rng.choice(len(mean_j), CONFIGURATIONS, p=mean_j / mean_j.sum())]
+            self.drawn = True
+        joint_jc = self.probs_tj.T @ probs_tc  # in proportion to each class's probability, given the configuration
+        below_jc = joint_jc.cumsum(axis=1)
+        drawn_j1 = rng.random((len(below_jc), 1)) * below_jc[:, -1:]
+        class_j = np.minimum((below_jc <= drawn_j1).sum(axis=1), probs_tc.shape[1] - 1)
+        self.probs_tj = self.probs_tj * probs_tc[:, class_j]
+
+    @property
+    def _weights_j(self) -> NDArray[np.float64]:
+        """What each configuration counts in a sum over all: where they are drawn, 1 / (J times its probability)."""
+        mean_j = self.probs_tj.mean(axis=0)
+        weights_j: NDArray[np.float64] = 1 / (len(mean_j) * mean_j) if self.drawn else np.ones_like(mean_j)
+        return weights_j
+
+
+def epig(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
+    """Pick by what a label is expected to tell of the labels of target images ("EPIG").
+
+    a(x_n) = (1/M) sum_m I(y_n; y_m), from the joint probabilities (1/T) sum_t p_tnc p_tmc' under the same passes.
+    F. Bickford Smith, A. Kirsch, S. Farquhar, Y. Gal, A. Foster, T. Rainforth, "Prediction-Oriented Bayesian Active
+    Learning" (AISTATS 2023), equation 4. Here the target images are a random draw of the pool as it is at the start.
+
+    Args:
+        evidence: Posterior samples of candidates and targets: the same passes for all.
+        count: K.
+        rng: Draws the lots among equals.
+
+    Returns:
+        Highest first, nats a target image.
+    """
+    assert evidence.probs_tnc is not None
+    assert evidence.target_tmc is not None
+    target_tmc = evidence.target_tmc.astype(np.float64)
+    passes, targets, classes = target_tmc.shape
+    entropy_m = _entropy(target_tmc.mean(axis=0))  # (M,)
+    scores_n = np.empty(evidence.count)
+    for start in range(0, evidence.count, CANDIDATES_AT_ONCE):
+        few_tnc = evidence.probs_tnc[:, start : start + CANDIDATES_AT_ONCE].astype(np.float64)
+        joint = few_tnc.reshape(passes, -1).T @ target_tmc.reshape(passes, -1) / passes  # (N * C, M * C)
+        joint_nmx = joint.reshape(-1, classes, targets, classes).swapaxes(1, 2).reshape(-1, targets, classes**2)
+        information_nm = _entropy(few_tnc.mean(axis=0))[:, np.newaxis] + entropy_m - _entropy(joint_nmx)
+        scores_n[start : start + CANDIDATES_AT_ONCE] = information_nm.mean(axis=1).clip(min=0)
+    return highest_scores(Evidence(count=evidence.count, scores_n=scores_n), count, rng)
+
+
+def badge(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
+    """Pick images whose gradients of the last layer are large and unlike each other ("BADGE").
+
+    The first pick has the largest gradient g_n = (p_n - onehot(argmax_c p_nc)) (x) h_n, with p_n the mean over the
+    passes and h_n the embedding; each later one is drawn in proportion to its squared distance from the nearest
+    gradient that is picked (k-means++). J. Ash, C. Zhang, A. Krishnamurthy, J. Langford, A. Agarwal, "Deep Batch Active
+    Learning by Diverse, Uncertain Gradient Lower Bounds" (ICLR 2020), algorithm 1; the first pick as in its code.
+
+    Args:
+        evidence: Probabilities and embeddings.
+        count: K.
+        rng: Draws the picks.
+
+    Returns:
+        In order of choice, with the distance from the nearest gradient picked before; of the first, its length.
+    """
+    assert evidence.probs_tnc is not None
+    assert evidence.embeddings_nd is not None
+    errors_nc = evidence.probs_tnc.mean(axis=0, dtype=np.float64)
+    errors_nc[np.arange(evidence.count), errors_nc.argmax(axis=1)] -= 1
+    hidden_nd = evidence.embeddings_nd.astype(np.float64)
+    nearest_n = squares_n = (errors_nc**2).sum(axis=1) * (hidden_nd**2).sum(axis=1)  # squared lengths of the gradients
+    positions: list[int] = []
+    values: list[float] = []
+    while len(positions) < count:
+        position = _drawn(nearest_n, positions, rng) if positions else int(select_top(squares_n, 1, rng)[0])
+        products_n = (errors_nc @ errors_nc[position]) * (hidden_nd @ hidden_nd[position])
+        distances_n = (squares_n + squares_n[position] - 2 * products_n).clip(min=0)
+        values.append(float(np.sqrt(nearest_n[position])))
+        nearest_n = np.minimum(nearest_n, distances_n) if positions else distances_n
+        positions.append(position)
+    return Picks(np.array(positions, dtype=np.int64), np.array(values))
+
+
+def _drawn(weights_n: NDArray[np.float64], taken: Sequence[int], rng: np.random.Generator) -> int:
+    """Draw a position that is not taken, in proportion to its weight; uniformly, if all of them weigh nothing."""
+    left_n = weights_n.copy()
+    left_n[list(taken)] = 0
+    if not left_n.any():
+        left_n = np.ones_like(left_n)
+        left_n[list(taken)] = 0
+    return int(rng.choice(len(left_n), p=left_n / left_n.sum()))
+
+
+def core_set(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
+    """Pick the images farthest from all that are labelled or picked ("core-set", greedy k-centre).
+
+    Each pick is the candidate whose embedding h_n has the largest distance from the nearest centre; the labelled images
+    are the first centres. O. Sener, S. Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set
+    Approach" (ICLR 2018), algorithm 1.
+
+    Args:
+        evidence: Embeddings, of the labelled images too.
+        count: K.
+        rng: Draws the lots among equals.
+
+    Returns:
+        In order of choice, with the distance from the nearest centre.
+    """
+    assert evidence.embeddings_nd is not None
+    assert evidence.labelled_ld is not None
+    hidden_nd = evidence.embeddings_nd.astype(np.float64)
+    squares_n = (hidden_nd**2).sum(axis=1)
+
+    def from_centre(centre_d: NDArray[np.float64]) -> NDArray[np.float64]:
+        distances_n: NDArray[np.float64] = squares_n + centre_d @ centre_d - 2 * (hidden_nd @ centre_d)
+        return distances_n.clip(min=0)
+
+    nearest_n = np.full(evidence.count, np.inf)
+    for centre_d in evidence.labelled_ld.astype(np.float64):
+        nearest_n = np.minimum(nearest_n, from_centre(centre_d))
+    positions_k, values_k = np.empty(count, dtype=np.int64), np.empty(count)
+    for k in range(count):
+        nearest_n[positions_k[:k]] = -1  # not again, though others may stand at the same place
+        positions_k[k] = select_top(nearest_n, 1, rng)[0]
+        values_k[k] = np.sqrt(nearest_n[positions_k[k]])
+        nearest_n = np.minimum(nearest_n, from_centre(hidden_nd[positions_k[k]]))
+    return Picks(positions_k, values_k)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcquisitionFunction:
     """One entry of the registry.
@@ -267,6 +545,7 @@ class AcquisitionFunction:
         score: Its score of MC-dropout passes, if it has one: the whole pool can then be scored block by block.
         one_pass_score: The score of the single pass of a deterministic network, where `score` has no meaning there.
         select: How it picks a batch.
+        settings: The settings of the program that `select` takes by name; they are its own, and of no other's identity.
         whole_pool: Whether its candidates are always the whole pool.
     """
 
@@ -280,6 +559,7 @@ class AcquisitionFunction:
     score: Score | None = None
     one_pass_score: Score | None = None
     select: Select = highest_scores
+    settings: tuple[str, ...] = ()
     whole_pool: bool = False
 
     @property
@@ -293,7 +573,7 @@ class AcquisitionFunction:
         return self.score if self.one_pass_score is None else self.one_pass_score
 
 
-# Colours: Okabe and Ito's palette, told apart with every common colour vision.
+# Colours: Okabe and Ito's palette, then Tol's muted one; markers tell more than these apart.
 ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
     function.name: function
     for function in (
@@ -324,6 +604,46 @@ ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
         AcquisitionFunction(
             name="mbr", label="MBR", colour="#7F7F7F", marker="X",
             values="minus the expected risk, images", needs=frozenset({"field"}), select=expected_risk, whole_pool=True,
+        ),
+        AcquisitionFunction(
+            name="margin", label="Margin", colour="#D55E00", marker="<",
+            values="1 - difference of two probabilities", score=margin,
+        ),
+        AcquisitionFunction(
+            name="least_confidence", label="Least Confidence", colour="#6699CC", marker="p",
+            values="probability", score=var_ratios_mean,
+        ),
+        AcquisitionFunction(
+            name="power_bald", label="PowerBALD", colour="#332288", marker=">",
+            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            score=bald, select=power_bald, settings=("coldness",),
+        ),
+        AcquisitionFunction(
+            name="softmax_bald", label="SoftmaxBALD", colour="#AA4499", marker="h",
+            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            score=bald, select=softmax_bald, settings=("coldness",),
+        ),
+        AcquisitionFunction(
+            name="softrank_bald", label="SoftrankBALD", colour="#882255", marker="d",
+            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            score=bald, select=softrank_bald, settings=("coldness",),
+        ),
+        AcquisitionFunction(
+            name="batch_bald", label="BatchBALD", colour="#117733", marker="*",
+            values="gain in mutual information, nats", needs=frozenset({"probabilities", "samples"}), select=batch_bald,
+        ),
+        AcquisitionFunction(
+            name="epig", label="EPIG", colour="#999933", marker="8",
+            values="mutual information with a target's label, nats",
+            needs=frozenset({"probabilities", "samples", "targets"}), select=epig,
+        ),
+        AcquisitionFunction(
+            name="badge", label="BADGE", colour="#661100", marker="H",
+            values="distance of gradients", needs=frozenset({"probabilities", "embeddings"}), select=badge,
+        ),
+        AcquisitionFunction(
+            name="core_set", label="Core-Set", colour="#44AA99", marker="$C$",
+            values="distance of embeddings", needs=frozenset({"embeddings"}), select=core_set,
         ),
     )
 }  # fmt: skip

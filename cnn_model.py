@@ -86,6 +86,10 @@ class Network(Protocol):
         """
         ...
 
+    def embed(self, features: Tensor) -> Tensor:
+        """Return what the last layer takes (N, D), nothing dropped; asked for by functions that need embeddings."""
+        ...
+
     def mask_with(self, seed: int) -> None:
         """Draw the masks of training mode from this seed from here on."""
         ...
@@ -223,6 +227,10 @@ class BayesianCNN(nn.Module):
         hidden_nh = self._dropped(functional.relu(self.hidden(features_nf)), 1, kept)
         logits_nc: Tensor = self.output(hidden_nh)
         return logits_nc
+
+    def embed(self, features_nchw: Tensor) -> Tensor:
+        """Return the hidden activations (N, 128), nothing dropped."""
+        return functional.relu(self.hidden(features_nchw.flatten(1)))
 
     def _dropped(self, x: Tensor, place: int, kept: Sequence[Tensor] | None) -> Tensor:
         mask = None if kept is None else kept[place]

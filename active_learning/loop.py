@@ -153,8 +153,9 @@ class RunState:
         """The query strategy that modAL calls: positions among the candidates."""
         ties = stream(self.config.seed, self.config.repetition, round_, Purpose.TIES)
         with self._timed("score"):
-            evidence = self.learner.evidence(candidates, self.function, round_=round_)
-            picks = self.function.select(evidence, self.config.query, ties)
+            evidence = self.learner.evidence(candidates, self.labelled_train_index, self.function, round_=round_)
+            settings = {name: getattr(self.config, name) for name in self.function.settings}
+            picks = self.function.select(evidence, self.config.query, ties, **settings)
         self.acquired_scores = picks.values_k
         return picks.positions_k
 

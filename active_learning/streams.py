@@ -19,7 +19,8 @@ class Purpose(IntEnum):
     VALIDATION_PASSES = 3
     POOL_ORDER = 4
     SCORING_PASSES = 5
-    TIES = 6
+    TIES = 6  # and all else that the choice of a batch draws
+    TARGETS = 7
 
 
 def stream(seed: int, repetition: int, round_: int, purpose: Purpose) -> np.random.Generator:

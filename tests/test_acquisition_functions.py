@@ -29,6 +29,7 @@ from acquisition_functions import (
     bald,
     expected_risk,
     highest_scores,
+    margin,
     max_entropy,
     mean_std,
     parse_acquisition,
@@ -95,7 +96,10 @@ HAND_N: dict[str, list[float]] = {
     "var_ratios": [0, 0.5, 0, 0],
     "mean_std": [0, 0.5, 0, 0.15],
     "var_ratios_mean": [0, 0.5, 0.5, 0.25],
+    "least_confidence": [0, 0.5, 0.5, 0.25],
+    "margin": [0, 1, 1, 0.5],
 }
+HAND_N |= dict.fromkeys(("power_bald", "softmax_bald", "softrank_bald"), HAND_N["bald"])
 
 
 @every_kind
@@ -148,14 +152,17 @@ def brute_force(name: str, passes: list[list[float]]) -> float:
     match name:
         case "max_entropy":
             return entropy(mean)
-        case "bald":
+        case "bald" | "power_bald" | "softmax_bald" | "softrank_bald":
             return entropy(mean) - statistics.fmean(map(entropy, passes))
         case "var_ratios":
             return 1 - Counter(ps.index(max(ps)) for ps in passes).most_common(1)[0][1] / len(passes)
         case "mean_std":
             return statistics.fmean(statistics.pstdev(ps) for ps in zip(*passes, strict=True))
-        case "var_ratios_mean":
+        case "var_ratios_mean" | "least_confidence":
             return 1 - max(mean)
+        case "margin":
+            first, second = sorted(mean, reverse=True)[:2]
+            return 1 - (first - second)
     raise ValueError(name)
 
 
@@ -180,6 +187,7 @@ def test_scikit_activeml_agrees() -> None:
         "bald": oracle.batch_bald(probs_tnc.copy(), batch_size=1)[0],
         "var_ratios": oracle.variation_ratios(probs_tnc.argmax(axis=-1).T),
         "var_ratios_mean": oracle.uncertainty_scores(mean_nc, method="least_confident"),
+        "margin": oracle.uncertainty_scores(mean_nc, method="margin_sampling"),
     }
     for name, expected_n in expected.items():
         np.testing.assert_allclose(
@@ -227,6 +235,7 @@ def test_variation_ratios_and_mean_std_stay_in_their_ranges(probs_tnc: Any, kind
     for name, bound in (
         ("var_ratios", 1 - 1 / classes),
         ("var_ratios_mean", 1 - 1 / classes),
+        ("margin", 1),
         ("mean_std", math.sqrt(classes - 1) / classes),
     ):
         scores_n = scored(ACQUISITION_FUNCTIONS[name], probs_tnc, kind)
@@ -371,22 +380,40 @@ def test_registry() -> None:
         ("mean_std", 5, "Mean STD"),
         ("var_ratios_mean", None, "Variation Ratios (mean)"),
         ("mbr", None, "MBR"),
+        ("margin", None, "Margin"),
+        ("least_confidence", None, "Least Confidence"),
+        ("power_bald", None, "PowerBALD"),
+        ("softmax_bald", None, "SoftmaxBALD"),
+        ("softrank_bald", None, "SoftrankBALD"),
+        ("batch_bald", None, "BatchBALD"),
+        ("epig", None, "EPIG"),
+        ("badge", None, "BADGE"),
+        ("core_set", None, "Core-Set"),
     ]
     assert all(name == function.name for name, function in ACQUISITION_FUNCTIONS.items())
+    samples = {"probabilities", "samples"}
     assert {f.name: f.needs for f in ACQUISITION_FUNCTIONS.values() if f.needs != {"probabilities"}} == {
         "uniform": frozenset(),
         "mbr": {"field"},
+        **dict.fromkeys(("power_bald", "softmax_bald", "softrank_bald", "batch_bald"), frozenset(samples)),
+        "epig": {*samples, "targets"},
+        "badge": {"probabilities", "embeddings"},
+        "core_set": {"embeddings"},
     }
-    assert [f.score for f in ACQUISITION_FUNCTIONS.values()] == [
-        uniform,
-        max_entropy,
-        bald,
-        var_ratios,
-        mean_std,
-        var_ratios_mean,
-        None,
-    ]
-    assert all((f.score is None) == (f.select is not highest_scores) for f in ACQUISITION_FUNCTIONS.values())
+    assert {f.name: f.score for f in ACQUISITION_FUNCTIONS.values() if f.score is not None} == {
+        "uniform": uniform,
+        "max_entropy": max_entropy,
+        "bald": bald,
+        "var_ratios": var_ratios,
+        "mean_std": mean_std,
+        "var_ratios_mean": var_ratios_mean,
+        "margin": margin,
+        "least_confidence": var_ratios_mean,
+        "power_bald": bald,
+        "softmax_bald": bald,
+        "softrank_bald": bald,
+    }
+    assert all(f.score is not None or f.select is not highest_scores for f in ACQUISITION_FUNCTIONS.values())
 
 
 @pytest.mark.parametrize("of", ["name", "label", "colour", "marker"])
@@ -398,7 +425,8 @@ def test_no_two_functions_share_what_tells_them_apart(of: str) -> None:
 def test_codes_are_those_of_the_papers_five_and_their_help_is_made_from_the_registry() -> None:
     assert [f.code for f in ACQUISITION_FUNCTIONS.values() if f.code is not None] == [1, 2, 3, 4, 5]
     assert acquisition_help() == (
-        "0 all five, 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr"
+        "0 all five, 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, "
+        "margin, least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set"
     )
 
 
@@ -475,7 +503,7 @@ def test_every_function_is_found_by_its_name_and_code(function: AcquisitionFunct
         (-1, "unknown acquisition function '-1'"),
         (True, "unknown acquisition function 'True'"),
         (1.5, "unknown acquisition function '1.5'"),
-        ("coreset", "unknown acquisition function 'coreset'"),
+        ("coreset", "unknown acquisition function 'coreset' (did you mean 'core_set'?)"),
         ("1,bold", "unknown acquisition function 'bold' (did you mean 'bald'?)"),
         (["entropy"], "unknown acquisition function 'entropy' (did you mean 'max_entropy'?)"),
         ("random", "unknown acquisition function 'random' (did you mean 'uniform'?)"),
@@ -488,7 +516,7 @@ def test_every_function_is_found_by_its_name_and_code(function: AcquisitionFunct
 def test_parse_refuses(value: Any, problem: str) -> None:
     with pytest.raises(ValueError, match="acquisition function") as error:
         parse_acquisition(value)
-    assert str(error.value) == f"{problem}; {CHOICES}, var_ratios_mean, mbr"
+    assert str(error.value).startswith(f"{problem}; {CHOICES}, var_ratios_mean, mbr, margin, ")
 
 
 scores_with_ties = st.lists(st.sampled_from([-math.inf, -1.0, -0.0, 0.0, 0.5, 2.0, math.inf]), max_size=12)

@@ -24,6 +24,7 @@ from load_data import ImageData, split_training_set
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SCORED = [name for name, function in ACQUISITION_FUNCTIONS.items() if function.score is not None]
+BATCHES = [name for name, f in ACQUISITION_FUNCTIONS.items() if f.select is not highest_scores and name != "mbr"]
 CLASSES = 3
 ROUNDS = 4
 QUERY = 6
@@ -100,14 +101,48 @@ def test_labelled_pool_and_validation_sets_partition_the_training_set(
     assert results[0].acquired_train_index == ()
 
 
+@pytest.mark.parametrize("acquisition", BATCHES)
+def test_a_choice_of_a_batch_goes_on_to_the_same_images(data: ImageData, acquisition: str) -> None:
+    config = make_config(acquisition=acquisition, rounds=3)
+    whole = list(active_learning_rounds(config, data))
+    assert len({index for round_ in whole for index in round_.acquired_train_index}) == 3 * QUERY
+    for finished in (1, 3):
+        assert list(active_learning_rounds(config, data, whole[:finished])) == whole[finished:]
+
+
+def test_targets_are_of_the_pool_and_under_the_same_samples(data: ImageData) -> None:
+    state = make_run(data, make_config(acquisition="epig"))
+    state.begin(0)
+    candidates = state.candidates(1)
+    found = state.learner.evidence(candidates, state.labelled_train_index, state.function, round_=1)
+    targets = stream(1, 0, 1, Purpose.TARGETS).choice(state.splits.pool, len(state.splits.pool), replace=False)
+    assert found.target_tmc.shape == (5, len(targets), CLASSES), "a small pool is wholly taken"
+    for row, index in enumerate(targets):
+        (place,) = np.flatnonzero(candidates == index) if index in candidates else (None,)
+        if place is not None:
+            np.testing.assert_allclose(found.target_tmc[:, row], found.probs_tnc[:, place], atol=1e-6)
+
+
+def test_embeddings_are_what_the_last_layer_takes(data: ImageData) -> None:
+    state = make_run(data, make_config(acquisition="core_set"))
+    state.begin(0)
+    candidates, labelled = state.candidates(1), state.labelled_train_index
+    found = state.learner.evidence(candidates, labelled, state.function, round_=1)
+    module = state.learner.network.module_.eval()
+    with torch.inference_mode():
+        for images, rows in ((found.embeddings_nd, candidates), (found.labelled_ld, labelled)):
+            logits = module.output(torch.from_numpy(images))
+            torch.testing.assert_close(logits, module(torch.from_numpy(data.train_images[rows])), atol=1e-5, rtol=0)
+
+
 def test_the_acquired_images_have_the_highest_scores_of_the_subset(
     data: ImageData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored: list[tuple[Any, Any]] = []
     original = NetworkLearner.evidence
 
-    def evidence(self: Any, candidates: Any, function: Any, **others: Any) -> Any:
-        found = original(self, candidates, function, **others)
+    def evidence(self: Any, candidates: Any, *arguments: Any, **others: Any) -> Any:
+        found = original(self, candidates, *arguments, **others)
         scored.append((candidates, found.scores_n))
         return found
 
@@ -295,7 +330,8 @@ def test_only_the_scores_come_of_masks_of_their_own(data: ImageData) -> None:
     for masks in ("pass", "image"):
         state = make_run(data, make_config(masks=masks, dropout_iter=400))
         state.begin(0)
-        scores.append(state.learner.evidence(state.candidates(1), state.function, round_=1).scores_n)
+        images = state.candidates(1), state.labelled_train_index
+        scores.append(state.learner.evidence(*images, state.function, round_=1).scores_n)
     assert np.corrcoef(scores)[0, 1] > 0.8, "of the same images, in the same order"
     assert run(data, masks="image", learner="deterministic") == run(data, learner="deterministic"), "there are no masks"
     assert run(data, masks="image", acquisition="uniform") == run(data, acquisition="uniform"), "and no scores"

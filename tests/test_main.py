@@ -60,6 +60,12 @@ BAD_INPUTS = {
     "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
     "--initialisation he": "--initialisation 'he' is not allowed: it takes glorot or torch, for example glorot.",
     "--masks none": "--masks 'none' is not allowed: it takes pass or image, for example pass.",
+    "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
+    "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number of at least 0.",
+    "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
+    "give: take one of bayesian.",
+    "--acq_func epig --masks image": "--acq_func epig needs passes that are posterior samples, which --masks image "
+    "gives none of: take --masks pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
     "--seed -1": "--seed -1 is not allowed: it takes a number of at least 0.",
     "--weight_decay -1": "--weight_decay -1.0 is not allowed: it takes a number of at least 0.",
@@ -68,9 +74,11 @@ BAD_INPUTS = {
     "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k.",
     "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k.",
     "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
-    "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr.",
+    "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
+    "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",
     "--acq_func ../bald": "--acq_func: unknown acquisition function '../bald' (did you mean 'bald'?); known codes and "
-    "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr.",
+    "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
+    "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",
     "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
     "--quiet, --json stand alone, without a value, and run, status or report come first.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",

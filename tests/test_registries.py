@@ -53,7 +53,7 @@ class NearestMean:
         exponents = np.exp(-distances + distances.min(axis=1, keepdims=True))
         return exponents / exponents.sum(axis=1, keepdims=True)
 
-    def evidence(self, candidates: Any, function: Any, *, round_: int) -> Evidence:
+    def evidence(self, candidates: Any, labelled: Any, function: Any, *, round_: int) -> Evidence:
         probs_nc = self.probabilities(self.images[candidates], round_=round_, purpose=Purpose.SCORING_PASSES)
         return Evidence(count=len(candidates), probs_tnc=probs_nc[np.newaxis])
 
@@ -98,7 +98,7 @@ class OneLayer(nn.Module):
 def dummies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASETS, "dummies", tiny.SPEC)
     function = AcquisitionFunction(
-        name="spread", label="Spread", colour="#332288", marker="*", values="rank", select=spread
+        name="spread", label="Spread", colour="#123456", marker="$x$", values="rank", select=spread
     )
     monkeypatch.setitem(ACQUISITION_FUNCTIONS, "spread", function)
     kind = LearnerKind(
@@ -134,7 +134,7 @@ def test_dummies_run_resume_and_are_reported(tmp_path: Path, learner: str, netwo
     assert (engine == "torch, the whole head") == (network == "one_layer")
     again = planned_runs(read_flags(command(arm.runs[0], 1, [arm]).split()[2:]), "float32", "cpu")
     assert [run.identity() for run in again] == [arm.runs[0].configuration]
-    assert "#332288" in (tmp_path / "whole" / "report" / "figures" / "test_error.svg").read_text(encoding="utf-8")
+    assert "#123456" in (tmp_path / "whole" / "report" / "figures" / "test_error.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("dummies")

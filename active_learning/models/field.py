@@ -151,7 +151,7 @@ class FieldLearner:
         """Return the probabilities (N, 2) of the harmonic extension."""
         return self._field.probabilities(images)
 
-    def evidence(self, candidates: Index, function: AcquisitionFunction, **_: Any) -> Evidence:
+    def evidence(self, candidates: Index, _labelled: Index, function: AcquisitionFunction, **_: Any) -> Evidence:
         """Return the field over the candidates, for a function that asks for it."""
         if not function.needs:
             return Evidence(count=len(candidates), scores_n=np.zeros(len(candidates)))

@@ -112,6 +112,18 @@ def deterministic_blocks(
     yield from _computed(net, images, rows, block_size, lambda block: net.module_(block).float().softmax(-1)[None])
 
 
+def embedding_blocks(
+    net: BayesianCNNClassifier,
+    images: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.int64] | None = None,
+    *,
+    block_size: int = IMAGES_PER_SLICE,
+) -> Iterator[Tensor]:
+    """Yield what the network's last layer takes of each image (B, D), float32, nothing dropped."""
+    module: Network = net.module_
+    yield from _computed(net, images, rows, block_size, lambda block: module.embed(module.features(block)).float())
+
+
 def blocks_under_masks(
     net: BayesianCNNClassifier,
     images: npt.NDArray[np.uint8],

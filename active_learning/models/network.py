@@ -17,16 +17,25 @@ from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
 from active_learning.models.engines import training_settings
 from active_learning.models.field import RunField
-from active_learning.models.inference import deterministic_blocks, mc_dropout_blocks, mc_dropout_blocks_of_own_masks
+from active_learning.models.inference import (
+    deterministic_blocks,
+    embedding_blocks,
+    mc_dropout_blocks,
+    mc_dropout_blocks_of_own_masks,
+)
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Images, Index, Timed, Weights
 from active_learning.settings.networks import NETWORKS
-from active_learning.streams import Purpose, stream_seed
+from active_learning.streams import Purpose, stream, stream_seed
 from cnn_model import BayesianCNNClassifier, NonFiniteLossError
 from load_data import ImageData, Splits
 
 WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
 """The constants c that `--weight_decay tune` chooses from: none, the authors' 3.5, and one step to either side."""
+
+
+TARGETS = 200
+"""Images, drawn from the pool as it is at the start, whose labels EPIG wants to know more of."""
 
 
 def weight_decays_to_try(last: float | None) -> tuple[float, ...]:
@@ -80,7 +89,7 @@ class NetworkLearner:
         self.weight_decay, self.weight_decay_tuned = 0.0, False
         self._tuned_at = 0
         self._config, self._dropout, self._timed = config, dropout, timed
-        self._train_images, self._class_count = data.train_images, data.class_count
+        self._train_images, self._class_count, self._pool = data.train_images, data.class_count, splits.pool
         self.validation = data.train_images[splits.validation], data.train_labels[splits.validation]
         self.network = make_network(config, data, check, note)
         self.network.validation = self.validation
@@ -138,19 +147,30 @@ class NetworkLearner:
         blocks = self._blocks(images, None, self._seed(round_, purpose))
         return _finite(_filled(probs_nc, (probs_tbc.double().mean(dim=0) for probs_tbc in blocks)))
 
-    def evidence(self, candidates: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
+    def evidence(self, candidates: Index, labelled: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
         """Return scores block by block where the function has a score, else what it needs."""
         count = len(candidates)
         if not function.needs:
             return Evidence(count=count, scores_n=np.zeros(count))
-        field = None if self._field is None else self._field.over(candidates)
-        if "probabilities" not in function.needs:
-            return Evidence(count=count, field=field)
-        score = function.score if self._dropout else function.deterministic_score
-        blocks = self._scoring_blocks(candidates, self._seed(round_, Purpose.SCORING_PASSES))
-        if score is not None:
-            return Evidence(count=count, field=field, scores_n=_finite(_filled(np.empty(count), map(score, blocks))))
-        return Evidence(count=count, field=field, probs_tnc=torch.cat(list(blocks), dim=1).cpu().numpy())
+        found: dict[str, Any] = {}
+        seed = self._seed(round_, Purpose.SCORING_PASSES)
+        if self._field is not None:
+            found["field"] = self._field.over(candidates)
+        if "probabilities" in function.needs:
+            score = function.score if self._dropout else function.deterministic_score
+            blocks = self._scoring_blocks(candidates, seed)
+            if score is not None:
+                found["scores_n"] = _finite(_filled(np.empty(count), map(score, blocks)))
+            else:
+                found["probs_tnc"] = _joined(blocks, dim=1)
+        if "targets" in function.needs:
+            rng = stream(self._config.seed, self._config.repetition, round_, Purpose.TARGETS)
+            targets = rng.choice(self._pool, min(TARGETS, len(self._pool)), replace=False)
+            found["target_tmc"] = _joined(self._blocks(self._train_images, targets, seed), dim=1)
+        if "embeddings" in function.needs:
+            for name, rows in {"embeddings_nd": candidates, "labelled_ld": labelled}.items():
+                found[name] = _joined(embedding_blocks(self.network, self._train_images, rows), dim=0)
+        return Evidence(count=count, **found)
 
     def resume(self, weight_decay: float, tuned_at: int) -> None:
         """Know what the last finished round came to."""
@@ -214,6 +234,10 @@ def make_network(
     )
 
 
+def _joined(blocks: Iterable[torch.Tensor], dim: int) -> npt.NDArray[np.float32]:
+    return np.asarray(_finite(torch.cat(list(blocks), dim=dim).cpu().numpy()))
+
+
 def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.float64]:
     """Put blocks one after the other into an array made before them.
 
@@ -227,7 +251,7 @@ def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) ->
     return array_n
 
 
-def _finite(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return values that are finite; of others every metric would make a number, and argmax a class."""
     if not np.isfinite(values).all():
         raise FloatingPointError("the model's probabilities are not finite")

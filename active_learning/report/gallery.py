@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from acquisition_functions import ACQUISITION_FUNCTIONS
+from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.disk.record import Round
 from active_learning.report.results import Arm, Results, Run
 from load_data import DataError, ImageData, kept_train_index, load_data
@@ -123,8 +123,8 @@ def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
 
 def _order(arm: Arm, rows: Sequence[Round]) -> str:
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
-    if function is not None and function.score is None:
-        return f"In the order of choice, one after the other; a score is {function.values}, of that choice."
+    if function is not None and function.select is not highest_scores:
+        return f"In the order of choice; a score is {function.values}, of that choice."
     if all(len(set(row.acquired_scores)) <= 1 for row in rows):
         return "Drawn by lot: all of them had the same score, and their order means nothing."
     return "Highest score first; equals in the order of a lot."

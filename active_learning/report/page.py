@@ -22,7 +22,7 @@ from active_learning.report.results import Arm, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
 from active_learning.settings.arms import command as command_words
-from active_learning.settings.config import ARM_FIELDS, MBR_FIELDS
+from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS
 
 TEMPLATES = Path(__file__).with_name("templates")
 BAND = (
@@ -234,7 +234,7 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         runs = [run for arm in members for run in arm.runs]
         longest = max(runs, key=lambda run: run.rounds)
         shared = [(key, value) for key, value in runs[0].configuration.items() if key not in ARM_FIELDS]
-        own = [entry for arm in members for entry in arm.runs[0].configuration.items() if entry[0] in MBR_FIELDS]
+        own = [entry for arm in members for entry in arm.runs[0].configuration.items() if entry[0] in OWN_FIELDS]
         shared += dict.fromkeys(own)
         repetitions = 1 + max(run.repetition for run in runs)
         groups.append(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Row
 from active_learning.report.records import METRICS, Run, check_array, read_run, visible
-from active_learning.settings.config import ARM_FIELDS, MBR_FIELDS, RunConfig
+from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
 from active_learning.settings.learners import LEARNERS, recorded_learner
 
 __all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Run", "read_results"]
@@ -183,7 +183,7 @@ def _shared(run: Run) -> Row:
 
 def _own(run: Run) -> Row:
     """Return the fields that one arm's repetitions have in common, and no other arm reads."""
-    return {key: value for key, value in {**_DEFAULTS, **run.configuration}.items() if key in MBR_FIELDS}
+    return {key: value for key, value in {**_DEFAULTS, **run.configuration}.items() if key in OWN_FIELDS}
 
 
 def _differences(values: Row, others: Row) -> str:

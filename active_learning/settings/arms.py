@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
-from active_learning.settings.config import ARM_FIELDS, MBR_FIELDS, ExperimentConfig, RunConfig, has_field
+from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, ExperimentConfig, RunConfig, own_fields
 from active_learning.settings.learners import recorded_learner
 
 
@@ -19,7 +19,7 @@ def planned_runs(
         device: what `config.device` comes to.
     """
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
-    shared: dict[str, Any] = {name: getattr(config, name) for name in names - {"learner", *MBR_FIELDS}}
+    shared: dict[str, Any] = {name: getattr(config, name) for name in names - {"learner", *OWN_FIELDS}}
     shared |= {"precision": precision, "device": device, "equal_batches": True}
     return [
         RunConfig(**shared, **_arm(config, *arm), repetition=repetition)
@@ -29,9 +29,9 @@ def planned_runs(
 
 
 def _arm(config: ExperimentConfig, acquisition: str, learner: str) -> dict[str, Any]:
-    """Return what is an arm's own; the graph's settings decide the numbers of those alone that have one."""
-    graph = {name: getattr(config, name) for name in MBR_FIELDS}
-    return {"acquisition": acquisition, "learner": learner, **(graph if has_field(acquisition, learner) else {})}
+    """Return what is an arm's own."""
+    own = {name: getattr(config, name) for name in own_fields(acquisition, learner)}
+    return {"acquisition": acquisition, "learner": learner, **own}
 
 
 def command(shared: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], rounds: int, repetitions: int) -> list[str]:
@@ -59,7 +59,7 @@ def command(shared: Mapping[str, Any], arms: Sequence[Mapping[str, Any]], rounds
             words += [f"--{key}", str(value)]
     words += ["--rounds", str(rounds), "--experiments", str(repetitions)]
     words += arm_flags([(str(arm["acquisition"]), recorded_learner(arm)) for arm in arms])
-    words += dict.fromkeys(f"--{key}={arm[key]}" for arm in arms for key in arm if key in MBR_FIELDS)
+    words += dict.fromkeys(f"--{key}={arm[key]}" for arm in arms for key in arm if key in OWN_FIELDS)
     return [*words, "--result_dir", "result_again"]
 
 

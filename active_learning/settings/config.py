@@ -32,7 +32,10 @@ MOST_AUGMENTED = 3.0
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
 """The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
 
-ARM_FIELDS = ("acquisition", "learner", "mc_dropout", "classifier", "repetition", *MBR_FIELDS)
+OWN_FIELDS = (*MBR_FIELDS, "coldness")
+"""The fields that decide the numbers of some arms alone: see `own_fields`."""
+
+ARM_FIELDS = ("acquisition", "learner", "mc_dropout", "classifier", "repetition", *OWN_FIELDS)
 """The fields of `RunConfig` in which the runs of one experiment may differ; all others they share."""
 
 
@@ -89,6 +92,7 @@ class RunConfig:
     initialisation: Initialisation = "glorot"
     masks: Masks = "pass"
     network: str = "gal"
+    coldness: float = 4.0
 
     @property
     def name(self) -> str:
@@ -143,6 +147,9 @@ class ExperimentConfig:
     acq_func: tuple[int | str, ...] = _flag(
         (0,),
         f"acquisition functions, as codes or names, one or several: {acquisition_help()}",
+    )
+    coldness: float = _flag(
+        4.0, "how near PowerBALD, SoftmaxBALD and SoftrankBALD come to taking the top; 0 draws uniformly", 0
     )
     val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
     result_dir: Path = _how(Path("result_npy"), "folder of the results; a folder that holds some is continued")
@@ -210,6 +217,7 @@ class ExperimentConfig:
         self._check_scheduler()
         self._check_classes(DATASETS[self.dataset])
         self._check_arms()
+        self._check_own_fields()
         self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
 
@@ -248,12 +256,27 @@ class ExperimentConfig:
     def _check_arms(self) -> None:
         for acquisition, learner in self.arms:
             needs = ACQUISITION_FUNCTIONS[acquisition].needs
+            if "samples" in needs and self.masks == "image":
+                raise ConfigError(
+                    f"--acq_func {acquisition} needs passes that are posterior samples, which --masks image gives none "
+                    "of: take --masks pass."
+                )
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
                     f"give: take one of {', '.join(able)}."
                 )
+
+    def _check_own_fields(self) -> None:
+        """Refuse a setting that no arm looks at."""
+        used = {name for arm in self.arms for name in own_fields(*arm)}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in OWN_FIELDS and entry.name not in used and value != entry.default:
+                takers = [name for name, function in ACQUISITION_FUNCTIONS.items() if entry.name in function.settings]
+                flags = f"--acq_func {' or '.join(takers)}" if takers else "--mbr or --acq_func mbr"
+                raise ConfigError(f"--{entry.name} {value} changes no run without {flags}.")
 
     def _check_mbr(self, spec: DatasetSpec) -> None:
         if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
@@ -264,10 +287,6 @@ class ExperimentConfig:
                 "1000000, such as 380, or tune."
             )
         if not any(has_field(*arm) for arm in self.arms):
-            defaults = {entry.name: entry.default for entry in fields(self)}
-            for name in MBR_FIELDS:
-                if getattr(self, name) != defaults[name]:
-                    raise ConfigError(f"--{name} {getattr(self, name)} changes no run without --mbr or --acq_func mbr.")
             return
         sizes = self._class_sizes(spec)
         if len(sizes) != 2:
@@ -327,6 +346,11 @@ class ExperimentConfig:
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def own_fields(acquisition: str, learner: str) -> tuple[str, ...]:
+    """Return the fields among `OWN_FIELDS` that decide an arm's numbers."""
+    return (*(MBR_FIELDS if has_field(acquisition, learner) else ()), *ACQUISITION_FUNCTIONS[acquisition].settings)
 
 
 def has_field(acquisition: str, learner: str) -> bool:

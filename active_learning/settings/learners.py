@@ -44,8 +44,8 @@ class Learner(Protocol):
         """Return the class probabilities (N, C) by which images are classified."""
         ...
 
-    def evidence(self, candidates: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
-        """Return what the function needs to know of these training images."""
+    def evidence(self, candidates: Index, labelled: Index, function: AcquisitionFunction, *, round_: int) -> Evidence:
+        """Return what the function needs to know of these training images, and of those that are labelled."""
         ...
 
     def resume(self, weight_decay: float, tuned_at: int) -> None:
@@ -101,12 +101,14 @@ LEARNERS: dict[str, LearnerKind] = {
     kind.name: kind
     for kind in (
         LearnerKind(
-            name="bayesian", text="the CNN with MC dropout", gives=frozenset({"probabilities", "field"}),
+            name="bayesian", text="the CNN with MC dropout",
+            gives=frozenset({"probabilities", "samples", "targets", "embeddings", "field"}),
             suffix="MC_dropout=True", label="", dashes=(),
             made_by="active_learning.models.network:bayesian", recorded={"mc_dropout": True},
         ),
         LearnerKind(
-            name="deterministic", text="the CNN used without dropout", gives=frozenset({"probabilities", "field"}),
+            name="deterministic", text="the CNN used without dropout",
+            gives=frozenset({"probabilities", "embeddings", "field"}),
             suffix="MC_dropout=False", label="deterministic", dashes=(4, 2),
             made_by="active_learning.models.network:deterministic", recorded={"mc_dropout": False},
         ),

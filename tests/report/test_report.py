@@ -1137,7 +1137,7 @@ def test_the_gallery_says_in_which_order_images_stand(tmp_path: Path) -> None:
     orders = {arm.label: arm.order for arm in gallery.arms}
     assert orders["Random"].startswith("Drawn by lot")
     assert orders["BALD"].startswith("Highest score first")
-    assert orders["MBR's images, CNN"].startswith("In the order of choice, one after the other; a score is minus")
+    assert orders["MBR's images, CNN"].startswith("In the order of choice; a score is minus")
     assert "highest" not in gallery_figure(gallery, "").alt  # type: ignore[union-attr]
 
 
