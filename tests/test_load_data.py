@@ -1,5 +1,6 @@
 """Every loader, every way a data file can be wrong, and the splits."""
 
+import dataclasses
 import errno
 import gzip
 import hashlib
@@ -18,6 +19,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import load_data as ld
-from load_data import DATASETS, DataError, ImageData, load_data, select_classes, split_training_set
+from load_data import DATASETS, DataError, ImageData, load_data, repeated, select_classes, split_training_set
 
 PROJECT = Path(ld.__file__).parent
 CLOSED_PORT = "http://127.0.0.1:9/"
@@ -57,22 +59,34 @@ PACKED_SHA256 = {name: hashlib.sha256(content).hexdigest() for name, content in 
 @pytest.fixture(autouse=True)
 def _only_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(ld, "MNIST_MIRRORS", (CLOSED_PORT,))
+    set_mnist(monkeypatch, mirrors=(CLOSED_PORT,))
 
 
 @pytest.fixture
 def small_sha256(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ld, "MNIST_SHA256", SMALL_SHA256)
-    monkeypatch.setattr(ld, "MNIST_PACKED_SHA256", PACKED_SHA256)
+    set_mnist(monkeypatch, sha256=SMALL_SHA256, packed=PACKED_SHA256)
+
+
+def full_dir(folder: str) -> Path:
+    places = [Path(os.environ.get("DBAL_DATA_DIR") or PROJECT / "../shared/data"), PROJECT / "../shared/data"]
+    for place in places:
+        if all((place / folder / name).exists() or (place / folder / f"{name}.gz").exists() for name in NAMES):
+            return place.resolve()
+    pytest.skip(f"{folder} is neither in DBAL_DATA_DIR nor in ../shared/data")
 
 
 @pytest.fixture
 def full_mnist_dir() -> Path:
-    places = [Path(os.environ.get("DBAL_DATA_DIR") or PROJECT / "../shared/data"), PROJECT / "../shared/data"]
-    for place in places:
-        if all((place / "MNIST/raw" / name).exists() or (place / f"MNIST/raw/{name}.gz").exists() for name in NAMES):
-            return place.resolve()
-    pytest.skip("the full MNIST is neither in DBAL_DATA_DIR nor in ../shared/data")
+    return full_dir("MNIST/raw")
+
+
+@pytest.fixture
+def full_fashion_mnist_dir() -> Path:
+    return full_dir("FashionMNIST/raw")
+
+
+def set_mnist(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    monkeypatch.setitem(ld.IDX_FILES, "mnist", dataclasses.replace(ld.IDX_FILES["mnist"], **changes))
 
 
 def write_files(data_dir: Path, suffix: str, contents: dict[str, bytes] = CONTENTS) -> Path:
@@ -148,7 +162,7 @@ def serving(folder: Path) -> Iterator[CountingServer]:
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_sha256: None) -> Iterator[CountingServer]:
     with serving(write_files(tmp_path / "mirror", ".gz")) as running:
-        monkeypatch.setattr(ld, "MNIST_MIRRORS", (running.url,))
+        set_mnist(monkeypatch, mirrors=(running.url,))
         monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))  # no pause before it asks again
         yield running
 
@@ -175,6 +189,16 @@ def test_a_read_only_folder_works(tmp_path: Path, small_sha256: None) -> None:
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+def test_files_of_a_systems_package_are_found_too(
+    tmp_path: Path, small_sha256: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_dir = write_files(tmp_path, ".gz")
+    package = raw_dir.rename(tmp_path / "package")
+    set_mnist(monkeypatch, elsewhere=(tmp_path / "nowhere", package))
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_plain_file_goes_before_the_packed_one(tmp_path: Path, small_sha256: None) -> None:
@@ -269,8 +293,8 @@ def test_a_missing_file_without_a_network_is_refused(
     before = snapshot(tmp_path)
     with pytest.raises(DataError) as raised:
         load_data("mnist", tmp_path)
-    missing = f"missing: {name}.gz (sha256 {PACKED_SHA256[f'{name}.gz']}); tried"
-    assert f"not complete in {raw_dir} and cannot be downloaded, {missing}" in str(raised.value)
+    missing = f"missing: {name} (sha256 {SMALL_SHA256[name]} when unpacked); tried"
+    assert f"MNIST is not complete in {raw_dir} and cannot be downloaded, {missing}" in str(raised.value)
     assert snapshot(tmp_path) == before
 
 
@@ -314,19 +338,20 @@ def test_a_folder_under_the_name_of_a_file_is_refused(tmp_path: Path, small_sha2
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DataError) as raised:
         load_data("minst")
-    assert str(raised.value) == "Unknown data set 'minst': choose one of mnist, mnist_5k."
+    assert str(raised.value) == "Unknown data set 'minst': choose one of mnist, mnist_5k, fashion_mnist."
 
 
 def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ld, "MNIST_MIRRORS", (f"{CLOSED_PORT}a/", f"{CLOSED_PORT}b/"))
+    set_mnist(monkeypatch, mirrors=(f"{CLOSED_PORT}a/", f"{CLOSED_PORT}b/"))
     with pytest.raises(DataError) as raised:
         load_data("mnist", tmp_path / "data")
     raw_dir = tmp_path / "data" / "MNIST" / "raw"
-    files = ", ".join(f"{name} (sha256 {sha256})" for name, sha256 in ld.MNIST_PACKED_SHA256.items())
+    hashes = ld.IDX_FILES["mnist"].sha256.items()
+    files = ", ".join(f"{name} (sha256 {sha256} when unpacked)" for name, sha256 in hashes)
     refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
     assert str(raised.value) == (
-        f"The data set is not complete in {raw_dir} and cannot be downloaded, missing: {files}; tried {CLOSED_PORT}a/ "
-        f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, packed or unpacked, into {raw_dir}, or choose "
+        f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {files}; tried {CLOSED_PORT}a/ "
+        f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, plain or as .gz, into {raw_dir}, or choose "
         f"--dataset mnist_5k, which needs no network."
     )
     assert list(tmp_path.iterdir()) == []
@@ -334,9 +359,9 @@ def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pyt
 
 def test_without_a_network_a_new_process_fails_within_five_seconds(tmp_path: Path) -> None:
     code = f"""
-import sys, load_data
+import dataclasses, sys, load_data
 assert not {{"torch", "torchvision", "mlxtend", "pooch", "requests"}} & set(sys.modules), "slow imports"
-load_data.MNIST_MIRRORS = ({CLOSED_PORT!r},)
+load_data.IDX_FILES['mnist'] = dataclasses.replace(load_data.IDX_FILES['mnist'], mirrors=({CLOSED_PORT!r},))
 try:
     load_data.load_data("mnist", load_data.Path({str(tmp_path)!r}))
 except load_data.DataError:
@@ -365,7 +390,7 @@ def test_a_silent_mirror_and_a_silent_name_server_do_not_delay_the_message(
     before = threading.active_count()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, never answers
         mirrors = (f"http://127.0.0.1:{silent.getsockname()[1]}/", "http://localhost/")
-        monkeypatch.setattr(ld, "MNIST_MIRRORS", mirrors)
+        set_mnist(monkeypatch, mirrors=mirrors)
         start = time.monotonic()
         with pytest.raises(DataError, match=r"no answer within 0[.]3 s"):
             load_data("mnist", tmp_path)
@@ -380,7 +405,7 @@ def test_a_download_asks_for_the_missing_files_only(
 ) -> None:
     raw_dir = write_files(tmp_path / "data", "")
     (raw_dir / NAMES[3]).unlink()
-    monkeypatch.setattr(ld, "MNIST_MIRRORS", (CLOSED_PORT, server.url))
+    set_mnist(monkeypatch, mirrors=(CLOSED_PORT, server.url))
     assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
     assert {path for method, path in server.requests if method == "GET"} == {f"/{NAMES[3]}.gz"}
     assert (raw_dir / f"{NAMES[3]}.gz").exists()
@@ -397,10 +422,10 @@ def test_two_processes_make_one_download(tmp_path: Path, server: CountingServer)
     alone = {key: count for key, count in server.requests.items() if key[0] == "GET"}
     server.requests.clear()
     code = f"""
-import load_data
-load_data.MNIST_SHA256 = {SMALL_SHA256!r}
-load_data.MNIST_PACKED_SHA256 = {PACKED_SHA256!r}
-load_data.MNIST_MIRRORS = ({server.url!r},)
+import dataclasses, load_data
+load_data.IDX_FILES['mnist'] = dataclasses.replace(
+    load_data.IDX_FILES['mnist'], sha256={SMALL_SHA256!r}, packed={PACKED_SHA256!r}, mirrors=({server.url!r},)
+)
 assert len(load_data.load_data("mnist", load_data.Path({str(tmp_path / "shared")!r})).train_labels) == 30
 """
     command = [sys.executable, "-c", code]
@@ -472,7 +497,7 @@ def test_a_mirror_that_always_hangs_up_is_passed_over(
 ) -> None:
     with serving(tmp_path / "mirror" / "MNIST" / "raw") as other:
         other.hang_up = 100
-        monkeypatch.setattr(ld, "MNIST_MIRRORS", (other.url, server.url))
+        set_mnist(monkeypatch, mirrors=(other.url, server.url))
         raw_dir = write_files(tmp_path / "data", ".gz")
         (raw_dir / f"{NAMES[3]}.gz").unlink()
         assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
@@ -508,9 +533,9 @@ def test_a_mirror_with_wrong_content_is_passed_over(
 ) -> None:
     wrong = write_files(tmp_path / "wrong", ".gz", dict.fromkeys(NAMES, b"wrong"))
     with serving(wrong) as wrong_server:
-        monkeypatch.setattr(ld, "MNIST_MIRRORS", (wrong_server.url, server.url))
+        set_mnist(monkeypatch, mirrors=(wrong_server.url, server.url))
         assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
-        monkeypatch.setattr(ld, "MNIST_MIRRORS", (wrong_server.url,))
+        set_mnist(monkeypatch, mirrors=(wrong_server.url,))
         with pytest.raises(DataError) as raised:
             load_data("mnist", tmp_path / "other")
     wrong_sha256 = hashlib.sha256(gzip.compress(b"wrong", mtime=0)).hexdigest()
@@ -536,13 +561,20 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, server: Countin
     assert "--data_dir" in str(raised.value)
 
 
-def test_mirrors_and_file_names_are_those_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import MNIST
+@pytest.mark.parametrize(("name", "theirs"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_mirrors_and_file_names_are_those_of_torchvision(
+    monkeypatch: pytest.MonkeyPatch, name: str, theirs: str
+) -> None:
+    import torchvision.datasets
 
     monkeypatch.undo()
-    assert list(ld.MNIST_MIRRORS) == MNIST.mirrors
-    assert list(ld.MNIST_PACKED_SHA256) == [file_name for file_name, _ in MNIST.resources]
-    assert [f"{name}.gz" for name in ld.MNIST_SHA256] == list(ld.MNIST_PACKED_SHA256)
+    files, oracle = ld.IDX_FILES[name], getattr(torchvision.datasets, theirs)
+    assert list(files.mirrors) == oracle.mirrors
+    assert files.folder == f"{theirs}/raw"
+    assert list(files.packed) == [file_name for file_name, _ in oracle.resources]
+    assert [f"{name}.gz" for name in files.sha256] == list(files.packed)
+    for file_name, md5 in oracle.resources:
+        assert files.packed[file_name] in (f"md5:{md5}", files.packed[file_name].removeprefix("md5:"))
 
 
 def test_the_packed_files_are_those_that_torchvision_downloads(full_mnist_dir: Path) -> None:
@@ -553,12 +585,12 @@ def test_the_packed_files_are_those_that_torchvision_downloads(full_mnist_dir: P
         if not path.exists():
             pytest.skip(f"{name} is there unpacked only")
         assert hashlib.md5(path.read_bytes()).hexdigest() == md5
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == ld.MNIST_PACKED_SHA256[name]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == ld.IDX_FILES["mnist"].packed[name]
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_is_what_its_spec_says(name: str, request: pytest.FixtureRequest) -> None:
-    data_dir = request.getfixturevalue("full_mnist_dir") if name == "mnist" else Path("not used")
+    data_dir = request.getfixturevalue(f"full_{name}_dir") if name in ld.IDX_FILES else Path("not used")
     spec, data = DATASETS[name], load_data(name, data_dir)
     assert len(data.train_images) == len(data.train_labels) == spec.train_size
     assert len(data.test_images) == len(data.test_labels) == spec.test_size
@@ -568,12 +600,14 @@ def test_every_data_set_is_what_its_spec_says(name: str, request: pytest.Fixture
     for images in (data.train_images, data.test_images):
         assert images.flags.writeable
         assert images.flags.c_contiguous
+    assert len(spec.class_names) in (0, spec.class_count)
     assert spec.description
     assert "\n" not in spec.description
 
 
-def test_the_constants_are_those_of_the_full_training_set(full_mnist_dir: Path) -> None:
-    data = load_data("mnist", full_mnist_dir)
+@pytest.mark.parametrize("name", ld.IDX_FILES)
+def test_the_constants_are_those_of_the_full_training_set(name: str, request: pytest.FixtureRequest) -> None:
+    data = load_data(name, request.getfixturevalue(f"full_{name}_dir"))
     assert data.train_images.shape[1:] == (1, 28, 28)
     values = np.arange(256) / 255
     counts = sum(np.bincount(block.ravel(), minlength=256) for block in np.array_split(data.train_images, 60))
@@ -715,3 +749,21 @@ def test_selected_classes_are_relabelled_in_the_given_order() -> None:
 def test_impossible_classes_are_refused(classes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="give at least two different labels from 0 to 9"):
         select_classes(load_data("mnist_5k"), classes)
+
+
+def test_copies_are_the_same_images_with_noise_of_their_own() -> None:
+    data = load_data("mnist_5k")
+    whole = repeated(data, 3)
+    count = len(data.train_labels)
+    assert whole.train_images.shape == (3 * count, *data.train_images.shape[1:])
+    np.testing.assert_array_equal(whole.train_labels, np.tile(data.train_labels, 3))
+    assert whole.test_images is data.test_images
+    copies = whole.train_images.reshape(3, *data.train_images.shape).astype(float)
+    grey = (data.train_images > 60) & (data.train_images < 200)  # far from where noise is cut off
+    noise = copies[:, grey] - data.train_images[grey]
+    np.testing.assert_allclose(noise.std(axis=1), 0.1 * 255 * data.pixel_std, rtol=0.02)
+    np.testing.assert_allclose(noise.mean(axis=1), 0, atol=0.1)
+    correlations: Any = np.corrcoef(noise)
+    assert np.abs(correlations[np.triu_indices(3, 1)]).max() < 0.02
+    np.testing.assert_array_equal(whole.train_images, repeated(data, 3).train_images)
+    assert repeated(data, 1) is data

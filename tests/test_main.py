@@ -71,8 +71,10 @@ BAD_INPUTS = {
     "--weight_decay -1": "--weight_decay -1.0 is not allowed: it takes a number of at least 0.",
     "--weight_decay tun": "--weight_decay 'tun' is not allowed: it takes a number or tune, for example tune.",
     "--precision half": "--precision 'half' is not allowed: it takes auto or float32 or bfloat16, for example auto.",
-    "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k.",
-    "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k.",
+    "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k, "
+    "fashion_mnist.",
+    "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k, "
+    "fashion_mnist.",
     "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
     "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",

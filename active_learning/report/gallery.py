@@ -13,7 +13,7 @@ from PIL import Image
 from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.disk.record import Round
 from active_learning.report.results import Arm, Results, Run
-from load_data import DataError, ImageData, kept_train_index, load_data
+from load_data import DataError, ImageData, kept_train_index, load_data, repeated
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
 
@@ -78,16 +78,16 @@ class Gallery:
 
 def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None = None) -> Gallery:
     """Return the pictures of one repetition of each arm; a reason instead where the data set cannot be had."""
-    datasets: dict[str, ImageData | str] = {}
+    datasets: dict[tuple[str, int], ImageData | str] = {}
     arms, reasons = [], []
     for arm in results.arms:
-        name = str(arm.runs[0].configuration.get("dataset"))
-        if name not in datasets:
+        name, copies = str(arm.runs[0].configuration.get("dataset")), int(arm.runs[0].configuration.get("copies", 1))
+        if (name, copies) not in datasets:
             try:
-                datasets[name] = (loader or load_data)(name, data_dir)
+                datasets[name, copies] = repeated((loader or load_data)(name, data_dir), copies)
             except (DataError, OSError) as error:
-                datasets[name] = str(error)
-        data = datasets[name]
+                datasets[name, copies] = str(error)
+        data = datasets[name, copies]
         shown = _arm(arm, data) if isinstance(data, ImageData) else data
         if isinstance(shown, GalleryArm):
             arms.append(shown)
@@ -137,7 +137,7 @@ def _round(run: Run, round_: int, data: ImageData, train_index: npt.NDArray[np.i
         GalleryImage(
             _pixels(data.train_images[index]),
             int(index),
-            str(data.train_labels[index]),
+            run.label_name(int(data.train_labels[index])),
             f"{score:.3g}" if scored else None,
         )
         for index, score in zip(train_index[[*row.acquired_train_index]], row.acquired_scores, strict=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
 from active_learning.settings.config import RunConfig
+from load_data import DATASETS
 
 Array = npt.NDArray[Any]
 
@@ -89,7 +90,12 @@ class Run:
     def class_name(self, class_: int) -> str:
         """Return what the whole data set calls one of the classes that `labels` counts."""
         classes = self.configuration.get("classes")
-        return str(classes[class_] if classes else class_)
+        return self.label_name(int(classes[class_] if classes else class_))
+
+    def label_name(self, label: int) -> str:
+        """Return what the whole data set calls a label: its name, or the number of a class without one."""
+        spec = DATASETS.get(str(self.configuration.get("dataset")))
+        return spec.class_names[label] if spec and label < len(spec.class_names) else str(label)
 
 
 def visible(value: Any) -> Any:

@@ -93,6 +93,7 @@ class RunConfig:
     masks: Masks = "pass"
     network: str = "gal"
     coldness: float = 4.0
+    copies: int = 1
 
     @property
     def name(self) -> str:
@@ -174,6 +175,9 @@ class ExperimentConfig:
     pool_subset: int = _flag(2000, "random images of the pool scored a round; 0 = the whole pool", 0)
     dataset: str = _flag(
         "mnist", "data set: " + "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
+    )
+    copies: int = _flag(
+        1, "the training set so many times, each image each time with noise of its own (Repeated-MNIST has 4)", 1
     )
     data_dir: Path | None = _how(
         None, "folder that holds MNIST/raw as torchvision lays it out (default: $DBAL_DATA_DIR, else the user's cache)"
@@ -303,7 +307,7 @@ class ExperimentConfig:
 
     def _class_sizes(self, spec: DatasetSpec) -> list[int]:
         """Return the number of training images of each class that is kept."""
-        return [spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
+        return [self.copies * spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
 
     def _check_sizes(self, spec: DatasetSpec) -> None:
         sizes = self._class_sizes(spec)

@@ -27,7 +27,7 @@ from active_learning.settings.config import ConfigError, ExperimentConfig, RunCo
 from active_learning.settings.learners import LEARNERS, Weights
 from active_learning.settings.networks import NETWORKS
 from cnn_model import Device, NonFiniteLossError, Precision
-from load_data import ImageData, load_data, select_classes
+from load_data import ImageData, load_data, repeated, select_classes
 
 Check = Callable[[], None]
 
@@ -130,7 +130,7 @@ def execute(
         Exception: whatever makes the run fail.
     """
     keep_freed_memory()
-    data = load_cached(run.dataset, data_dir, check)
+    data = load_cached(run.dataset, data_dir, check, run.copies)
     numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
@@ -155,15 +155,16 @@ def describe(error: BaseException) -> str:
     return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 
 
-_loaded: dict[tuple[str, Path | None], ImageData] = {}
+_loaded: dict[tuple[str, int, Path | None], ImageData] = {}
 
 
-def load_cached(dataset: str, data_dir: Path | None, check: Check | None = None) -> ImageData:
-    """Load a data set once in this process, however many runs use it; `check` as for `load_data`."""
-    if (dataset, data_dir) not in _loaded:
+def load_cached(dataset: str, data_dir: Path | None, check: Check | None = None, copies: int = 1) -> ImageData:
+    """Load a data set, with its copies, once in this process, however many runs use it; `check` as for `load_data`."""
+    key = dataset, copies, data_dir
+    if key not in _loaded:
         _loaded.clear()  # one is enough, and two may not fit
-        _loaded[dataset, data_dir] = load_data(dataset, data_dir, check)
-    return _loaded[dataset, data_dir]
+        _loaded[key] = repeated(load_data(dataset, data_dir, check), copies)
+    return _loaded[key]
 
 
 @lru_cache(maxsize=1)

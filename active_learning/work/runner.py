@@ -119,7 +119,8 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
     from active_learning.models.field import check_length_scale
     from active_learning.work.execution import check_memory, load_cached
 
-    data, runs = load_cached(config.dataset, config.data_dir, check), [folder.config for folder in folders]
+    runs = [folder.config for folder in folders]
+    data = load_cached(config.dataset, config.data_dir, check, config.copies)
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
     if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):
