@@ -32,6 +32,9 @@ HIDDEN_UNITS = 128
 STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
 """With `stopping`, the validation loss is measured each so many steps, and a fit ends after so many without a gain."""
 
+MASK_SEED = 0x6D61736B
+"""What a network's seed is changed by for its masks: its weights use up the first draws of the seed itself."""
+
 Initialisation = Literal["glorot", "torch"]
 Schedule = Literal["constant", "cosine"]
 Stopping = Literal["none", "validation"]
@@ -194,8 +197,7 @@ class BayesianCNN(nn.Module):
         )
         self.threads = threads
         self.convolutions = convolutions
-        # The weights use up the first draws of this seed; the masks must not repeat them.
-        self.mask_with(seed ^ 0x6D61736B)
+        self.mask_with(seed ^ MASK_SEED)
         if initial_weights is None:
             draw_weights((self.conv1, self.conv2, self.hidden, self.output), initialisation, seed)
         else:
@@ -235,6 +237,71 @@ class BayesianCNN(nn.Module):
     def _dropped(self, x: Tensor, place: int, kept: Sequence[Tensor] | None) -> Tensor:
         mask = None if kept is None else kept[place]
         return dropped(x, self.dropouts[place], mask, self._masks if self.training else None)
+
+
+class BatchBALDCNN(nn.Module):
+    """The network of Kirsch, van Amersfoort and Gal (2019): whole channels are dropped behind each convolution.
+
+    conv 32@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - conv 64@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - dense 128 -
+    dropout 0.5 - relu - dense C. Its arguments are those of `BayesianCNN`. Only its first convolution is deterministic:
+    a pass computes nearly all of it.
+    """
+
+    decayed: ClassVar[str] = "hidden.weight"
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        class_count: int,
+        pixel_mean: float = 0.0,
+        pixel_std: float = 1.0,
+        seed: int = 0,
+        initialisation: Initialisation = "glorot",
+        initial_weights: Weights | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale, self.shift = 1 / (255 * pixel_std), -pixel_mean / pixel_std
+        height, width = (((side - 4) // 2 - 4) // 2 for side in image_shape[1:])
+        self.conv1 = skip_init(nn.Conv2d, image_shape[0], 32, 5)
+        self.conv2 = skip_init(nn.Conv2d, 32, 64, 5)
+        self.hidden = skip_init(nn.Linear, 64 * height * width, 128)
+        self.output = skip_init(nn.Linear, 128, class_count)
+        self.dropouts = Dropout((32, 1, 1), 0.5), Dropout((64, 1, 1), 0.5), Dropout((128,), 0.5)
+        self.mask_with(seed ^ MASK_SEED)
+        if initial_weights is None:
+            draw_weights((self.conv1, self.conv2, self.hidden, self.output), initialisation, seed)
+        else:
+            self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
+        self.to(memory_format=torch.channels_last)
+
+    def mask_with(self, seed: int) -> None:
+        """Draw the dropout masks of training mode from this seed from here on."""
+        self._masks = RandomMasks(seed)
+
+    def features(self, images_nchw: Tensor) -> Tensor:
+        """Return the activations (N, 32, h, w) before the first dropout."""
+        x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=torch.channels_last)
+        features_nchw: Tensor = self.conv1(x)
+        return features_nchw
+
+    def forward(self, images_nchw: Tensor) -> Tensor:
+        """Return the logits (N, C) of images (N, channels, height, width)."""
+        return self.head(self.features(images_nchw))
+
+    def head(self, features_nchw: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the logits (N, C) of activations before the first dropout; see `Network`."""
+        logits_nc: Tensor = self.output(self._hidden(features_nchw, kept, self._masks if self.training else None))
+        return logits_nc
+
+    def embed(self, features_nchw: Tensor) -> Tensor:
+        """Return the hidden activations (N, 128), nothing dropped."""
+        return self._hidden(features_nchw, None, None)
+
+    def _hidden(self, x: Tensor, kept: Sequence[Tensor] | None, masks: RandomMasks | None) -> Tensor:
+        first, second, third = kept or (None, None, None)
+        x = functional.relu(functional.max_pool2d(dropped(x, self.dropouts[0], first, masks), 2))
+        x = functional.relu(functional.max_pool2d(dropped(self.conv2(x), self.dropouts[1], second, masks), 2))
+        return functional.relu(dropped(self.hidden(x.flatten(1)), self.dropouts[2], third, masks))
 
 
 class TensorBatches:

@@ -33,8 +33,10 @@ from active_learning.models.inference import (
     mc_dropout_blocks,
     mc_dropout_blocks_of_own_masks,
 )
+from active_learning.settings.networks import NETWORKS, NetworkKind
 from cnn_model import (
     HIDDEN_UNITS,
+    BatchBALDCNN,
     BayesianCNN,
     BayesianCNNClassifier,
     Dropout,
@@ -438,6 +440,64 @@ def test_training_masks_differ_between_images_and_steps() -> None:
 def test_a_mask_may_drop_whole_channels() -> None:
     channels = RandomMasks(4).drop(torch.ones(50, 8, 3, 3), Dropout((8, 1, 1), 0.5))
     assert set(channels.mean(dim=(2, 3)).unique().tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
+def test_every_network_keeps_what_a_network_is(kind: NetworkKind) -> None:
+    """Shapes, seeds, one mask for all images or one for each, and what the last layer takes."""
+    shape = (2, max(12, kind.smallest), max(12, kind.smallest) + 3)
+
+    def make(**settings: Any) -> Any:
+        return kind.module(shape, CLASSES, 0.3, 0.2, **settings)
+
+    module, again, other = make(seed=1), make(seed=1), make(seed=2)
+    assert all(torch.equal(one, two) for one, two in zip(module.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(module.parameters()), next(other.parameters()))
+    assert module.decayed in dict(module.named_parameters())
+    images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
+    same = images[:1].expand(6, -1, -1, -1)
+    with torch.inference_mode():
+        features = module.features(same)
+        kept = [torch.rand(place.shape, generator=torch.Generator().manual_seed(0)) > 0.5 for place in module.dropouts]
+        masked = module.train().head(features, kept)
+        assert masked.shape == (6, CLASSES)
+        torch.testing.assert_close(masked, masked[:1].expand(6, -1))
+        assert module.head(features).std(dim=0).max() > 0.01, "in training each image has masks of its own"
+        again.mask_with(5)
+        module.mask_with(5)
+        assert torch.equal(module.head(features), again.train().head(features))
+        logits = module.eval()(images)
+        embeddings = module.embed(module.features(images))
+        last = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)][-1]
+        torch.testing.assert_close(last(embeddings), logits)
+        copied = make(seed=3, initial_weights={key: value.numpy() for key, value in module.state_dict().items()})
+        torch.testing.assert_close(copied.eval()(images), logits)
+
+
+def test_the_network_of_batch_bald_in_torchs_own_layers() -> None:
+    module = BatchBALDCNN((1, 28, 28), 10, seed=1).eval()
+    layers = torch.nn.Sequential(
+        *(torch.nn.Conv2d(1, 32, 5), torch.nn.Dropout2d(), torch.nn.MaxPool2d(2), torch.nn.ReLU()),
+        *(torch.nn.Conv2d(32, 64, 5), torch.nn.Dropout2d(), torch.nn.MaxPool2d(2), torch.nn.ReLU()),
+        *(
+            torch.nn.Flatten(),
+            torch.nn.Linear(1024, 128),
+            torch.nn.Dropout(),
+            torch.nn.ReLU(),
+            torch.nn.Linear(128, 10),
+        ),
+    )
+    layers.load_state_dict(dict(zip(layers.state_dict(), module.state_dict().values(), strict=True)))
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images), layers.eval()(images / 255))
+        module.train()
+        layers.train()
+        copies = images[:1].expand(2000, -1, -1, -1)
+        ours, theirs = module(copies), layers(copies / 255)
+    spread = (ours.var(0) / 2000 + theirs.var(0) / 2000).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4.5 * spread).all()
+    assert ((ours.std(0) / theirs.std(0) - 1).abs() < 0.15).all()
 
 
 def test_in_evaluation_nothing_is_dropped_without_a_mask() -> None:

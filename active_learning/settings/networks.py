@@ -16,11 +16,13 @@ class NetworkKind:
         name: what the configurations call it.
         text: one line for the help.
         made_by: its class, as `module:name`.
+        smallest: pixels a side that an image must have.
     """
 
     name: str
     text: str
     made_by: str
+    smallest: int = 1
 
     @property
     def module(self) -> type[Any]:
@@ -30,5 +32,12 @@ class NetworkKind:
 
 
 NETWORKS: dict[str, NetworkKind] = {
-    kind.name: kind for kind in (NetworkKind(name="gal", text="the paper's network", made_by="cnn_model:BayesianCNN"),)
-}
+    kind.name: kind
+    for kind in (
+        NetworkKind(name="gal", text="the paper's", made_by="cnn_model:BayesianCNN", smallest=8),
+        NetworkKind(
+            name="kirsch", text="BatchBALD's, with dropout of whole channels", made_by="cnn_model:BatchBALDCNN",
+            smallest=16,
+        ),
+    )
+}  # fmt: skip

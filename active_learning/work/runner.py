@@ -13,7 +13,8 @@ from tqdm import tqdm
 from active_learning.disk.files import locked
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves
 from active_learning.settings.arms import planned_runs
-from active_learning.settings.config import ExperimentConfig, RunConfig, has_field
+from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
+from active_learning.settings.networks import NETWORKS
 
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""
@@ -121,6 +122,12 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
 
     runs = [folder.config for folder in folders]
     data = load_cached(config.dataset, config.data_dir, check, config.copies)
+    smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
+    if side < smallest:
+        raise ConfigError(
+            f"--network {config.network} takes images of at least {smallest} pixels a side, and these have {side}: "
+            "take another network or data set."
+        )
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
     if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):

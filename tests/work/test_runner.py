@@ -11,6 +11,8 @@ import pytest
 from active_learning.disk.record import Round
 from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
+from active_learning.report.gallery import make_gallery
+from active_learning.report.results import read_results
 from active_learning.work import execution
 from benchmarks import tiny
 from cnn_model import BayesianCNN
@@ -167,3 +169,26 @@ def test_a_graph_that_cannot_fit_is_refused_before_any_run(
     flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
     assert tiny_main(*flags) == 2
     assert "--mbr takes 0.0 GB for its graph of 30 images, and 1 run can have 0.0 GB: " in capsys.readouterr().err
+
+
+def test_images_too_small_for_a_network_are_refused(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--network", "kirsch") == 2
+    assert capsys.readouterr().err == (
+        "main.py: error: --network kirsch takes images of at least 16 pixels a side, and these have 12: take another "
+        "network or data set.\n"
+    )
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_copies_are_run_resumed_and_shown(tiny_main: Tiny, tmp_path: Path) -> None:
+    flags = ("--copies", 3, "--acq_func", "batch_bald", "--experiments", 1)
+    assert tiny_main("--result_dir", tmp_path / "whole", *flags) == 0
+    for rounds in (1, 2):
+        assert tiny_main("--result_dir", tmp_path / "stopped", *flags, "--rounds", rounds) == 0
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+    acquired = np.load(next((tmp_path / "whole").rglob("acquired.npy")))
+    assert acquired.max() >= tiny.TRAIN_SIZE, "other copies than the first are asked for too"
+    gallery = make_gallery(read_results(tmp_path / "whole"), None)
+    assert gallery.arms, gallery.reason
