@@ -288,6 +288,7 @@ def render(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence
         _column_words(points, questions),
         *(part for question in questions for part in _section(question, points)),
         "## Where the numbers come from",
+        "The base and an arm may have been run on processors of different kinds: then they differ by rounding too.",
         *_provenance(questions),
     ]
     return "\n\n".join(parts) + "\n"
@@ -337,7 +338,7 @@ def _column_words(points: Sequence[int], questions: Sequence[Question]) -> str:
     rows = [row for question in questions for row in question.rows]
     intervals = sum(len(row.runs) > 1 for row in rows)
     sentences = [
-        "A row is an arm with one acquisition function; the base comes first. Its means are over the repetitions "
+        "A row is an arm with one acquisition function; the base comes first, with all of its rounds. Its means are over the repetitions "
         "named in the second column, an arm's over those that are finished in the base too; with fewer of them than "
         "the base has, only the differences are comparable.",
         "To N %: images acquired until the test error is at most N %, the initial ones not counted; k of n: so many "
