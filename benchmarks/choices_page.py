@@ -338,9 +338,9 @@ def _column_words(points: Sequence[int], questions: Sequence[Question]) -> str:
     rows = [row for question in questions for row in question.rows]
     intervals = sum(len(row.runs) > 1 for row in rows)
     sentences = [
-        "A row is an arm with one acquisition function; the base comes first, with all of its rounds. Its means are over "
-        "the repetitions named in the second column, an arm's over those that are finished in the base too; with fewer of "
-        "them than the base has, only the differences are comparable.",
+        "A row is an arm with one acquisition function; the base comes first, with all of its rounds. Its means are "
+        "over the repetitions named in the second column, an arm's over those that are finished in the base too; with "
+        "fewer of them than the base has, only the differences are comparable.",
         "To N %: images acquired until the test error is at most N %, the initial ones not counted; k of n: so many "
         "repetitions reached it, with the median over all of them, those that did not counted as infinite (∞).",
         f"% at {_listed([f'{point:,}' for point in points])}: test error after so many acquired images.",
