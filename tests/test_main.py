@@ -63,7 +63,7 @@ BAD_INPUTS = {
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
     "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number of at least 0.",
     "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
-    "give: take one of bayesian.",
+    "give: take one of bayesian, or another function.",
     "--acq_func epig --masks image": "--acq_func epig needs passes that are posterior samples, which --masks image "
     "gives none of: take --masks pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",

@@ -269,7 +269,7 @@ class ExperimentConfig:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
-                    f"give: take one of {', '.join(able)}."
+                    f"give: take one of {', '.join(able)}, or another function."
                 )
 
     def _check_own_fields(self) -> None:
