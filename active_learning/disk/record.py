@@ -93,9 +93,11 @@ class Record:
 def read_record(run_folder: Path) -> Record:
     """Read a run's record; a file of other lines, or of rounds that do not follow each other, is damage as well."""
     header, rows, whole = read_chain(run_folder / "metrics.jsonl")
-    if header is None or not isinstance(header.get("configuration"), dict):
-        return Record(whole=header is None and whole)
-    configuration: Row = header["configuration"]
+    if header is None:
+        return Record(whole=whole)
+    configuration: Any = header.get("configuration")
+    if not isinstance(configuration, dict) or not isinstance(configuration.get("classes", []), list):
+        return Record(whole=False)
     counts_kept_images = bool(configuration.get("classes")) and header.get("numbering") != "dataset"
     rounds: list[Round] = []
     fault = ""

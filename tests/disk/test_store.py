@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from active_learning.disk.files import StoreError, is_held, locked, write_atomically
-from active_learning.disk.record import Round, read_sealed, record_lines
+from active_learning.disk.record import Round, chain, read_sealed, record_lines
 from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
 from active_learning.settings.config import ConfigError, RunConfig
 from tests.conftest import ROOT
@@ -328,6 +328,17 @@ def test_a_record_is_cut_where_its_rounds_do_not_follow_each_other(tmp_path: Pat
     loaded.mend()
     assert [round_.round for round_ in reread(tmp_path).rounds] == [0, 1]
     assert reread(tmp_path).complaint is None
+
+
+@pytest.mark.parametrize("configuration", [5, None, {"classes": 5}, {"classes": "28"}])
+def test_a_record_of_a_configuration_that_is_none_is_damage(tmp_path: Path, configuration: object) -> None:
+    folder = write_rounds(tmp_path, CONFIG, 3)
+    rows = [{"configuration": configuration}, *(round_.row() for round_ in folder.rounds)]
+    (folder.path / "metrics.jsonl").write_bytes(chain(rows))
+    check_result_dir(tmp_path, [CONFIG])
+    assert finished_curves(tmp_path, CONFIG.name, 1) == {}
+    loaded = reread(tmp_path)
+    assert (loaded.rounds, loaded.damaged) == ([], [folder.path / "metrics.jsonl"])
 
 
 @pytest.mark.parametrize(("source", "target"), [("seconds", "metrics"), ("metrics", "seconds")])
