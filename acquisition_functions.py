@@ -296,8 +296,10 @@ def power_bald(evidence: Evidence, count: int, rng: np.random.Generator, *, cold
     Returns:
         In the order of the perturbed scores, with the scores themselves.
     """
-    with np.errstate(divide="ignore"):
-        return _perturbed_top(evidence, coldness * np.log(_scores(evidence)), count, rng)
+    scores_n = _scores(evidence)
+    logits_n = np.full(evidence.count, -np.inf)
+    logits_n[scores_n > 0] = coldness * np.log(scores_n[scores_n > 0])
+    return _perturbed_top(evidence, logits_n, count, rng)
 
 
 def softmax_bald(evidence: Evidence, count: int, rng: np.random.Generator, *, coldness: float) -> Picks:
@@ -382,19 +384,20 @@ class _Batch:
     """The joint distribution of a batch's labels: all J configurations, or J that were drawn from it."""
 
     def __init__(self, passes: int) -> None:
-        self.probs_tj = np.ones((passes, 1))  # of each configuration in each pass
+        self.probs_tj = np.ones((passes, 1))  # of each configuration in each pass; where they are drawn, over its mean
         self.drawn = False
+        self._surprise = 0.0  # where they are drawn: mean of -log of those means, which would underflow
 
     @property
     def entropy(self) -> float:
         """H(y_1..b), nats."""
-        return float(self._weights_j @ _entropy(self.probs_tj.mean(axis=0)[:, np.newaxis]))
+        return self._surprise + float(self._weights_j @ _entropy(self.probs_tj.mean(axis=0)[:, np.newaxis]))
 
     def entropy_with(self, probs_tnc: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return H(y_1..b, y_n) (N,) of candidates."""
         passes, images, classes = probs_tnc.shape
         joint_jnc = (self.probs_tj.T @ probs_tnc.reshape(passes, -1) / passes).reshape(-1, images, classes)
-        entropy_n: NDArray[np.float64] = self._weights_j @ _entropy(joint_jnc)
+        entropy_n: NDArray[np.float64] = self._surprise + self._weights_j @ _entropy(joint_jnc)
         return entropy_n
 
     def add(self, probs_tc: NDArray[np.float64], rng: np.random.Generator) -> None:
@@ -406,18 +409,24 @@ class _Batch:
             mean_j = self.probs_tj.mean(axis=0)
             self.probs_tj = self.probs_tj[:, rng.choice(len(mean_j), CONFIGURATIONS, p=mean_j / mean_j.sum())]
             self.drawn = True
+            self._rescale()
         joint_jc = self.probs_tj.T @ probs_tc  # in proportion to each class's probability, given the configuration
         below_jc = joint_jc.cumsum(axis=1)
         drawn_j1 = rng.random((len(below_jc), 1)) * below_jc[:, -1:]
         class_j = np.minimum((below_jc <= drawn_j1).sum(axis=1), probs_tc.shape[1] - 1)
         self.probs_tj = self.probs_tj * probs_tc[:, class_j]
+        self._rescale()
+
+    def _rescale(self) -> None:
+        mean_j = self.probs_tj.mean(axis=0)
+        self.probs_tj = self.probs_tj / mean_j
+        self._surprise -= float(np.log(mean_j).mean())
 
     @property
     def _weights_j(self) -> NDArray[np.float64]:
-        """What each configuration counts in a sum over all: where they are drawn, 1 / (J times its probability)."""
-        mean_j = self.probs_tj.mean(axis=0)
-        weights_j: NDArray[np.float64] = 1 / (len(mean_j) * mean_j) if self.drawn else np.ones_like(mean_j)
-        return weights_j
+        """What each configuration counts in a sum over all."""
+        count = self.probs_tj.shape[1]
+        return np.full(count, 1 / count if self.drawn else 1.0)
 
 
 def epig(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:

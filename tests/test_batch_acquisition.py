@@ -167,7 +167,17 @@ def test_batch_bald_leaves_copies_where_the_top_takes_them() -> None:
     assert sum(n < 5 for n in picked) == 1
 
 
-def test_many_classes_and_images_take_no_more_than_a_moment() -> None:
+def test_a_very_large_batch_has_each_candidate_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probability of a configuration of so many images is below every float."""
+    monkeypatch.setattr(acquisition_functions, "CONFIGURATIONS", 100)
+    probs_tnc = draw_probs(5, 450, 10, concentration=5)
+    picks = batch_bald(Evidence(count=450, probs_tnc=probs_tnc), 400, np.random.default_rng(0))
+    assert len(set(picks.positions_k.tolist())) == 400
+    assert picks.positions_k.min() >= 0
+    assert np.isfinite(picks.values_k).all()
+
+
+def test_of_many_images_and_classes_each_choice_adds_something() -> None:
     probs_tnc = draw_probs(100, 500, 10, concentration=0.05).astype(np.float32)
     picks = batch_bald(Evidence(count=500, probs_tnc=probs_tnc), 10, np.random.default_rng(0))
     assert len(set(picks.positions_k.tolist())) == 10
@@ -227,7 +237,11 @@ def test_a_very_cold_draw_takes_the_top(function: Any) -> None:
 
 def test_images_without_a_score_are_drawn_last() -> None:
     evidence = Evidence(count=4, scores_n=np.array([0.0, 0.3, 0.0, 0.2]))
-    picked = [power_bald(evidence, 3, np.random.default_rng(seed), coldness=1.0).positions_k for seed in range(50)]
+    picked = [
+        power_bald(evidence, 3, np.random.default_rng(seed), coldness=beta).positions_k
+        for seed in range(50)
+        for beta in (0.0, 1.0)
+    ]
     assert {frozenset(positions[:2].tolist()) for positions in picked} == {frozenset({1, 3})}
     assert {int(positions[2]) for positions in picked} == {0, 2}
 

@@ -101,6 +101,7 @@ BAD_INPUTS = {
     "--print_completion nush": "--print_completion nush is not allowed: choose one of bash, zsh, tcsh, fish, "
     "powershell.",
     "--print_completion": None,
+    "--print_completion=": None,
     "--classes 2": "--classes 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 2": "--classes 2 2 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",
     "--classes 2 10": "--classes 2 10 is not allowed: it takes two or more different labels of 0 to 9, such as 2 8.",

@@ -75,7 +75,7 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
     given, left = make_parser().parse_known_args(words)
     if left:
         raise ConfigError(_belongs_to_nothing(left[0]))
-    if given.print_completion != "":
+    if "print_completion" in given:
         print(completion(given.print_completion))
         raise SystemExit(0)
     config = ExperimentConfig(
@@ -117,7 +117,7 @@ def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
     others.add_argument("--print_config", action="store_true", default=False, help="print such a file and do no more")
     shells = ", ".join(shtab.SUPPORTED_SHELLS)
     others.add_argument(
-        "--print_completion", nargs="?", default="", metavar="SHELL", help=f"print what completes all this in {shells}"
+        "--print_completion", nargs="?", metavar="SHELL", help=f"print what completes all this in {shells}"
     )
     return parser
 
