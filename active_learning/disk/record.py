@@ -32,9 +32,8 @@ Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 class Round(BaseModel):
     """What one round acquired and how good the model fitted after it is.
 
-    `acquired_*` are in the order of the scores, highest first, and empty in round 0, which fits the initial images. For
-    Minimum Bayes Risk they are in the order of its greedy choices, and a score is minus the expected risk, in images,
-    that the image was chosen for.
+    `acquired_*` are in the order of choice, which is that of the scores where a function takes the highest; they are
+    empty in round 0, which fits the initial images. What a score is, the registry of acquisition functions says.
     Errors and calibration are fractions, likelihoods nats an image; all with MC dropout (or without it, in a
     deterministic run), `test_*` on the whole test set, `validation_error` on the validation set (None if empty).
     `seconds` and `weights` are no part of the record, and no two rounds differ by them.
@@ -66,7 +65,7 @@ class Round(BaseModel):
     __hash__ = None  # type: ignore[assignment]
 
     def row(self) -> Row:
-        """Return what its line holds: what it was made of, so that a record of before is written as it was."""
+        """Return what its line holds: the fields that it was made of, in the order of this class, then any others."""
         return self.model_dump(exclude_unset=True)
 
 

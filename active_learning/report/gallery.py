@@ -71,8 +71,7 @@ class Gallery:
     reason: str = ""
     explanation: str = (
         "The images that each function asked for, in order, each with its label and, below it, its score. A round "
-        "scores pool_subset random images of the pool (all of them if that is 0) and acquires those with the highest "
-        "scores, so these are also the highest-scored images of the pool that it looked at."
+        "looks at pool_subset random images of the pool (all of them if that is 0) and acquires some of those."
     )
 
 
