@@ -143,6 +143,21 @@ def draw_weights(layers: Sequence[nn.Conv2d | nn.Linear], initialisation: Initia
             nn.init.uniform_(bias, -bound, bound, generator=generator)
 
 
+def start(
+    module: nn.Module,
+    layers: Sequence[nn.Conv2d | nn.Linear],
+    initialisation: Initialisation,
+    seed: int,
+    initial_weights: Weights | None,
+) -> None:
+    """Give a network the weights that it starts from: drawn, or those that are there."""
+    if initial_weights is None:
+        draw_weights(layers, initialisation, seed)
+    else:
+        module.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
+    module.to(memory_format=torch.channels_last)
+
+
 def feature_count(image_shape: tuple[int, ...]) -> int:
     """Return F for images (channels, height, width)."""
     return FILTERS * math.prod((side - 2 * (KERNEL - 1)) // POOLING for side in image_shape[1:])
@@ -198,11 +213,7 @@ class BayesianCNN(nn.Module):
         self.threads = threads
         self.convolutions = convolutions
         self.mask_with(seed ^ MASK_SEED)
-        if initial_weights is None:
-            draw_weights((self.conv1, self.conv2, self.hidden, self.output), initialisation, seed)
-        else:
-            self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
-        self.to(memory_format=torch.channels_last)
+        start(self, (self.conv1, self.conv2, self.hidden, self.output), initialisation, seed, initial_weights)
 
     def mask_with(self, seed: int) -> None:
         """Draw the dropout masks of training mode from this seed from here on."""
@@ -268,11 +279,7 @@ class BatchBALDCNN(nn.Module):
         self.output = skip_init(nn.Linear, 128, class_count)
         self.dropouts = Dropout((32, 1, 1), 0.5), Dropout((64, 1, 1), 0.5), Dropout((128,), 0.5)
         self.mask_with(seed ^ MASK_SEED)
-        if initial_weights is None:
-            draw_weights((self.conv1, self.conv2, self.hidden, self.output), initialisation, seed)
-        else:
-            self.load_state_dict({name: torch.from_numpy(array) for name, array in initial_weights.items()})
-        self.to(memory_format=torch.channels_last)
+        start(self, (self.conv1, self.conv2, self.hidden, self.output), initialisation, seed, initial_weights)
 
     def mask_with(self, seed: int) -> None:
         """Draw the dropout masks of training mode from this seed from here on."""

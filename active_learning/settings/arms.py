@@ -70,9 +70,13 @@ def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str]:
 
     >>> arm_flags([("bald", "bayesian"), ("bald", "deterministic"), ("mbr", "field")])
     ['--acq_func', 'bald', '--determ', '--mbr']
+    >>> arm_flags([("uniform", "deterministic"), ("bald", "deterministic")])
+    ['--acq_func', 'uniform', 'bald', '--learner', 'deterministic']
     """
     arms = list(arms)
     learners = {learner for _, learner in arms}
+    if len(learners) == 1 and learners != {"bayesian"}:  # `--determ` and `--mbr` would add arms of other learners
+        return ["--acq_func", *dict.fromkeys(acquisition for acquisition, _ in arms), "--learner", *learners]
     names = list(dict.fromkeys(acquisition for acquisition, learner in arms if learner != "field"))
     if "field" in learners:
         names = [name for name in names if name != "mbr"]
