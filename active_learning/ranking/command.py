@@ -162,9 +162,7 @@ class _Session:
             classes |= {label.name for label in new.values()}
         there = {picture.sha256 for picture in library.pictures}
         if lost := sum(sha256 not in there for sha256 in known):
-            self.note(
-                f"{lost} labelled images are no longer there, or have changed: their labels are kept, and not used."
-            )
+            self.note(f"{lost} labelled images are gone, or have changed: their labels are kept, and not used.")
         return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(classes)
 
     def _check_journal(self, library: Library, kept: Mapping[str, Label]) -> None:

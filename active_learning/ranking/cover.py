@@ -51,8 +51,12 @@ def cover(
 
     looked_at = np.sort(rng.choice(pool, min(MOST_LOOKED_AT, len(pool)), replace=False))
     rows = np.concatenate([looked_at, labelled])
-    with threadpool_limits(1), warnings.catch_warnings():  # one thread: sums in one order
-        warnings.filterwarnings("ignore", "Number of distinct clusters")  # equal pictures: the rest is filled up below
+    with (
+        threadpool_limits(1),
+        warnings.catch_warnings(),
+        np.errstate(invalid="ignore"),
+    ):  # one thread: one order of sums
+        warnings.filterwarnings("ignore", "Number of distinct clusters")  # of equal pictures: filled up below
         features_nd = _features(pixels, rows, rng)
         clusters = min(len(labelled) + count, len(rows))
         seed = int(rng.integers(2**31))

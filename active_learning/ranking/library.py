@@ -222,7 +222,7 @@ class _Cache:
         """Return the stored array and its rows, if it is of this kind."""
         if any(self._stored.get(key) != value for key, value in kind.items()):
             return None, {}
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, EOFError, ValueError, KeyError, TypeError):
             array = self._open(self._stored)
             rows = {str(sha256): row for row, sha256 in enumerate(self._stored["rows"])}
             if array.shape[0] == len(rows) and array.shape[2:] == (kind["size"], kind["size"]):

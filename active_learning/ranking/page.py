@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import numpy as np
 
 from acquisition_functions import highest_scores
 from active_learning.ranking.config import RankConfig
@@ -88,7 +89,10 @@ def how_chosen(ranking: Ranking, random_share: float) -> list[str]:
     elif not function.needs:
         found.append("Random choice was asked for: a lot decides, and the scores are empty.")
     elif function.score is not None:
-        found.append(f"{function.label} scored {ranking.looked_at:,} images of the pool; a score is {function.values}.")
+        found.append(
+            f"{function.label} scored {ranking.looked_at:,} images of the pool; a score is {function.values}: the "
+            "higher it is, the more a label is expected to teach."
+        )
         if function.select is not highest_scores:
             found.append("The batch was drawn in favour of high scores, so that it is not one kind of image ten times.")
     else:
@@ -126,8 +130,8 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
         )
     else:
         found.append(
-            "Not known for the pool: no image that was asked for at random has a label yet, and the labels below are "
-            "others' choice."
+            "Not known for the pool: no image that was asked for at random has a label yet, and the labels that there "
+            "are were chosen otherwise."
         )
     found.append(
         f"On all labels: {_share(estimate.every)}. Most of these images were given by you or chosen because they are "
@@ -215,7 +219,9 @@ def _why(ranking: Ranking, choice: Choice) -> str:
     if choice.chosen_by == "cover":
         size = ranking.clusters[choice.picture.sha256]
         return f"typical of a group of {size:,}" if size else "to fill the batch"
-    return f"{ranking.function.label} {choice.score:.3g}"
+    lower = [one.score < choice.score for one in ranking.rest if one.score is not None and choice.score is not None]
+    above = f", above {np.mean(lower):.0%} of the pool" if lower else ""
+    return f"{ranking.function.label} {choice.score:.3g}{above}"
 
 
 def _channels(library: Library) -> str:
