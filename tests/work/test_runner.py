@@ -147,7 +147,7 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald")
-    a_pass = bytes_a_pass(BayesianCNN, (1, tiny.SIDE, tiny.SIDE)) + bytes_an_image(tiny.CLASSES, passes=1)
+    a_pass = bytes_a_pass(BayesianCNN, (1, 12, 12)) + bytes_an_image(tiny.CLASSES, passes=1)
     monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 2 * 4 * a_pass)
     assert tiny_main(*flags, "--dropout_iter", 100_000) == 2
     assert capsys.readouterr().err == (
