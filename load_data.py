@@ -291,6 +291,33 @@ def repeated(data: ImageData, copies: int) -> ImageData:
     )
 
 
+def imbalanced(splits: Splits, labels: NDArray[np.int64], shares: Sequence[float], rng: np.random.Generator) -> Splits:
+    """Return splits whose pool keeps a random share of each class's images, as near as whole images come to it.
+
+    Args:
+        splits: of a training set; its initial set and validation set stay as they are.
+        labels: int64 (N,), the labels of the training set, 0 to C - 1.
+        shares: of each of the C classes, from 0 to 1.
+        rng: source of all randomness.
+    """
+    order = rng.permutation(splits.pool)
+    parts = [order[labels[order] == label] for label in range(len(shares))]
+    kept = [part[: round(share * len(part))] for part, share in zip(parts, shares, strict=True)]
+    return dataclasses.replace(splits, pool=np.sort(np.concatenate(kept)))
+
+
+def noisy_labels(
+    labels: NDArray[np.int64], class_count: int, share: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return labels of which each is wrong with probability `share`: another of the classes, all equally likely.
+
+    >>> noisy_labels(np.zeros(8, dtype=np.int64), 3, 0.5, np.random.default_rng(1))
+    array([0, 0, 1, 0, 2, 2, 0, 2])
+    """
+    wrong = rng.random(len(labels)) < share
+    return np.where(wrong, (labels + rng.integers(1, class_count, len(labels))) % class_count, labels)
+
+
 def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) -> NDArray[np.int64]:
     """Return the whole data set's train_index of each training image that `select_classes` keeps, in its order."""
     return np.flatnonzero(np.isin(train_labels, classes))

@@ -33,7 +33,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import load_data as ld
-from load_data import DATASETS, DataError, ImageData, load_data, repeated, select_classes, split_training_set
+from load_data import (
+    DATASETS,
+    DataError,
+    ImageData,
+    Splits,
+    imbalanced,
+    load_data,
+    noisy_labels,
+    repeated,
+    select_classes,
+    split_training_set,
+)
 
 PROJECT = Path(ld.__file__).parent
 CLOSED_PORT = "http://127.0.0.1:9/"
@@ -839,6 +850,40 @@ def test_impossible_splits_are_refused(val_size: int, per_class: int, message: s
     labels = np.repeat(np.arange(2), [8, 12])
     with pytest.raises(ValueError, match="^" + message.replace(".", "[.]") + "$"):
         split_training_set(labels, val_size, np.random.default_rng(0), initial_per_class=per_class)
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.integers(0, 99))
+def test_an_imbalanced_pool_keeps_its_share_of_each_class_and_no_other_set_changes(
+    shares: list[float], seed: int
+) -> None:
+    labels = np.arange(90) % 3
+    whole = split_training_set(labels, 20, np.random.default_rng(0))
+    thinned = imbalanced(whole, labels, shares, np.random.default_rng(seed))
+    before, after = (np.bincount(labels[splits.pool], minlength=3) for splits in (whole, thinned))
+    assert after.tolist() == [round(share * count) for share, count in zip(shares, before, strict=True)]
+    assert set(thinned.pool) <= set(whole.pool)
+    assert (np.diff(thinned.pool) > 0).all()
+    assert thinned.initial is whole.initial
+    assert thinned.validation is whole.validation
+
+
+def test_which_images_an_imbalanced_pool_keeps_is_drawn_evenly() -> None:
+    labels = np.zeros(60, dtype=np.int64)
+    splits = Splits(np.arange(2), np.arange(2, 10), np.arange(10, 60))
+    kept = np.zeros(60)
+    for seed in range(2_000):
+        kept[imbalanced(splits, labels, [0.4], np.random.default_rng(seed)).pool] += 1
+    np.testing.assert_allclose(kept[10:], 800, atol=5 * np.sqrt(2_000 * 0.4 * 0.6))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
+def test_noisy_labels_are_wrong_as_often_as_asked_and_as_often_each_other_class(share: float) -> None:
+    labels = np.arange(40_000) % 4
+    noisy = noisy_labels(labels, 4, share, np.random.default_rng(3))
+    counts = np.bincount((noisy - labels) % 4, minlength=4)
+    expected = np.array([1 - share, *[share / 3] * 3]) * len(labels)
+    np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(len(labels) * 0.25))
+    assert (counts[0] == len(labels)) == (share == 0)
 
 
 def test_no_labels_cannot_be_split() -> None:
