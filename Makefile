@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 DATA_DIR := $(if $(wildcard ../shared/data/MNIST),--data_dir ../shared/data)
 
-.PHONY: run test lint bench bounds pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4 choices choices_page
+.PHONY: run test lint bench bounds pages faults fields notebook precision report readme experiment_1 experiment_2 experiment_3 experiment_4 choices choices_page functions functions_page
 
 # The main job on the embedded digits: three to five minutes on two cores.
 run: $(VENV)/run
@@ -46,6 +46,14 @@ choices: $(VENV)/run
 # The page of these runs, docs/choices.md, with its figure.
 choices_page: $(VENV)/run
 	$(PYTHON) -m benchmarks.choices
+
+# All acquisition functions on other data sets: hours, and the same command goes on where it was stopped.
+functions: $(VENV)/run
+	$(PYTHON) -m benchmarks.functions --run true $(DATA_DIR)
+
+# The page of these runs, docs/functions.md, with its figure.
+functions_page: $(VENV)/run
+	$(PYTHON) -m benchmarks.functions
 
 # What the notebook of experiment 3 says of graphs, batches and seconds.
 fields: $(VENV)/run

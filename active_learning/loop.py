@@ -5,6 +5,7 @@ is derived from (seed, repetition, round, purpose), so a run continues from its 
 modAL's ActiveLearner holds the labelled set, asks the query strategy once a round and refits the estimator.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from active_learning.metrics import error_rate, expected_calibration_error, nega
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import LEARNERS, Index, Weights
 from active_learning.streams import Purpose, stream
-from load_data import ImageData, split_training_set
+from load_data import ImageData, Splits, imbalanced, noisy_labels, split_training_set
 
 
 class PoolLearner(ActiveLearner):  # type: ignore[misc]
@@ -69,6 +70,22 @@ def active_learning_rounds(
         yield run.result(round_)
 
 
+def split_and_labelled(config: RunConfig, data: ImageData) -> tuple[Splits, ImageData]:
+    """Return the splits of a run, and its data set with the training labels that the run is given when it asks."""
+
+    def rng(purpose: Purpose) -> np.random.Generator:
+        return stream(config.seed, config.repetition, 0, purpose)
+
+    labels = data.train_labels
+    splits = split_training_set(labels, config.val_size, rng(Purpose.SPLIT), initial_per_class=config.initial_per_class)
+    if config.imbalance:
+        splits = imbalanced(splits, labels, config.imbalance, rng(Purpose.IMBALANCE))
+    if config.label_noise:
+        labels = noisy_labels(labels, data.class_count, config.label_noise, rng(Purpose.LABEL_NOISE))
+        data = dataclasses.replace(data, train_labels=labels)
+    return splits, data
+
+
 class RunState:
     """The working state of one run between two rounds."""
 
@@ -80,14 +97,10 @@ class RunState:
         check: Callable[[], None],
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self.config, self.data = config, data
+        self.config = config
         self.function = ACQUISITION_FUNCTIONS[config.acquisition]
-        self.splits = split_training_set(
-            data.train_labels,
-            config.val_size,
-            stream(config.seed, config.repetition, 0, Purpose.SPLIT),
-            initial_per_class=config.initial_per_class,
-        )
+        self.splits, self.data = split_and_labelled(config, data)
+        data = self.data
         acquired = np.array([index for result in finished for index in result.acquired_train_index], dtype=np.int64)
         self.labelled_train_index = np.concatenate([self.splits.initial, acquired])
         self.in_pool = np.zeros(len(data.train_labels), dtype=bool)

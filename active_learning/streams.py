@@ -21,6 +21,8 @@ class Purpose(IntEnum):
     SCORING_PASSES = 5
     TIES = 6  # and all else that the choice of a batch draws
     TARGETS = 7
+    IMBALANCE = 8
+    LABEL_NOISE = 9
 
 
 def stream(seed: int, repetition: int, round_: int, purpose: Purpose) -> np.random.Generator:

@@ -230,7 +230,7 @@ class _ByTorch(BayesianCNN):
     layout = torch.channels_last
 
     def features(self, images_nchw: Tensor) -> Tensor:
-        x = (images_nchw.float() * self.scale + self.shift).clone(memory_format=self.layout)
+        x = self.standardise(images_nchw).clone(memory_format=self.layout)
         return functional.relu(functional.max_pool2d(self.conv2(functional.relu(self.conv1(x))), 2))
 
 
@@ -239,7 +239,7 @@ def by_torch(module: BayesianCNN, layout: torch.memory_format = torch.channels_l
     channels, classes = module.conv1.in_channels, module.output.out_features
     side = 2 * int((module.hidden.in_features // module.conv2.out_channels) ** 0.5) + 6
     other = _ByTorch((channels, side, side), classes)
-    other.layout, other.scale, other.shift = layout, module.scale, module.shift
+    other.layout, other.standardise = layout, module.standardise
     other.load_state_dict(module.state_dict())
     return other.to(memory_format=layout)
 

@@ -6,18 +6,14 @@ arms. Without `--run` (`make choices_page`) it writes `docs/choices.md` with its
 """
 
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import auto_cli
 
-from active_learning.disk.files import StoreError
-from active_learning.interruption import Interrupted, stoppable
-from active_learning.settings.config import ConfigError, ExperimentConfig
-from active_learning.work.runner import run_experiment
-from load_data import DataError
+from active_learning.settings.config import ExperimentConfig
+from benchmarks.studies import run_study, write_study
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "result_npy" / "choices"
@@ -47,37 +43,16 @@ def settings(name: str, flags: dict[str, Any], results: Path = RESULTS, **others
     return ExperimentConfig(**values, result_dir=results / name, **others)
 
 
-def run_arms(names: Sequence[str], results: Path, data_dir: Path | None, jobs: int, check: Callable[[], None]) -> int:
-    """Run what is missing of some arms, one after the other; return the exit code."""
-    every = arms(read_study())
-    if unknown := [name for name in names if name not in every]:
-        return _fail(2, f"--only {unknown[0]!r} is no arm of the study: choose of {', '.join(every)}.")
-    failures = 0
-    for name in names or every:
-        config = settings(name, every[name], results, data_dir=data_dir, jobs=jobs)
-        for failed, reason in run_experiment(config, check).failures.items():
-            print(f"{name}: {failed.name}, repetition {failed.repetition}, failed: {reason}", file=sys.stderr)
-            failures += 1
-    return 1 if failures else 0
+def all_settings(results: Path, **others: Any) -> dict[str, ExperimentConfig]:
+    """Return the settings of every arm by its name."""
+    return {name: settings(name, flags, results, **others) for name, flags in arms(read_study()).items()}
 
 
-def write(results: Path, page: Path) -> int:
-    """Write the page and its figure; return the exit code."""
-    from benchmarks.choices_page import PageError, write_page  # the processes that run the arms need no figures
+def write(results: Path, page: Path) -> list[Path]:
+    """Write the page and its figure."""
+    from benchmarks.choices_page import write_page  # the processes that run the arms need no figures
 
-    study = read_study()
-    configs = {name: settings(name, flags, results) for name, flags in arms(study).items()}
-    try:
-        for path in write_page(study, configs, page):
-            print(path)
-    except (PageError, OSError) as error:
-        return _fail(1, str(error))
-    return 0
-
-
-def _fail(code: int, sentence: str) -> int:
-    print(f"choices: error: {sentence}", file=sys.stderr)
-    return code
+    return write_page(read_study(), all_settings(results), page)
 
 
 def main(
@@ -99,14 +74,8 @@ def main(
         page: the page; its figure is written beside it.
     """
     if not run:
-        return write(results, page)
-    try:
-        with stoppable() as check:
-            return run_arms(only, results, data_dir, jobs, check)
-    except Interrupted as stop:
-        return 128 + stop.signal_number
-    except (ConfigError, DataError, StoreError, OSError) as error:
-        return _fail(2 if isinstance(error, ConfigError) else 1, str(error))
+        return write_study(lambda: write(results, page))
+    return run_study(lambda: all_settings(results, data_dir=data_dir, jobs=jobs), only)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Only finished repetitions count. An arm is compared with the base repetition by 
 the first images and the seeds. The same folders give the same bytes.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,59 +11,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 from tabulate import tabulate
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.files import write_atomically
 from active_learning.report.drawing import Figure, add_legend, colour, draw_figure
-from active_learning.report.formats import NOTHING
 from active_learning.report.plotting import Axes, Canvas, FixedLocator, FuncFormatter, NullLocator
 from active_learning.report.records import Run
-from active_learning.report.results import NoResultsError, read_results
-from active_learning.report.statistics import CONFIDENCE, acquired_to_reach, mean_along_curve, quartiles
-from active_learning.settings.arms import planned_runs
+from active_learning.report.statistics import CONFIDENCE
 from active_learning.settings.config import ExperimentConfig
-
-Array = npt.NDArray[np.float64]
-Flags = Mapping[str, Any]
+from benchmarks.paired import (
+    SETTLED,
+    Flags,
+    PageError,
+    Row,
+    difference_words,
+    ends,
+    error_difference,
+    errors_at,
+    finished_runs,
+    flag_words,
+    images_difference,
+    images_to,
+    largest_calibration_errors,
+    listed,
+    mean_words,
+    of_function,
+    origins,
+    reach_words,
+    repetition_words,
+    signed,
+    training_seconds,
+)
 
 BASE = "base"
 LEVELS = (0.10, 0.05)
 POINT = 100  # acquired images at which the error is told, beside those at the end
-SETTLED = 4  # the round from which on the calibration error is told
 MARKERS = "os^Dv"
 WIDTH = 5.0  # inches; scaled to a phone's width its letters are still legible
 LINEAR = 1.0  # percentage points up to which the figure's axis is linear where larger differences are drawn too
-
-
-class PageError(Exception):
-    """The page cannot be written: one sentence that says why."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A function in an arm: a row of a table and a mark of the figure.
-
-    Attributes:
-        arm: its name.
-        acquisition: the function's name in the registry.
-        planned: how many repetitions the study asks for.
-        runs: the finished repetitions, of an arm only those that are finished in the base too.
-        base: the base's runs of the same repetitions; none in the base's own row.
-    """
-
-    arm: str
-    acquisition: str
-    planned: int
-    runs: tuple[Run, ...]
-    base: tuple[Run, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """What tables and figures call the function."""
-        return ACQUISITION_FUNCTIONS[self.acquisition].label
 
 
 @dataclass(frozen=True)
@@ -86,14 +71,6 @@ class Question:
     base: tuple[Row, ...]
     rows: tuple[Row, ...]
     absent: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean of paired differences; half the length of its 95 % t-interval, NaN of fewer than two repetitions."""
-
-    mean: float
-    half: float
 
 
 def write_page(study: Mapping[str, Any], configs: Mapping[str, ExperimentConfig], page: Path) -> list[Path]:
@@ -136,7 +113,7 @@ def _question(
     against = entry.get("against", {})
     pairs = {(arm, function): against.get(function, function) for arm, function in _functions(entry, configs)}
     rows = [
-        _paired_row(arm, function, configs[arm].experiments, runs[arm], _of(runs[BASE], base))
+        _paired_row(arm, function, configs[arm].experiments, runs[arm], of_function(runs[BASE], base))
         for (arm, function), base in pairs.items()
     ]
     return Question(
@@ -144,7 +121,7 @@ def _question(
         sentences=tuple(entry[key] for key in ("why", "follows") if key in entry),
         changes=entry["arms"],
         base=tuple(
-            Row(BASE, function, configs[BASE].experiments, _of(runs[BASE], function))
+            Row(BASE, function, configs[BASE].experiments, of_function(runs[BASE], function))
             for function in dict.fromkeys(pairs.values())
         ),
         rows=tuple(row for row in rows if row.runs),
@@ -156,13 +133,9 @@ def _functions(entry: Mapping[str, Any], configs: Mapping[str, ExperimentConfig]
     return [(arm, function) for arm in entry["arms"] for function in configs[arm].acquisitions]
 
 
-def _of(runs: Sequence[Run], acquisition: str) -> tuple[Run, ...]:
-    return tuple(run for run in runs if run.configuration["acquisition"] == acquisition)
-
-
 def _paired_row(arm: str, acquisition: str, planned: int, runs: Sequence[Run], base: Sequence[Run]) -> Row:
     """Return an arm's row of the repetitions that are finished in both, and of the base the rounds that the arm has."""
-    ours, theirs = ({run.repetition: run for run in side} for side in (_of(runs, acquisition), base))
+    ours, theirs = ({run.repetition: run for run in side} for side in (of_function(runs, acquisition), base))
     paired = sorted(ours.keys() & theirs.keys())
     as_long = (theirs[k].first(ours[k].rounds) for k in paired)
     return Row(arm, acquisition, planned, tuple(ours[k] for k in paired), tuple(as_long))
@@ -176,100 +149,6 @@ def _absent(arms: Mapping[str, Flags], rows: Sequence[Row]) -> tuple[str, ...]:
         missing = [row.label for row in every if not row.runs]
         words += [f"`{arm}`"] if len(missing) == len(every) else [f"`{arm}` with {label}" for label in missing]
     return tuple(words)
-
-
-def finished_runs(config: ExperimentConfig) -> list[Run]:
-    """Return the finished repetitions in an arm's folder, cut after its last round; none if there is no run yet.
-
-    Raises:
-        PageError: for files that cannot be read and for runs of other settings.
-    """
-    try:
-        results = read_results(config.result_dir)
-    except NoResultsError as error:
-        if any(config.result_dir.glob("runs/*/repetition_*/metrics.jsonl")):
-            raise PageError(str(error)) from error
-        return []
-    others = [run for run in results.runs if not _is_planned(run, config)]
-    faults = [*results.unreadable, *(f"{run.path} is a run of other settings than the study's." for run in others)]
-    if faults:
-        raise PageError(f"{config.result_dir} cannot be used: {' '.join(faults)}")
-    wanted = [(run.name, run.repetition) for run in results.runs if run.rounds >= config.rounds]
-    return list(results.select(wanted, config.rounds).runs)
-
-
-def _is_planned(run: Run, config: ExperimentConfig) -> bool:
-    machine = run.configuration["precision"], run.configuration["device"]
-    return any(run.configuration == planned.identity() for planned in planned_runs(config, *machine))
-
-
-# Statistics: arrays (E,) are over repetitions
-
-
-def curves(runs: Sequence[Run]) -> Array:
-    """Return test errors (E, R), fractions."""
-    return np.array([[round_.test_error for round_ in run.rows] for run in runs])
-
-
-def images_to(runs: Sequence[Run], level: float) -> Array:
-    """Return the images acquired until the error is at most `level` (E,); infinite where it never is."""
-    return acquired_to_reach(curves(runs), runs[0].acquired_r, level)
-
-
-def mean_errors(runs: Sequence[Run]) -> Array:
-    """Return the mean error along each curve (E,), per cent."""
-    return 100 * mean_along_curve(curves(runs), runs[0].acquired_r)
-
-
-def errors_at(runs: Sequence[Run], acquired: int) -> Array:
-    """Return the errors (E,) after so many acquired images, per cent; empty if no round ends there."""
-    found = np.flatnonzero(runs[0].acquired_r == acquired)
-    return 100 * curves(runs)[:, found[0]] if found.size else np.zeros(0)
-
-
-def largest_calibration_errors(runs: Sequence[Run]) -> Array:
-    """Return each repetition's largest expected calibration error from round `SETTLED` on (E,), per cent.
-
-    Empty if there is no such round, or one of them was not measured.
-    """
-    values = [[round_.test_ece for round_ in run.rows[SETTLED:]] for run in runs]
-    if any(not row or None in row for row in values):
-        return np.zeros(0)
-    return np.asarray(100 * np.array(values, dtype=np.float64).max(axis=1))
-
-
-def training_seconds(runs: Sequence[Run]) -> Array:
-    """Return the seconds of fits and of choosing the weight decay of each curve (E,); empty if not all are known."""
-    if any(len(run.seconds) < len(run.rows) or not all("fit" in row for row in run.seconds) for run in runs):
-        return np.zeros(0)
-    return np.array([sum(row["fit"] + row.get("tune", 0.0) for row in run.seconds) for run in runs])
-
-
-def paired_difference(ours_e: Array, theirs_e: Array) -> Difference:
-    """Return the mean of ours minus theirs with its 95 % t-interval (Student 1908).
-
-    >>> paired_difference(np.array([3.0, 5.0]), np.array([2.0, 2.0])).mean
-    2.0
-    """
-    difference_e = ours_e - theirs_e
-    count = len(difference_e)
-    if count < 2:
-        return Difference(float(difference_e.mean()), np.nan)
-    critical = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return Difference(float(difference_e.mean()), float(critical * difference_e.std(ddof=1) / np.sqrt(count)))
-
-
-def error_difference(row: Row) -> Difference:
-    """Return an arm's mean error along the curve minus the base's, percentage points."""
-    return paired_difference(mean_errors(row.runs), mean_errors(row.base))
-
-
-def images_difference(row: Row, level: float) -> Difference | None:
-    """Return an arm's images to a level minus the base's; None unless all of both reached it."""
-    ours_e, theirs_e = images_to(row.runs, level), images_to(row.base, level)
-    if not np.isfinite([ours_e, theirs_e]).all():
-        return None
-    return paired_difference(ours_e, theirs_e)
 
 
 # Words
@@ -289,7 +168,7 @@ def render(study: Mapping[str, Any], base: ExperimentConfig, questions: Sequence
         *(part for question in questions for part in _section(question, points)),
         "## Where the numbers come from",
         "The base and an arm may have been run on processors of different kinds: then they differ by rounding too.",
-        *_provenance(questions),
+        *origins(row for question in questions for row in (*question.base, *question.rows)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -300,7 +179,7 @@ def _introduction(study: Mapping[str, Any], base: ExperimentConfig, questions: S
     arms = sum(len(question.changes) for question in questions)
     return [
         f"{len(questions)} questions, {arms} arms: each arm is the program with the settings of `{BASE}` and a few "
-        f"flags changed. An arm is a curve of {rounds} rounds for each of {_listed(labels)}, unless it names "
+        f"flags changed. An arm is a curve of {rounds} rounds for each of {listed(labels)}, unless it names "
         f"functions itself, in {base.experiments} repetitions. The base:",
         f"```\n{flag_words(study['base'])}\n```",
         f"What is not listed has its default. No result that is reported elsewhere uses the seed {base.seed}. "
@@ -310,20 +189,6 @@ def _introduction(study: Mapping[str, Any], base: ExperimentConfig, questions: S
         "`benchmarks/choices.yaml` into `result_npy/choices/`, `make choices_page` (`python -m benchmarks.choices`) "
         "writes this page from there.",
     ]
-
-
-def flag_words(flags: Flags) -> str:
-    """Return flags as the command line takes them.
-
-    >>> flag_words({"acq_func": ["bald", "uniform"], "warm_start": True, "epochs": 1})
-    '--acq_func bald uniform --warm_start --epochs 1'
-    """
-    words = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in flags.items()}
-    return " ".join(f"--{key}" if value is True else f"--{key} {value}" for key, value in words.items())
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _figure_words(questions: Sequence[Question], key: str) -> str:
@@ -343,7 +208,7 @@ def _column_words(points: Sequence[int], questions: Sequence[Question]) -> str:
         "fewer of them than the base has, only the differences are comparable.",
         "To N %: images acquired until the test error is at most N %, the initial ones not counted; k of n: so many "
         "repetitions reached it, with the median over all of them, those that did not counted as infinite (∞).",
-        f"% at {_listed([f'{point:,}' for point in points])}: test error after so many acquired images.",
+        f"% at {listed([f'{point:,}' for point in points])}: test error after so many acquired images.",
         f"Δ error: arm minus base of the mean error along the curve (the area under it divided by the images "
         f"acquired), in percentage points, with the {100 * CONFIDENCE:.0f} % t-interval of the paired repetitions; "
         f"below 0 the arm is better. Δ images: the same of the images to {100 * LEVELS[0]:.0f} %, if all of both "
@@ -383,69 +248,18 @@ def _table(rows: Sequence[Row], points: Sequence[int]) -> str:
 
 def _cells(row: Row, points: Sequence[int]) -> list[str]:
     compared = [
-        _difference_words(error_difference(row) if row.base else None, 2),
-        _difference_words(images_difference(row, LEVELS[0]) if row.base else None, 0),
+        difference_words(error_difference(row) if row.base else None, 2),
+        difference_words(images_difference(row, LEVELS[0]) if row.base else None, 0),
     ]
     return [
         f"{row.arm}, {row.label}",
-        _repetition_words(row),
-        *(_reach_words(images_to(row.runs, level)) for level in LEVELS),
-        *(_mean_words(errors_at(row.runs, point), 2) for point in points),
+        repetition_words(row),
+        *(reach_words(images_to(row.runs, level)) for level in LEVELS),
+        *(mean_words(errors_at(row.runs, point), 2) for point in points),
         *compared,
-        _mean_words(largest_calibration_errors(row.runs), 1),
-        _mean_words(training_seconds(row.runs), 0),
+        mean_words(largest_calibration_errors(row.runs), 1),
+        mean_words(training_seconds(row.runs), 0),
     ]
-
-
-def _repetition_words(row: Row) -> str:
-    return f"{len(row.runs)}" + (f" of {row.planned}" if len(row.runs) < row.planned else "")
-
-
-def _reach_words(images_e: Array) -> str:
-    reached = int(np.isfinite(images_e).sum())
-    if reached == len(images_e):
-        return _mean_words(images_e, 0)
-    median = quartiles(images_e)[1]
-    return f"{reached} of {len(images_e)}, median {'∞' if np.isinf(median) else format(median, ',.0f')}"
-
-
-def _mean_words(values_e: Array, digits: int) -> str:
-    return f"{values_e.mean():,.{digits}f}" if len(values_e) else NOTHING
-
-
-def _difference_words(difference: Difference | None, digits: int) -> str:
-    if difference is None:
-        return NOTHING
-    ends = [difference.mean - difference.half, difference.mean + difference.half]
-    interval = "" if np.isnan(difference.half) else f" [{', '.join(_signed(end, digits) for end in ends)}]"
-    return _signed(difference.mean, digits) + interval
-
-
-def _signed(value: float, digits: int) -> str:
-    """Return a number with its sign; what rounds to 0 has none."""
-    return f"{value:+,.{digits}f}" if round(value, digits) else f"{0:.{digits}f}"
-
-
-def _provenance(questions: Sequence[Question]) -> list[str]:
-    """Say how many curves come from each commit, processor and precision, and of which arms if not of all."""
-    rows = [row for question in questions for row in (*question.base, *question.rows)]
-    unique = {(row.arm, row.acquisition, run.repetition): _origin(run) for row in rows for run in row.runs}
-    counted = Counter(unique.values())
-    lines = []
-    for origin, count in counted.items():
-        arms = dict.fromkeys(arm for (arm, *_), place in unique.items() if place == origin)
-        names = f" ({', '.join(arms)})" if len(counted) > 1 else ""
-        lines.append(f"- {origin}: {count} curve{'s' * (count > 1)}{names}")
-    changed = any("+" in origin.partition(";")[0] for origin in counted)
-    return ["\n".join(lines), *(["A + after a commit: the checkout had changes."] if changed else [])]
-
-
-def _origin(run: Run) -> str:
-    commits, processors = (
-        ", then ".join(dict.fromkeys(str(session.get(key) or "not known") for session in run.sessions)) or "not known"
-        for key in ("commit", "processor")
-    )
-    return f"commit {commits}; {processors}; {run.configuration['precision']} on {run.configuration['device']}"
 
 
 # The figure
@@ -463,7 +277,7 @@ def forest_plot(key: str, questions: Sequence[Question]) -> Figure:
         axes.set_yticks(list(names), list(names.values()), fontsize="small")
         axes.set_ylim(lines - 0.4, -1.1)
         axes.grid(visible=False, axis="y")
-        farthest = max(abs(end) for row in rows for end in _ends(error_difference(row)))
+        farthest = max(abs(end) for row in rows for end in ends(error_difference(row)))
         axes.set_xlabel(_set_scale(axes, farthest), fontsize="small")
         axes.axvline(0, color="black", linewidth=1, zorder=1)
         axes.text(0, -0.65, BASE, ha="center", va="center", fontsize="small", backgroundcolor="white")
@@ -494,7 +308,7 @@ _TITLE: Any = {"fontsize": "small", "fontweight": "bold", "bbox": {"facecolor": 
 
 def _name(rows: Sequence[Row]) -> str:
     fewest = min(rows, key=lambda row: len(row.runs))
-    return rows[0].arm + (f" ({_repetition_words(fewest)})" if len(fewest.runs) < fewest.planned else "")
+    return rows[0].arm + (f" ({repetition_words(fewest)})" if len(fewest.runs) < fewest.planned else "")
 
 
 def _draw_mark(axes: Axes, row: Row, height: float, marker: str) -> None:
@@ -502,14 +316,9 @@ def _draw_mark(axes: Axes, row: Row, height: float, marker: str) -> None:
     _, labels = axes.get_legend_handles_labels()
     label = row.label if row.label not in labels else None
     if not np.isnan(difference.half):
-        axes.hlines(height, *_ends(difference), color=tint, linewidth=1.5)
+        axes.hlines(height, *ends(difference), color=tint, linewidth=1.5)
     face = "white" if np.isnan(difference.half) else tint
     axes.plot(difference.mean, height, marker, color=tint, markerfacecolor=face, markersize=5, label=label)
-
-
-def _ends(difference: Difference) -> tuple[float, float]:
-    half = 0.0 if np.isnan(difference.half) else difference.half
-    return difference.mean - half, difference.mean + half
 
 
 def _markers(rows: Sequence[Row]) -> dict[str, str]:
@@ -541,7 +350,7 @@ def _alt(rows: Sequence[Row]) -> str:
     """Say what the figure shows; every number of it is in the tables."""
     ordered = sorted(rows, key=lambda row: error_difference(row).mean)
     lowest, highest = (
-        f"{row.arm} with {row.label} ({_signed(error_difference(row).mean, 2)})" for row in (ordered[0], ordered[-1])
+        f"{row.arm} with {row.label} ({signed(error_difference(row).mean, 2)})" for row in (ordered[0], ordered[-1])
     )
     return (
         "Mean test error along the curve, arm minus base, in percentage points, with intervals, a mark for each arm "
@@ -551,5 +360,5 @@ def _alt(rows: Sequence[Row]) -> str:
 
 def _digest(rows: Sequence[Row]) -> str:
     """Return a hash of what is drawn, which the figure's files name."""
-    words = [f"{row.arm} {row.acquisition} {_difference_words(error_difference(row), 4)}" for row in rows]
+    words = [f"{row.arm} {row.acquisition} {difference_words(error_difference(row), 4)}" for row in rows]
     return sha256("; ".join(words).encode()).hexdigest()

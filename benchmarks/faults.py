@@ -44,7 +44,7 @@ import main as main_module
 from benchmarks import tiny
 
 if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processes of the first
-    load_data.DATASETS["tiny"] = tiny.SPEC
+    load_data.DATASETS["tiny"] = tiny.SPECS["tiny"]
 
 ROUNDS = 5
 FLAGS = (
@@ -602,8 +602,8 @@ def corrupt_data(folder: Path, number: int) -> None:
     sums = {other: hashlib.sha256(content).hexdigest() for other, content in whole.items()}
 
     def prepare() -> None:
-        mnist = load_data.IDX_FILES["mnist"]
-        load_data.IDX_FILES["mnist"] = dataclasses.replace(mnist, sha256=sums, mirrors=("http://127.0.0.1:1/",))
+        mnist = load_data.DATA_FILES["mnist"]
+        load_data.DATA_FILES["mnist"] = dataclasses.replace(mnist, sha256=sums, mirrors=("http://127.0.0.1:1/",))
 
     program = Program(folder, *ONE, "--dataset", "mnist", "--data_dir", str(folder / "data"), prepare=prepare)
     expect(program.wait() == 1, f"{name} {corruption}: exit code {program.code}: {program.text()}")

@@ -30,7 +30,8 @@ Tiny = Callable[..., int]
 @pytest.fixture
 def tiny_main(monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """main.py with the flags of `TINY` before the given ones; no report is written."""
-    monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
+    for name, spec in tiny.SPECS.items():
+        monkeypatch.setitem(DATASETS, name, spec)
     monkeypatch.setattr("active_learning.report.write.draw_curves", lambda *_: None)
     monkeypatch.setattr("active_learning.report.write.write_report", tiny.no_report)
     return lambda *flags: main([*TINY, *map(str, flags)])

@@ -42,6 +42,7 @@ from cnn_model import (
     Dropout,
     NonFiniteLossError,
     RandomMasks,
+    ResNet18,
     TensorBatches,
 )
 
@@ -71,8 +72,8 @@ def make_classifier(**settings: Any) -> BayesianCNNClassifier:
         **KERNELS,
         "module__image_shape": IMAGE_SHAPE,
         "module__class_count": CLASSES,
-        "module__pixel_mean": 0.3,
-        "module__pixel_std": 0.2,
+        "module__pixel_mean": (0.3,),
+        "module__pixel_std": (0.2,),
         "classes": list(range(CLASSES)),
         "max_epochs": 3,
         "batch_size": 16,
@@ -144,7 +145,7 @@ def test_torchs_initialisation_is_that_of_its_own_layers() -> None:
 
 
 def test_features_equal_the_textbook_order_of_relu_and_pooling() -> None:
-    module = fast_network(IMAGE_SHAPE, CLASSES, pixel_mean=0.3, pixel_std=0.2, seed=3)
+    module = fast_network(IMAGE_SHAPE, CLASSES, pixel_mean=(0.3,), pixel_std=(0.2,), seed=3)
     images = torch.from_numpy(make_images(5)[0])
     x = (images.double() / 255 - 0.3) / 0.2
     for layer in (module.conv1, module.conv2):
@@ -167,9 +168,9 @@ def test_training_gradients_equal_those_of_the_textbook_order(threads: int, monk
             x = functional.relu(layer(x))
         return functional.max_pool2d(x, 2)
 
-    ours = gradients(fast_network(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3, threads=threads))
+    ours = gradients(fast_network(IMAGE_SHAPE, CLASSES, (0.3,), (0.2,), seed=3, threads=threads))
     monkeypatch.setattr(BayesianCNN, "features", textbook)
-    theirs = gradients(fast_network(IMAGE_SHAPE, CLASSES, 0.3, 0.2, seed=3))  # the seed draws the same masks
+    theirs = gradients(fast_network(IMAGE_SHAPE, CLASSES, (0.3,), (0.2,), seed=3))  # the seed draws the same masks
     assert len(ours) == 8
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
@@ -201,8 +202,8 @@ def test_images_may_want_a_gradient_and_numbers_be_double() -> None:
     module.features(wanting).sum().backward()
     assert wanting.grad is not None
     assert wanting.grad.any()
-    with pytest.raises(RuntimeError, match="type"):
-        module.double().features(images)  # the images are float32 then, which torch refuses to mix
+    expected = module.features(images)
+    torch.testing.assert_close(module.double().features(images).float(), expected)  # by torch: the kernels cannot
 
 
 def test_threads_change_no_weight(set_threads: Callable[[int], None]) -> None:
@@ -448,11 +449,13 @@ def test_every_network_keeps_what_a_network_is(kind: NetworkKind) -> None:
     shape = (2, max(12, kind.smallest), max(12, kind.smallest) + 3)
 
     def make(**settings: Any) -> Any:
-        return kind.module(shape, CLASSES, 0.3, 0.2, **settings)
+        return kind.module(shape, CLASSES, (0.3, 0.4), (0.2, 0.1), **settings)
 
     module, again, other = make(seed=1), make(seed=1), make(seed=2)
     assert all(torch.equal(one, two) for one, two in zip(module.parameters(), again.parameters(), strict=True))
     assert not torch.equal(next(module.parameters()), next(other.parameters()))
+    red_and_green = torch.tensor([255.0, 51.0])[:, None, None].expand(1, *shape)
+    torch.testing.assert_close(module.standardise(red_and_green).mean(dim=(0, 2, 3)), torch.tensor([3.5, -2.0]))
     assert module.decayed in dict(module.named_parameters())
     images = torch.randint(0, 256, (6, *shape), dtype=torch.uint8)
     same = images[:1].expand(6, -1, -1, -1)
@@ -472,6 +475,24 @@ def test_every_network_keeps_what_a_network_is(kind: NetworkKind) -> None:
         torch.testing.assert_close(last(embeddings), logits)
         copied = make(seed=3, initial_weights={key: value.numpy() for key, value in module.state_dict().items()})
         torch.testing.assert_close(copied.eval()(images), logits)
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_the_residual_network_is_torchvisions_under_the_papers_head(side: int) -> None:
+    from torchvision.models import resnet18
+
+    before = torch.random.get_rng_state()
+    module = ResNet18((3, side, side), 10, seed=1).eval()
+    assert torch.equal(torch.random.get_rng_state(), before), "torch's global generator is not ours to draw from"
+    theirs = resnet18().eval()
+    if side < 64:
+        theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    theirs.fc = torch.nn.Sequential(torch.nn.Linear(512, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), module.state_dict().values(), strict=True)))
+    images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images), theirs(images / 255))
+        assert module.features(images).shape == (3, 512)
 
 
 def test_the_network_of_batch_bald_in_torchs_own_layers() -> None:

@@ -37,7 +37,7 @@ def data() -> ImageData:
     images = rng.integers(180, size=(180, 1, 12, 12), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[:, 4 * label : 4 * label + 4] += 40
-    return ImageData(images[:120], labels[:120], images[120:], labels[120:], CLASSES, 0.3, 0.2)
+    return ImageData(images[:120], labels[:120], images[120:], labels[120:], CLASSES, (0.3,), (0.2,))
 
 
 def make_config(**settings: Any) -> RunConfig:

@@ -72,9 +72,9 @@ BAD_INPUTS = {
     "--weight_decay tun": "--weight_decay 'tun' is not allowed: it takes a number or tune, for example tune.",
     "--precision half": "--precision 'half' is not allowed: it takes auto or float32 or bfloat16, for example auto.",
     "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k, "
-    "fashion_mnist.",
+    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn.",
     "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k, "
-    "fashion_mnist.",
+    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn.",
     "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
     "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",

@@ -22,6 +22,7 @@ from benchmarks import tiny
 from cnn_model import Dropout, RandomMasks, draw_weights, dropped
 from load_data import DATASETS
 from main import main
+from tests.conftest import TINY
 
 
 def spread(evidence: Evidence, count: int, _rng: np.random.Generator) -> Picks:
@@ -96,7 +97,7 @@ class OneLayer(nn.Module):
 
 @pytest.fixture
 def dummies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS, "dummies", tiny.SPEC)
+    monkeypatch.setitem(DATASETS, "dummies", tiny.SPECS["tiny"])
     function = AcquisitionFunction(
         name="spread", label="Spread", colour="#123456", marker="$x$", values="rank", select=spread
     )
@@ -135,6 +136,24 @@ def test_dummies_run_resume_and_are_reported(tmp_path: Path, learner: str, netwo
     again = planned_runs(read_flags(command(arm.runs[0], 1, [arm]).split()[2:]), "float32", "cpu")
     assert [run.identity() for run in again] == [arm.runs[0].configuration]
     assert "#123456" in (tmp_path / "whole" / "report" / "figures" / "test_error.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_runs_on_a_small_set_in_colour_to_its_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, network: str
+) -> None:
+    monkeypatch.setitem(DATASETS, "tiny_colour", tiny.SPECS["tiny_colour"])
+    functions = ["bald"] if network == "resnet18" else ["bald", "badge", "epig"]  # it is slow without a GPU
+    flags = [*TINY, "--dataset=tiny_colour", "--experiments=1", f"--network={network}", "--acq_func", *functions]
+    flags += ["--rounds=1"]
+    assert main([*flags, "--result_dir", str(tmp_path / "whole")]) == 0
+    for rounds in (0, 1):
+        assert main([*flags, f"--rounds={rounds}", "--result_dir", str(tmp_path / "stopped")]) == 0
+    for path in sorted((tmp_path / "whole").rglob("*.npy")):
+        assert path.read_bytes() == (tmp_path / "stopped" / path.relative_to(tmp_path / "whole")).read_bytes()
+    page = (tmp_path / "whole" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "tiny_colour" in page
+    assert page.count("data:image/png") >= len(functions)  # the acquired images themselves
 
 
 @pytest.mark.usefixtures("dummies")

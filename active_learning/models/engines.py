@@ -27,6 +27,9 @@ from cnn_model import (
 IMAGES_PER_SLICE = 128
 """Images that go through torch's convolutions at once: few enough for a cache to hold their activations."""
 
+PIXELS_PER_SLICE = IMAGES_PER_SLICE * 64**2
+"""Pixels of them at most: activations of a residual network are 64 numbers a pixel and more."""
+
 KEPT_ROUNDED_TO, DROPPED_ROUNDED_TO = 16, 32
 """Where torch computes bfloat16, kept units and dropped features are filled up with zeros to multiples of these."""
 
@@ -80,7 +83,8 @@ class HeadPasses:
 
     def features(self, images_bchw: Tensor) -> Tensor:
         """Return what stands before the first dropout."""
-        return self.module.features(images_bchw)
+        at_once = max(1, min(IMAGES_PER_SLICE, PIXELS_PER_SLICE // images_bchw[0, 0].numel()))
+        return torch.cat([self.module.features(few_bchw) for few_bchw in images_bchw.split(at_once)])
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits (T, C, B) of every pass."""

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from PIL import Image
 from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.disk.record import Round
 from active_learning.report.results import Arm, Results, Run
-from load_data import DataError, ImageData, kept_train_index, load_data, repeated
+from active_learning.streams import Purpose, stream
+from load_data import DataError, ImageData, kept_train_index, load_data, noisy_labels, repeated, select_classes
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
 
@@ -106,12 +107,26 @@ def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:
     images = np.arange(len(data.train_labels))
     if run.counts_kept_images:
         images = kept_train_index(data.train_labels, tuple(run.configuration["classes"]))
-    if counted.max() >= len(images) or not np.array_equal(data.train_labels[images[counted]], _labels(run, shown)):
+    told = _as_told(run, data)
+    if counted.max() >= len(images) or not np.array_equal(told.train_labels[images[counted]], _labels(run, shown)):
         return f"The images of {arm.label} are not those of the data set under its name."
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
     scored = function is None or bool(function.needs)
-    rounds = tuple(_round(run, round_, data, images, scored) for round_ in shown)
+    rounds = tuple(_round(run, round_, told, data.train_labels, images, scored) for round_ in shown)
     return GalleryArm(arm.label, run.repetition, _order(arm, [run.rows[round_] for round_ in shown]), rounds)
+
+
+def _as_told(run: Run, data: ImageData) -> ImageData:
+    """Return the data set with the training labels that the run was given: with `label_noise`, some are wrong."""
+    share = float(run.configuration.get("label_noise", 0))
+    if not share:
+        return data
+    rng = stream(int(run.configuration["seed"]), run.repetition, 0, Purpose.LABEL_NOISE)
+    classes = tuple(run.configuration.get("classes") or range(data.class_count))
+    told = noisy_labels(select_classes(data, classes).train_labels, len(classes), share, rng)
+    labels = data.train_labels.copy()
+    labels[kept_train_index(labels, classes)] = np.array(classes)[told]
+    return replace(data, train_labels=labels)
 
 
 def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -129,14 +144,26 @@ def _order(arm: Arm, rows: Sequence[Round]) -> str:
     return "Highest score first; equals in the order of a lot."
 
 
-def _round(run: Run, round_: int, data: ImageData, train_index: npt.NDArray[np.int64], scored: bool) -> GalleryRound:
+def _round(
+    run: Run,
+    round_: int,
+    told: ImageData,
+    true_labels: npt.NDArray[np.int64],
+    train_index: npt.NDArray[np.int64],
+    scored: bool,
+) -> GalleryRound:
     """Return a round's images; `train_index` says which image of the data set each number of the run is."""
     row = run.rows[round_]
+
+    def label(index: int) -> str:
+        given, true = (run.label_name(int(labels[index])) for labels in (told.train_labels, true_labels))
+        return given if given == true else f"{given} (in truth {true})"
+
     images = tuple(
         GalleryImage(
-            _pixels(data.train_images[index]),
+            _pixels(told.train_images[index]),
             int(index),
-            run.label_name(int(data.train_labels[index])),
+            label(index),
             f"{score:.3g}" if scored else None,
         )
         for index, score in zip(train_index[[*row.acquired_train_index]], row.acquired_scores, strict=True)

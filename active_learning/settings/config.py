@@ -7,7 +7,7 @@ curve of it: its fields are the run's identity.
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,8 @@ class RunConfig:
     network: str = "gal"
     coldness: float = 4.0
     copies: int = 1
+    imbalance: tuple[float, ...] = ()
+    label_noise: float = 0.0
 
     @property
     def name(self) -> str:
@@ -179,6 +181,12 @@ class ExperimentConfig:
     copies: int = _flag(
         1, "the training set so many times, each image each time with noise of its own (Repeated-MNIST has 4)", 1
     )
+    imbalance: tuple[float, ...] = _flag(
+        (), "share of its pool images that each class keeps, class by class, such as 1 0.1 with --classes 2 8"
+    )
+    label_noise: float = _flag(
+        0.0, "probability that a label given for a training or validation image is wrong: another class at random", 0
+    )
     data_dir: Path | None = _how(
         None, "folder that holds MNIST/raw as torchvision lays it out (default: $DBAL_DATA_DIR, else the user's cache)"
     )
@@ -220,6 +228,7 @@ class ExperimentConfig:
         self._check_training()
         self._check_scheduler()
         self._check_classes(DATASETS[self.dataset])
+        self._check_labels(DATASETS[self.dataset])
         self._check_arms()
         self._check_own_fields()
         self._check_mbr(DATASETS[self.dataset])
@@ -255,6 +264,16 @@ class ExperimentConfig:
             raise ConfigError(
                 f"--classes {_words(self.classes)} is not allowed: it takes two or more different labels of 0 to "
                 f"{spec.class_count - 1}, such as 2 8."
+            )
+
+    def _check_labels(self, spec: DatasetSpec) -> None:
+        if self.label_noise >= 1:
+            raise ConfigError(f"--label_noise {self.label_noise} is not allowed: it takes a number from 0 to below 1.")
+        classes = len(self.classes) or spec.class_count
+        if self.imbalance and (len(self.imbalance) != classes or not all(0 <= share <= 1 for share in self.imbalance)):
+            raise ConfigError(
+                f"--imbalance {_words(self.imbalance)} is not allowed: it takes a number from 0 to 1 for each of the "
+                f"{classes} classes."
             )
 
     def _check_arms(self) -> None:
@@ -299,15 +318,24 @@ class ExperimentConfig:
             raise ConfigError("--warm_start carries a network's weights over, and --mbr has none: leave one out.")
         if self.mbr_sigma == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the length scale on: give --mbr_sigma a number.")
-        if self.mbr_neighbours >= sum(sizes) - self.val_size:
+        nodes = self.initial_per_class * len(sizes) + self._pool_size(sizes)
+        if self.mbr_neighbours >= nodes:
             raise ConfigError(
-                f"--mbr_neighbours {self.mbr_neighbours} is too large: the graph has {sum(sizes) - self.val_size} "
-                f"images; give at most {sum(sizes) - self.val_size - 1}, or 0 for all."
+                f"--mbr_neighbours {self.mbr_neighbours} is too large: the graph has {nodes} images; give at most "
+                f"{nodes - 1}, or 0 for all."
             )
 
     def _class_sizes(self, spec: DatasetSpec) -> list[int]:
         """Return the number of training images of each class that is kept."""
         return [self.copies * spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
+
+    def _pool_size(self, sizes: Sequence[int]) -> int:
+        """Return how many images the pool has at the start; with `imbalance`, the least that it can have."""
+        whole = sum(sizes) - self.initial_per_class * len(sizes) - self.val_size
+        if not self.imbalance:
+            return whole
+        kept = sum(share * (size - self.initial_per_class) for share, size in zip(self.imbalance, sizes, strict=True))
+        return math.floor(kept - max(self.imbalance) * self.val_size - len(sizes) / 2)  # validation is drawn at random
 
     def _check_sizes(self, spec: DatasetSpec) -> None:
         sizes = self._class_sizes(spec)
@@ -325,10 +353,12 @@ class ExperimentConfig:
                 f"--val_size {self.val_size} is too large: {self.dataset} has {sum(sizes)} training images, "
                 f"{initial} of them labelled at the start; at most {sum(sizes) - initial - 1} can validate."
             )
+        pool = self._pool_size(sizes)
         if self.query * self.rounds > pool:
+            left = f"{self.dataset}{' with --imbalance' if self.imbalance else ''}"
             raise ConfigError(
                 f"--query {self.query} x --rounds {self.rounds} = {self.query * self.rounds} images are more than the "
-                f"pool of {pool} that {self.dataset} leaves: lower one of them."
+                f"pool of {pool} that {left} leaves: lower one of them."
             )
         if 0 < self.pool_subset < self.query:
             raise ConfigError(

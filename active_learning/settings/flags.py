@@ -362,7 +362,8 @@ def _allowed(entry: "Field[Any]") -> str:
     if entry.type is bool:
         return "no value on the command line, and true or false without quotes in a file"
     if element := _element(entry):
-        return "labels, for example 2 8" if element is int else "codes or names, for example 0 for all five"
+        examples = {int: "labels, for example 2 8", float: "numbers, for example 1 0.1"}
+        return examples.get(element, "codes or names, for example 0 for all five")
     return f"{_kind(entry.type)}, for example {_example(entry)}"
 
 

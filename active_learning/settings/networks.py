@@ -39,5 +39,8 @@ NETWORKS: dict[str, NetworkKind] = {
             name="kirsch", text="BatchBALD's, with dropout of whole channels", made_by="cnn_model:BatchBALDCNN",
             smallest=16,
         ),
+        NetworkKind(
+            name="resnet18", text="a residual network under the paper's head", made_by="cnn_model:ResNet18", smallest=8
+        ),
     )
 }  # fmt: skip

@@ -37,7 +37,7 @@ REDUCED = ("--classes", *CLASSES, "--experiments", 1)
 
 @pytest.fixture(autouse=True)
 def _tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS, "tiny", tiny.SPEC)
+    monkeypatch.setitem(DATASETS, "tiny", tiny.SPECS["tiny"])
 
 
 def records(folder: Path) -> list[Path]:

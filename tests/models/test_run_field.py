@@ -41,7 +41,7 @@ def data() -> ImageData:
     images = rng.integers(200, size=(150, 1, 12, 12), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[:, 5 * label : 5 * label + 5] += rng.integers(56, dtype=np.uint8)
-    return ImageData(images[:100], labels[:100], images[100:], labels[100:], 2, 0.3, 0.2)
+    return ImageData(images[:100], labels[:100], images[100:], labels[100:], 2, (0.3,), (0.2,))
 
 
 def config(**settings: Any) -> RunConfig:

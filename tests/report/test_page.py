@@ -40,7 +40,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_experiment(folder, repetitions=2, rounds=12, dataset="mnist")
     images = np.random.default_rng(1).integers(0, 256, (4000, 1, 28, 28), dtype=np.uint8)
     labels = np.arange(4000, dtype=np.int64) % 10
-    data = ImageData(images, labels, images[:1], labels[:1], 10, 0.5, 0.5)
+    data = ImageData(images, labels, images[:1], labels[:1], 10, (0.5,), (0.5,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("active_learning.report.gallery.load_data", lambda name, data_dir: data)
         return write_report(summarise(read_results(folder))).page.as_uri()

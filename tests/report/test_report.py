@@ -864,7 +864,7 @@ def test_every_function_has_a_colour_of_its_own() -> None:
 def tiny_data(labels: list[int]) -> Callable[[str, Path | None], ImageData]:
     images = np.arange(len(labels) * 4, dtype=np.uint8).reshape(-1, 1, 2, 2)
     array = np.array(labels, dtype=np.int64)
-    return lambda name, data_dir: ImageData(images, array, images, array, 10, 0.5, 0.5)
+    return lambda name, data_dir: ImageData(images, array, images, array, 10, (0.5,), (0.5,))
 
 
 def test_the_gallery_shows_acquired_images_in_order_with_scores(small: Path) -> None:

@@ -182,6 +182,8 @@ def test_flags_win_over_a_file_wherever_they_stand(tmp_path: Path, name: str) ->
     special = {
         "acq_func": ("bald", "uniform"),
         "classes": ("[1, 2]", "3 4"),
+        "imbalance": ([0.5] * 10, "0.1 " * 10),
+        "label_noise": ("0.25", "0.5"),
         "dataset": ("mnist_5k", "mnist"),
         "scheduler": ("tcp://h:1", "tcp://i:1"),
     }

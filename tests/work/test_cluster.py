@@ -29,7 +29,7 @@ from active_learning.interruption import Interrupted
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import LEARNERS
 from active_learning.work import cluster
-from load_data import IDX_FILES
+from load_data import DATA_FILES
 from tests.conftest import ROOT, TINY, Tiny
 from tests.result_folders import run_config
 from tests.test_imports import NAMES, ours
@@ -170,7 +170,7 @@ from benchmarks import tiny
 from load_data import DATASETS
 from main import main
 
-DATASETS["tiny"] = tiny.SPEC
+DATASETS["tiny"] = tiny.SPECS["tiny"]
 whole = execution.active_learning_rounds
 
 
@@ -379,8 +379,8 @@ def test_a_worker_of_two_threads_is_refused(
 def test_bad_data_is_refused_before_any_run(
     tiny_main: Tiny, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = dataclasses.replace(IDX_FILES["mnist"], mirrors=("http://127.0.0.1:1/",))
-    monkeypatch.setitem(IDX_FILES, "mnist", closed)
+    closed = dataclasses.replace(DATA_FILES["mnist"], mirrors=("http://127.0.0.1:1/",))
+    monkeypatch.setitem(DATA_FILES, "mnist", closed)
     flags = ("--result_dir", tmp_path / "results", "--data_dir", tmp_path, "--jobs", 0, "--scheduler", address)
     assert tiny_main(*flags, "--dataset=mnist") == 1
     assert "MNIST is not complete in" in capsys.readouterr().err

@@ -147,7 +147,7 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald")
-    a_pass = bytes_a_pass(BayesianCNN, (1, tiny.SIDE, tiny.SIDE)) + bytes_an_image(tiny.CLASSES, passes=1)
+    a_pass = bytes_a_pass(BayesianCNN, (1, 12, 12)) + bytes_an_image(tiny.CLASSES, passes=1)
     monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 2 * 4 * a_pass)
     assert tiny_main(*flags, "--dropout_iter", 100_000) == 2
     assert capsys.readouterr().err == (
@@ -180,6 +180,67 @@ def test_images_too_small_for_a_network_are_refused(
         "network or data set.\n"
     )
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_an_imbalanced_pool_with_wrong_labels_is_run_resumed_and_shown(tiny_main: Tiny, tmp_path: Path) -> None:
+    flags = [
+        "--classes",
+        7,
+        2,
+        4,
+        "--imbalance",
+        1,
+        0,
+        0.5,
+        "--label_noise",
+        0.3,
+        "--acq_func",
+        "max_entropy",
+        "uniform",
+    ]
+    flags += ["--experiments", 1, "--val_size", 6]
+    assert tiny_main("--result_dir", tmp_path / "whole", *flags) == 0
+    for rounds in (1, 2):
+        assert tiny_main("--result_dir", tmp_path / "stopped", *flags, "--rounds", rounds) == 0
+    assert contents(tmp_path / "whole") == contents(tmp_path / "stopped")
+    truth = tiny.SPECS["tiny"].loader(tmp_path).train_labels
+    results = read_results(tmp_path / "whole")
+    told: dict[int, int] = {}
+    for arm in results.arms:
+        (run,) = arm.runs
+        assert (run.configuration["imbalance"], run.configuration["label_noise"]) == ([1, 0, 0.5], 0.3)
+        for row in run.rows:
+            assert 2 not in truth[[*row.acquired_train_index]], "the pool has none of them"
+            assert set(row.acquired_labels) <= {7, 2, 4}
+            told |= dict(zip(row.acquired_train_index, row.acquired_labels, strict=True))
+    wrong = {index for index, label in told.items() if truth[index] != label}
+    assert 0 < len(wrong) < len(told)
+    gallery = make_gallery(results, None)
+    assert len(gallery.arms) == 2, gallery.reason
+    shown = {image.train_index: image.label for arm in gallery.arms for each in arm.rounds for image in each.images}
+    for index, label in shown.items():
+        assert label == (f"{told[index]} (in truth {truth[index]})" if index in wrong else str(told[index]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--imbalance", 1, 0.5],
+            "--imbalance 1.0 0.5 is not allowed: it takes a number from 0 to 1 for each of the 10 ",
+        ),
+        (["--imbalance", *[1] * 9, 1.5], "1.0 1.5 is not allowed"),
+        (["--imbalance", *[1] * 9, "nan"], "--imbalance 'nan' is not allowed: it takes numbers, for example 1 0.1."),
+        (["--label_noise", 1], "--label_noise 1.0 is not allowed: it takes a number from 0 to below 1."),
+        (["--label_noise", -0.1], "--label_noise -0.1 is not allowed"),
+        (["--imbalance", *[0] * 10], "more than the pool of -5 that tiny with --imbalance leaves: lower one of them."),
+    ],
+)
+def test_impossible_shares_are_refused(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[object], message: str
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, *flags) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_copies_are_run_resumed_and_shown(tiny_main: Tiny, tmp_path: Path) -> None:
