@@ -1,14 +1,14 @@
 """How often the network errs, as far as the labels can tell, and whether more of them pay.
 
-Every label is held out once while they are few (cross-validation), a share of them where they are many. Images that
-were asked for at random stand for the pool; the others were chosen because they are hard, or given by the user, and an
-error measured on them is another one.
+Images that were asked for at random stand for the pool, so each of their labels is held out once, and the network
+trained on all others. The other images were chosen because they are hard, or given by the user: an error measured on
+them is another one, and is measured only while there are few of the first kind. Of many labels one share is held out.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, Self
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,14 @@ from active_learning.streams import Purpose, stream
 LEAST_LABELS = 10
 """Fewer labels give no estimate."""
 
+LEAST_RANDOM = 5
+"""Fewer labels of images asked for at random give none for the pool."""
+
 LEAST_HELD_OUT = 30
 """Fewer held-out labels say nothing on whether more of them pay."""
 
 MOST_CROSS_VALIDATED = 1000
-"""Of more labels than these one share is held out, in place of each label once."""
+"""Of more labels than these one share is held out, in place of each once."""
 
 LEVEL = 0.95
 
@@ -84,7 +87,7 @@ class Halves:
     after: Share
     gained: int
     lost: int
-    random: bool
+    random: bool = False
 
     @property
     def p_value(self) -> float:
@@ -108,14 +111,13 @@ class Estimate:
 
     Attributes:
         labels: how many labels there are.
-        folds: in how many parts they were held out, one after the other; 1 where one share was held out.
-        random: errors on those of them that were asked for at random; None without any.
-        every: errors on all of them; None where there are too few labels, or no estimate is wanted.
+        random: errors on images that were asked for at random, by networks that learned from all other labels; None
+            where these are too few, or no estimate is wanted.
+        every: errors on all labelled images; None too where those asked for at random are enough.
         halves: what the last half of the labels has brought; None where too few were held out.
     """
 
     labels: int
-    folds: int = 0
     random: Share | None = None
     every: Share | None = None
     halves: Halves | None = None
@@ -141,7 +143,7 @@ def estimate(
         rows: of the labelled ones, in the order in which they were labelled.
         labels: their classes.
         at_random: which of them were asked for at random.
-        val_share: share of the labels in a fold; 0 = no estimate.
+        val_share: share of the labels that may be held out in a fold; 0 = no estimate.
         seed: draws the folds.
         round_: names the streams.
         progress: shows how many folds are through.
@@ -149,28 +151,55 @@ def estimate(
     count = len(rows)
     if count < LEAST_LABELS or not val_share:
         return Estimate(count)
-    fold_n = folds(labels, max(2, round(1 / val_share)), seed, round_)
-    held = range(fold_n.max() + 1) if count <= MOST_CROSS_VALIDATED else range(1)
-    wrong_n, early_wrong_n = np.zeros(count, bool), np.zeros(count, bool)
-    early_n = np.arange(count) < math.ceil(count / 2)
-    with_halves = int(np.isin(fold_n, held).sum()) >= LEAST_HELD_OUT
+
+    def held_out(may_n: npt.NDArray[np.bool_]) -> _HeldOut:
+        fold_n = np.full(count, -1)
+        fold_n[may_n] = folds(labels[may_n], max(2, round(1 / val_share)), seed, round_)
+        return _held_out(classifier, pixels, rows, labels, fold_n, round_, progress)
+
+    random = held_out(at_random) if at_random.sum() >= LEAST_RANDOM else None
+    if random is not None and random.halves is not None:
+        return Estimate(count, random.share, None, replace(random.halves, random=True))
+    every = held_out(np.ones(count, bool))
+    return Estimate(count, None if random is None else random.share, every.share, every.halves)
+
+
+class _HeldOut(NamedTuple):
+    share: Share
+    halves: Halves | None
+
+
+def _held_out(
+    classifier: Classifier,
+    pixels: Images,
+    rows: Index,
+    labels: Index,
+    fold_n: Index,
+    round_: int,
+    progress: Callable[[Sequence[int]], Iterable[int]],
+) -> _HeldOut:
+    """Hold out fold after fold (-1 = never), and compare with the first half of the labels if that says anything."""
+    held = range(fold_n.max() + 1) if int((fold_n >= 0).sum()) <= MOST_CROSS_VALIDATED else range(1)
+    out_n = np.isin(fold_n, held)
+    early_n = np.arange(len(rows)) < math.ceil(len(rows) / 2)
+    wrong_n, early_wrong_n = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    compared = int(out_n.sum()) >= LEAST_HELD_OUT
     for fold in progress(held):
         test_n = fold_n == fold
-        for wrong, train_n in [(wrong_n, ~test_n), (early_wrong_n, ~test_n & early_n)][: 1 + with_halves]:
+        for wrong, train_n in [(wrong_n, ~test_n), (early_wrong_n, ~test_n & early_n)][: 1 + compared]:
             classifier.fit(rows[train_n], labels[train_n], round_=round_)
-            probs_nc = classifier.probabilities(
-                np.asarray(pixels[rows[test_n]]), round_=round_, purpose=Purpose.VALIDATION_PASSES
-            )
+            tested = np.asarray(pixels[rows[test_n]])
+            probs_nc = classifier.probabilities(tested, round_=round_, purpose=Purpose.VALIDATION_PASSES)
             wrong[test_n] = probs_nc.argmax(axis=1) != labels[test_n]
-    out_n = np.isin(fold_n, held)
-    random_n = out_n & at_random
-    return Estimate(
-        labels=count,
-        folds=len(held),
-        random=_share(wrong_n[random_n]),
-        every=_share(wrong_n[out_n]),
-        halves=_halves(count, wrong_n, early_wrong_n, out_n, random_n) if with_halves else None,
+    now, before = wrong_n[out_n], early_wrong_n[out_n]
+    halves = Halves(
+        labels=len(rows),
+        before=_share(before),
+        after=_share(now),
+        gained=int((before & ~now).sum()),
+        lost=int((now & ~before).sum()),
     )
+    return _HeldOut(_share(now), halves if compared else None)
 
 
 def folds(labels_n: Index, count: int, seed: int, round_: int) -> Index:
@@ -186,26 +215,5 @@ def folds(labels_n: Index, count: int, seed: int, round_: int) -> Index:
     return fold_n
 
 
-def _share(wrong: npt.NDArray[np.bool_]) -> Share | None:
-    return Share(int(wrong.sum()), len(wrong)) if len(wrong) else None
-
-
-def _halves(
-    labels: int,
-    wrong_n: npt.NDArray[np.bool_],
-    early_wrong_n: npt.NDArray[np.bool_],
-    out_n: npt.NDArray[np.bool_],
-    random_n: npt.NDArray[np.bool_],
-) -> Halves:
-    """Compare on the images asked for at random, if these are enough, else on all that were held out."""
-    random = int(random_n.sum()) >= LEAST_HELD_OUT
-    on_n = random_n if random else out_n
-    now, before = wrong_n[on_n], early_wrong_n[on_n]
-    return Halves(
-        labels=labels,
-        before=Share(int(before.sum()), len(before)),
-        after=Share(int(now.sum()), len(now)),
-        gained=int((before & ~now).sum()),
-        lost=int((now & ~before).sum()),
-        random=random,
-    )
+def _share(wrong: npt.NDArray[np.bool_]) -> Share:
+    return Share(int(wrong.sum()), len(wrong))

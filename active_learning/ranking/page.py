@@ -12,7 +12,15 @@ import numpy as np
 
 from acquisition_functions import highest_scores
 from active_learning.ranking.config import RankConfig
-from active_learning.ranking.estimate import LEAST_HELD_OUT, LEAST_LABELS, Estimate, Halves, Share
+from active_learning.ranking.estimate import (
+    LEAST_HELD_OUT,
+    LEAST_LABELS,
+    LEAST_RANDOM,
+    MOST_CROSS_VALIDATED,
+    Estimate,
+    Halves,
+    Share,
+)
 from active_learning.ranking.files import Listing
 from active_learning.ranking.journal import Choice
 from active_learning.ranking.labels import Label
@@ -114,13 +122,8 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
     """Return what is known of the error, in sentences."""
     if not config.val_share:
         return ["No estimate was asked for (--val_share 0)."]
-    if estimate.every is None:
+    if estimate.random is None and estimate.every is None:
         return [f"Too few labels for a statement: there are {estimate.labels}, and it takes {LEAST_LABELS}."]
-    how = (
-        f"each label was held out once, in {estimate.folds} parts, and the network trained on the others"
-        if estimate.folds > 1
-        else f"a share of {config.val_share:g} of the labels was held out"
-    )
     found = []
     if estimate.random is not None:
         few = " That is few, as the width of the interval says." if estimate.random.images < LEAST_HELD_OUT else ""
@@ -130,16 +133,19 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
         )
     else:
         found.append(
-            "Not known for the pool: no image that was asked for at random has a label yet, and the labels that there "
-            "are were chosen otherwise."
+            f"Not known for the pool: that takes labels of {LEAST_RANDOM} images that were asked for at random. The "
+            "images that have labels were chosen otherwise."
+        )
+    if estimate.every is not None:
+        found.append(
+            f"On all labels: {_share(estimate.every)}. Most of these images were given by you or chosen because they "
+            "are hard, and the network was trained without its hardest lessons: the pool's error is another one, and "
+            "mostly lower."
         )
     found.append(
-        f"On all labels: {_share(estimate.every)}. Most of these images were given by you or chosen because they are "
-        "hard, so the pool's error is another one, and often lower."
-    )
-    found.append(
-        f"How: {how}. Intervals are Wilson's, of 95 %, as if the images were independent. A network that has all "
-        "labels errs a little less often than those."
+        f"How: the labels were held out, about {config.val_share:g} of them at a time, each of them once (of more than "
+        f"{MOST_CROSS_VALIDATED:,} only one such share), and a network was trained on all others. Intervals are "
+        "Wilson's, of 95 %, as if the images were independent."
     )
     return found
 
@@ -157,9 +163,9 @@ def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
             f"(--val_share {config.val_share:g}); there are {estimate.labels} labels.",
             unknown,
         ]
-    on = "asked for at random" if halves.random else "labelled so far, which are no random ones"
+    on = "asked for at random," if halves.random else "labelled so far, which are no random ones,"
     evidence = (
-        f"The evidence: on the {halves.after.images} images {on}, the network erred on {_percent(halves.before)} with "
+        f"The evidence: on the {halves.after.images} images {on} the network erred on {_percent(halves.before)} with "
         f"the first half of the labels and errs on {_percent(halves.after)} with all {halves.labels}: {halves.gained} "
         f"images gained, {halves.lost} lost (sign test, p = {halves.p_value:.2g})."
     )

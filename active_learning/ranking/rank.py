@@ -243,7 +243,8 @@ class Round:
         }
 
 
-def mean_and_std(pixels: Images) -> tuple[float, float]:
-    """Return mean and standard deviation of the pixels / 255, of images evenly spread over all."""
+def mean_and_std(pixels: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the pixels / 255 in each channel, of images evenly spread over all."""
     some = pixels[:: -(-len(pixels) // MOST_MEASURED)]
-    return float(some.mean()) / 255, max(float(some.std()), 1.0) / 255
+    mean_c, std_c = some.mean(axis=(0, 2, 3)), some.std(axis=(0, 2, 3)).clip(min=1)
+    return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())

@@ -42,9 +42,17 @@ def measured(classifier: Remembers, count: int, at_random: int, val_share: float
 
 def test_each_label_is_held_out_once() -> None:
     classifier = Remembers(LABELS, needed=0)
-    found = measured(classifier, count=20, at_random=5)
-    assert (found.folds, found.random, found.every, found.halves) == (5, Share(0, 5), Share(0, 20), None)
+    found = measured(classifier, count=20, at_random=0)
+    assert found == Estimate(20, None, Share(0, 20), None)
     assert [len(rows) for rows in classifier.fits] == [16] * 5
+
+
+def test_images_asked_for_at_random_are_held_out_of_all_others() -> None:
+    classifier = Remembers(LABELS, needed=18)
+    found = measured(classifier, count=20, at_random=10)
+    assert found == Estimate(20, Share(0, 10), Share(13, 20), None)  # 13 of the 20 are of another class than 0
+    assert [len(rows) for rows in classifier.fits] == [18] * 5 + [16] * 5
+    assert all(set(range(10, 20)) <= rows for rows in classifier.fits[:5])
 
 
 def test_what_the_last_half_brought_is_measured_on_the_same_images() -> None:
@@ -56,6 +64,7 @@ def test_what_the_last_half_brought_is_measured_on_the_same_images() -> None:
     on_random = measured(Remembers(LABELS, needed=40), count=60, at_random=30).halves
     assert on_random is not None
     assert (on_random.after.images, on_random.random) == (30, True)
+    assert measured(Remembers(LABELS, needed=40), count=60, at_random=30).every is None
 
 
 def test_no_statement_is_made_of_too_few() -> None:
@@ -89,7 +98,7 @@ def test_of_many_labels_one_share_is_held_out() -> None:
     found = estimate(
         classifier, pixels, np.arange(1500), labels, np.ones(1500, bool), val_share=0.2, seed=0, round_=1  # type: ignore[arg-type]
     )  # fmt: skip
-    assert (found.folds, found.every) == (1, Share(0, 300))
+    assert (found.random, found.every) == (Share(0, 300), None)
     assert len(classifier.fits) == 2  # of all and of the first half
 
 
