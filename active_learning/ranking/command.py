@@ -25,16 +25,21 @@ from active_learning.ranking.label_studio import interface, tasks
 from active_learning.ranking.labels import Label, given_labels, new_labels, read_answers, unread
 from active_learning.ranking.library import Library, open_library
 from active_learning.ranking.page import how_chosen, render
-from active_learning.ranking.rank import Ranked, Ranking, Round
+from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
 from active_learning.ranking.tables import csv_text, spreadsheet_safe
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import Help, Parser, add_flag, flag_value
 from active_learning.settings.networks import NETWORKS
+from cnn_model import NonFiniteLossError
+from load_data import DataError
 
 PROGRAM = "main.py rank"
 FLAGS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(RankConfig) if entry.name != "images"}
 MOST_SIDE = 64
 """The largest --image_size that is taken by itself: a network from scratch learns little more from larger images."""
+
+MOST_PRETRAINED_SIDE = 224
+"""The same for a pretrained network: the size that it was trained on."""
 
 Check = Callable[[], None]
 
@@ -115,15 +120,15 @@ class _Session:
         """Take labels in, rank, write."""
         config = self.config
         smallest = NETWORKS[config.network].smallest
-        limits = (smallest, max(smallest, MOST_SIDE))
+        limits = (smallest, MOST_PRETRAINED_SIDE if config.pretrained else max(smallest, MOST_SIDE))
         library = open_library(listing, config.folder / "cache", config.image_size, limits, self.progress, self.check)
         self._tell_of_images(listing, library)
         labels, classes = self._labels(listing, library)
         self._spare_answers(library, labels)
-        arguments = config, library, labels
-        round_ = self._round(*arguments, 1)
-        number = self.journal.round_of(state := digest(round_.state))
-        ranking = self._round(*arguments, number).result()
+        inputs, weights = self._inputs(library)
+        round_ = self._round(library, inputs, labels, 1)
+        number = self.journal.round_of(state := digest([round_.state, weights]))
+        ranking = self._result(self._round(library, inputs, labels, number))
         if not ranking.choices:
             self.say(f"All {len(library.pictures)} images are labelled: there is nothing left to ask for.")
             return
@@ -184,11 +189,35 @@ class _Session:
                     f"{path} to take them in, or delete the file."
                 )
 
-    def _round(self, config: RankConfig, library: Library, labels: Mapping[str, Label], number: int) -> Round:
+    def _inputs(self, library: Library) -> tuple[Inputs, str]:
+        """Return what the network takes of each image, and the digest of the weights that made it."""
+        config = self.config
+        if not config.pretrained:
+            return library.pixels, ""
+        from active_learning.ranking.features import features_of
+
+        folder = config.folder / "cache"
+        return features_of(library, config.weights, folder, config.threads, self.progress, self.check)
+
+    def _round(self, library: Library, inputs: Inputs, labels: Mapping[str, Label], number: int) -> Round:
         return Round(
-            config, library, labels, self.journal.before(number), number, timed=self.timed, check=self.check,
-            progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
+            self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
+            check=self.check, progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
         )  # fmt: skip
+
+    def _result(self, round_: Round) -> Ranking:
+        try:
+            return round_.result()
+        except (NonFiniteLossError, FloatingPointError) as error:
+            raise DataError(
+                f"the network cannot be trained on these labels ({error}): no label is lost; try --precision float32, "
+                "or another --seed."
+            ) from error
+        except MemoryError as error:
+            raise DataError(
+                f"there is not enough memory for --dropout_iter {self.config.dropout_iter} passes: give fewer, "
+                "or a smaller --image_size."
+            ) from error
 
     def _write(
         self,

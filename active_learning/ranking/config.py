@@ -64,7 +64,13 @@ class RankConfig:
         "limits", 0
     )  # fmt: skip
     network: str = _computed("gal", "network: " + "; ".join(f"{k.name}: {k.text}" for k in NETWORKS.values()))
-    augment: Augmentation = _computed("affine", "random distortions of the images that a fit sees, as in main.py")
+    weights: str = _computed(
+        "none", "of resnet18, which then makes features once an image and stays as it is, under the network dense: "
+        "default (torchvision's of ImageNet, downloaded once), a file of them, or none: it is trained with the rest"
+    )  # fmt: skip
+    augment: Augmentation = _computed(
+        "affine", "random distortions of the images that a fit sees, as in main.py; none with --weights"
+    )
     weight_decay: float = _computed(1.0, "c of the L2 penalty c / n_labelled", 0)
     epochs: int = _computed(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _computed(500, "least number of training steps in one fit", 0)
@@ -86,6 +92,8 @@ class RankConfig:
         check_known("network", self.network, NETWORKS)
         self._check_function()
         self._check_shares()
+        if self.weights != "none" and self.network != "resnet18":
+            raise ConfigError(f"--weights {self.weights} are for --network resnet18: add that, or leave them out.")
         smallest = NETWORKS[self.network].smallest
         if self.image_size and not smallest <= self.image_size <= MOST_PIXELS:
             raise ConfigError(
@@ -125,6 +133,11 @@ class RankConfig:
         return parse_acquisition(self.acq_func)[0]
 
     @property
+    def pretrained(self) -> bool:
+        """Whether a pretrained network makes features of the images, and only the head is trained."""
+        return self.weights != "none"
+
+    @property
     def folder(self) -> Path:
         """Where everything is written."""
         if self.result_dir is not None:
@@ -144,7 +157,8 @@ class RankConfig:
             query=self.query, pool_subset=self.pool_subset, val_size=0, batch_size=32, epochs=self.epochs, lr=2e-3,
             dropout_iter=self.dropout_iter, weight_decay=self.weight_decay, warm_start=False, precision=precision,
             device=device, threads=self.threads, equal_batches=True, min_steps=self.min_steps, lr_schedule="cosine",
-            augment=self.augment, network=self.network, coldness=self.coldness,
+            augment="none" if self.pretrained else self.augment, network="dense" if self.pretrained else self.network,
+            coldness=self.coldness,
         )  # fmt: skip
 
 

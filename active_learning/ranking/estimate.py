@@ -8,12 +8,11 @@ them is another one, and is measured only while there are few of the first kind.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from active_learning.ranking.library import Images
 from active_learning.settings.learners import Index
 from active_learning.streams import Purpose, stream
 
@@ -39,7 +38,7 @@ class Classifier(Protocol):
         """Fit to labelled rows."""
         ...
 
-    def probabilities(self, images: Images, *, round_: int, purpose: Purpose) -> npt.NDArray[np.float64]:
+    def probabilities(self, images: npt.NDArray[Any], *, round_: int, purpose: Purpose) -> npt.NDArray[np.float64]:
         """Return class probabilities (N, C)."""
         ...
 
@@ -125,7 +124,7 @@ class Estimate:
 
 def estimate(
     classifier: Classifier,
-    pixels: Images,
+    pixels: npt.NDArray[Any],
     rows: Index,
     labels: Index,
     at_random: npt.NDArray[np.bool_],
@@ -139,7 +138,7 @@ def estimate(
 
     Args:
         classifier: is fitted anew for each fold.
-        pixels: all images.
+        pixels: all images, as the classifier takes them.
         rows: of the labelled ones, in the order in which they were labelled.
         labels: their classes.
         at_random: which of them were asked for at random.
@@ -171,7 +170,7 @@ class _HeldOut(NamedTuple):
 
 def _held_out(
     classifier: Classifier,
-    pixels: Images,
+    pixels: npt.NDArray[Any],
     rows: Index,
     labels: Index,
     fold_n: Index,

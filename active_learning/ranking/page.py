@@ -4,7 +4,7 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import jinja2
@@ -75,7 +75,7 @@ def render(
         labelled=len(labels),
         error=error_sentences(ranking.estimate, config),
         pays=pays_sentences(ranking.estimate, config),
-        network=f"{config.network}, {library.size} x {library.size} pixels, {_channels(library)}",
+        network=f"{_network(config)}, {library.size} x {library.size} pixels, {_channels(library)}",
         again=command(config),
         skipped=list(library.skipped.items())[:MOST_SHOWN],
         skipped_count=len(library.skipped),
@@ -195,12 +195,18 @@ def _percent(share: Share) -> str:
 
 
 def command(config: RankConfig) -> str:
-    """Return the command that takes the labels in and goes on."""
-    batch = config.folder / "batch.csv"
-    words = ["python3", "main.py", "rank", str(config.images), "--labels", str(batch)]
-    if config.result_dir is not None:
-        words += ["--result_dir", str(config.result_dir)]
+    """Return the command that takes the labels in and goes on: this one, with its flags."""
+    words = ["python3", "main.py", "rank", str(config.images), "--labels", str(config.folder / "batch.csv")]
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if entry.name in ("images", "labels", "relabel", "add_classes", "quiet") or value == entry.default:
+            continue
+        words += [f"--{entry.name}"] if value is True else [f"--{entry.name}", str(value)]
     return shlex.join(words)
+
+
+def _network(config: RankConfig) -> str:
+    return f"a head on features of a pretrained {config.network}" if config.pretrained else config.network
 
 
 def _shown(listing: Listing, ranking: Ranking) -> list[Shown]:

@@ -18,9 +18,11 @@ from active_learning.ranking.journal import Choice, ChosenBy
 from active_learning.ranking.labels import Label
 from active_learning.ranking.library import Library, Picture
 from active_learning.settings.config import ConfigError
-from active_learning.settings.learners import Images, Index, Timed
+from active_learning.settings.learners import Index, Timed
 from active_learning.streams import Purpose, stream
 from load_data import ImageData, Splits
+
+Inputs = npt.NDArray[Any]
 
 MOST_MEASURED = 10_000
 """Images, evenly spread over all, whose pixels give the mean and the standard deviation."""
@@ -74,6 +76,7 @@ class Round:
     Args:
         config: what the user wants.
         library: all images.
+        inputs: what the network takes of each row of the library: its pixels, or features (rows, F, 1, 1) in float32.
         labels: by the content's sha256, in the order in which they came.
         before: by whom each content was chosen in earlier rounds.
         round_: its number.
@@ -87,6 +90,7 @@ class Round:
         self,
         config: RankConfig,
         library: Library,
+        inputs: Inputs,
         labels: Mapping[str, Label],
         before: Mapping[str, ChosenBy],
         round_: int,
@@ -97,6 +101,7 @@ class Round:
         note: Callable[[str], None],
     ) -> None:
         self._config, self._library, self._before, self._round = config, library, before, round_
+        self._inputs = inputs
         self._timed, self._progress, self._check, self._note = timed, progress, check, note
         self._function = ACQUISITION_FUNCTIONS[config.acquisition]
         by_digest = {picture.sha256: picture for picture in library.pictures}
@@ -199,18 +204,18 @@ class Round:
         except ValueError as error:
             raise ConfigError(str(error)) from error
         run = self._config.run(choose_precision(self._config.precision, device), device)
-        pixels = np.asarray(self._library.pixels)
-        labels = np.zeros(len(pixels), np.int64)
+        inputs = np.asarray(self._inputs)
+        labels = np.zeros(len(inputs), np.int64)
         labels[self._labelled] = self._labels
-        mean, std = mean_and_std(pixels)
+        mean, std = mean_and_std(inputs)
         nothing = np.zeros(0, np.int64)
-        data = ImageData(pixels, labels, pixels[:0], nothing, len(self.classes), mean, std)
+        data = ImageData(inputs, labels, inputs[:0], nothing, len(self.classes), mean, std)
         splits = Splits(self._labelled, nothing, self._pool)
         return bayesian(run, data, splits, self._function, timed=timed, check=self._check, note=self._note)
 
     def _estimate(self, learner: NetworkLearner) -> Estimate:
         return estimate(
-            learner, self._library.pixels, self._labelled, self._labels, self._at_random,
+            learner, self._inputs, self._labelled, self._labels, self._at_random,
             val_share=self._config.val_share, seed=self._config.seed, round_=self._round, progress=self._progress,
         )  # fmt: skip
 
@@ -243,8 +248,12 @@ class Round:
         }
 
 
-def mean_and_std(pixels: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the pixels / 255 in each channel, of images evenly spread over all."""
-    some = pixels[:: -(-len(pixels) // MOST_MEASURED)]
-    mean_c, std_c = some.mean(axis=(0, 2, 3)), some.std(axis=(0, 2, 3)).clip(min=1)
+def mean_and_std(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the numbers / 255 in each channel, of images evenly spread over all.
+
+    A channel that is the same everywhere counts as having the deviation of one grey level; of a feature, 1e-3.
+    """
+    some = inputs[:: -(-len(inputs) // MOST_MEASURED)]
+    least = 1 if some.dtype == np.uint8 else 1e-3
+    mean_c, std_c = some.mean(axis=(0, 2, 3), dtype=float), some.std(axis=(0, 2, 3), dtype=float).clip(min=least)
     return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())

@@ -96,7 +96,7 @@ def test_of_many_labels_one_share_is_held_out() -> None:
     pixels = np.zeros((1500, 1, 1, 1), np.int64)
     pixels[:, 0, 0, 0] = np.arange(1500)
     found = estimate(
-        classifier, pixels, np.arange(1500), labels, np.ones(1500, bool), val_share=0.2, seed=0, round_=1  # type: ignore[arg-type]
+        classifier, pixels, np.arange(1500), labels, np.ones(1500, bool), val_share=0.2, seed=0, round_=1
     )  # fmt: skip
     assert (found.random, found.every) == (Share(0, 300), None)
     assert len(classifier.fits) == 2  # of all and of the first half
