@@ -5,6 +5,7 @@ ResNet-18 (He, Zhang, Ren and Sun, 2016) as torchvision has it, up to its mean o
 
 import hashlib
 import pickle
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from load_data import DataError
 
 FEATURES = 512
 IMAGES_AT_ONCE = 64
+SECONDS_TO_ANSWER = 10.0
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels / 255, on which the weights were trained."""
 
@@ -71,6 +73,8 @@ _WANTED = "it takes a file of weights as torchvision saves them, such as resnet1
 def _downloaded() -> dict[str, Tensor]:
     from torchvision.models import ResNet18_Weights
 
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # torch's download would wait for ever
     try:
         state: dict[str, Tensor] = ResNet18_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
@@ -78,6 +82,8 @@ def _downloaded() -> dict[str, Tensor]:
             f"--weights default cannot be downloaded ({error}): copy resnet18-f37072fd.pth from a machine that can, "
             "and give --weights and its path."
         ) from error
+    finally:
+        socket.setdefaulttimeout(waits)
     return state
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from acquisition_functions import ACQUISITION_FUNCTIONS, acquisition_help, parse_acquisition
+from acquisition_functions import ACQUISITION_FUNCTIONS, parse_acquisition
 from active_learning.settings.config import (
     Augmentation,
     ConfigError,
@@ -17,6 +17,9 @@ from active_learning.settings.config import (
 from active_learning.settings.networks import NETWORKS
 
 Export = Literal["none", "label_studio"]
+
+FUNCTIONS = [name for name, function in ACQUISITION_FUNCTIONS.items() if "field" not in function.needs]
+"""The acquisition functions that can rank: Minimum Bayes Risk's field knows two classes only."""
 
 MOST_PIXELS = 512
 """The largest --image_size."""
@@ -45,7 +48,7 @@ class RankConfig:
     relabel: bool = _computed(False, "let these labels replace others that the same images have")
     add_classes: tuple[str, ...] = _computed((), "classes that labels may have, besides those known so far")
     flat: bool = _computed(False, "subfolders name no classes: every image of the folder is of the pool")
-    acq_func: str = _computed("power_bald", f"acquisition function: {acquisition_help()}")
+    acq_func: str = _computed("power_bald", f"acquisition function: {', '.join(FUNCTIONS)}")
     query: int = _computed(10, "images to ask for", 1)
     random_share: float = _computed(
         0.2, "share of the images asked for that is drawn at random, for an honest estimate of the error", 0
@@ -110,7 +113,7 @@ class RankConfig:
             raise ConfigError(f"--acq_func: {error}.") from error
         if len(names) > 1:
             raise ConfigError(f"--acq_func {self.acq_func} is {len(names)} functions: a ranking has one, such as bald.")
-        if "field" in ACQUISITION_FUNCTIONS[names[0]].needs:
+        if names[0] not in FUNCTIONS:
             raise ConfigError(
                 f"--acq_func {self.acq_func} needs a random field over two classes, which a ranking does not have: "
                 "take another function, such as bald."

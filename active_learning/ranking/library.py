@@ -201,7 +201,7 @@ class _Cache:
         make_folder(self._folder)
         temporary = self._folder / "pixels.tmp"
         shape = (len(rows), 1 if grey else 3, size, size)
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        array = _new_array(temporary, shape)
         self.rows = {sha256: row for row, sha256 in enumerate(rows)}
         if before is not None:
             _copy(before, sources, array, self.rows)
@@ -242,7 +242,7 @@ class _Cache:
             return
         temporary = self._folder / "grey.tmp"
         shape = (len(array), 1, *array.shape[2:])
-        grey = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        grey = _new_array(temporary, shape)
         for start in blocks:
             grey[start : start + ROWS_AT_ONCE] = array[start : start + ROWS_AT_ONCE, :1]
         del array, grey  # written, and closed
@@ -265,6 +265,15 @@ class _Cache:
         files = {name: [stamp, asdict(self.headers[name])] for name, stamp in self.stamps.items()}
         index = {"format": FORMAT, "files": files, "pixels": stored}
         write_atomically(self._folder / "index.json", json.dumps(index).encode())
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> Images:
+    """Return an array on disk, with room for all of it: where there is none, an assignment would end the process."""
+    array: Images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _copy(source: Images, sources: Mapping[str, int], target: Images, targets: Mapping[str, int]) -> None:

@@ -1,5 +1,6 @@
 """`main.py rank` from the outside: rounds, what it leaves behind, and what it says of bad input."""
 
+import errno
 import json
 import os
 import signal
@@ -9,7 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from main import main
@@ -151,6 +154,68 @@ def test_a_csv_of_images_ranks_as_a_folder_does(tmp_path: Path) -> None:
     assert rank(tmp_path / "images") == 0
     found = names(tmp_path / "list_ranking" / "batch.csv")
     assert [name.removeprefix("images/") for name in found] == names(tmp_path / "images_ranking" / "batch.csv")
+
+
+def test_a_ranking_with_a_column_of_labels_comes_back_too(tmp_path: Path) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    truth = make_folder(images)
+    assert rank(images) == 0
+    header, *rows = (results / "ranking.csv").read_text().splitlines()
+    named = zip(rows, names(results / "ranking.csv"), strict=True)
+    lines = [
+        f"{header},label",
+        *(f"{row},{truth[name] if at % 5 == 0 else ''}" for at, (row, name) in enumerate(named)),
+    ]
+    (results / "ranking.csv").write_bytes("\ufeff".encode() + "\r\n".join(lines).encode())
+    assert rank(images) == 1  # they would be written over
+    assert rank(images, "--labels", results / "ranking.csv") == 0
+    assert len(answered(results)) == 6
+    assert set(answered(results).items()) <= set(truth.items())
+
+
+def test_a_folder_of_all_kinds_is_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images, pool=6)
+    for number, suffix in enumerate((".jpg", ".png", ".tif", ".bmp", ".gif", ".webp")):
+        colours = [draw(label, 40 + number, side=20 + number) for label in range(3)]
+        save(Image.merge("RGB", colours), images / f"colour{suffix}")
+    save(Image.merge("LA", [draw(0, 50), draw(1, 50)]), images / "alpha.png")
+    save(Image.fromarray(np.asarray(draw(0, 51)).astype(np.uint16) * 257), images / "deep.png")
+    save(draw(0, 52).resize((80, 12)), images / "wide.png")
+    (images / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more")
+    assert rank(images) == 0
+    assert len(names(results / "ranking.csv")) == 6 + 6 + 3
+    assert (results / "skipped.csv").read_text().splitlines()[1].startswith("broken.jpg,")
+    page = (results / "index.html").read_text()
+    assert "gal, 12 x 12 pixels, in colour" in page
+    assert "1 files were left out:" in page
+    printed = capsys.readouterr().err
+    assert "broken.jpg is left out: " in printed
+    assert "1 images are three times as long as they are wide, or more (wide.png)" in printed
+
+
+@pytest.mark.parametrize("place", ["os.posix_fallocate", "active_learning.ranking.command.write_if_changed"])
+def test_a_full_disk_is_told_and_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    images = tmp_path / "images"
+    make_folder(images)
+    words = ["--labels", labels(tmp_path, "file_name,label\n000.png,cat\n")]
+    assert rank(images, *words, "--result_dir", tmp_path / "whole") == 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, full)
+        assert rank(images, *words) == 1
+    assert (
+        "No space left on device; finished rounds are saved, and the same command goes on once"
+        in capsys.readouterr().err
+    )
+    assert rank(images, *words) == 0
+    for name in ("ranking.csv", "batch.csv"):
+        assert (tmp_path / "images_ranking" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_copies_are_asked_for_once_and_names_are_kept(tmp_path: Path) -> None:

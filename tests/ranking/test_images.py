@@ -101,6 +101,13 @@ def test_each_kind_of_pixels_becomes_eight_bits(tmp_path: Path, kind: str) -> No
         assert set(pixels.flat) == {100}
 
 
+def test_sixteen_bits_become_eight_by_their_share_of_the_largest(tmp_path: Path) -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    pixels = decode(save(Image.fromarray(values), tmp_path / "a.png"), 16, grey=True)
+    assert not isinstance(pixels, str)
+    np.testing.assert_array_equal(pixels[0], np.arange(256).reshape(16, 16))
+
+
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     image = Image.fromarray(grey([[0] * 16] * 8 + [[255] * 16] * 8)).resize((32, 16))
     exif = image.getexif()
