@@ -49,7 +49,7 @@ def cover(
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    looked_at = np.sort(rng.choice(pool, min(MOST_LOOKED_AT, len(pool)), replace=False))
+    looked_at = pool[np.sort(rng.choice(len(pool), min(MOST_LOOKED_AT, len(pool)), replace=False))]
     rows = np.concatenate([looked_at, labelled])
     with (
         threadpool_limits(1),

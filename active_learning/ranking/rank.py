@@ -191,8 +191,8 @@ class Round:
             of_left = [0.0 if scores_n is None else scores_n[place[row]] for row in left.tolist()]
             evidence = Evidence(count=len(left), scores_n=np.array(of_left))
         else:
-            order = ties.permutation(left)
-            candidates = np.sort(order[: self._config.pool_subset or None])
+            some = np.sort(ties.permutation(len(left))[: self._config.pool_subset or None])
+            candidates = left[some]
             evidence = learner.evidence(candidates, self._labelled, self._function, round_=self._round)
         settings = {name: getattr(self._config, name) for name in self._function.settings}
         picks = self._function.select(evidence, count, ties, **settings)
@@ -207,7 +207,7 @@ class Round:
         inputs = np.asarray(self._inputs)
         labels = np.zeros(len(inputs), np.int64)
         labels[self._labelled] = self._labels
-        mean, std = mean_and_std(inputs)
+        mean, std = mean_and_std(inputs, np.array(list(self._pictures)))
         nothing = np.zeros(0, np.int64)
         data = ImageData(inputs, labels, inputs[:0], nothing, len(self.classes), mean, std)
         splits = Splits(self._labelled, nothing, self._pool)
@@ -248,12 +248,12 @@ class Round:
         }
 
 
-def mean_and_std(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the numbers / 255 in each channel, of images evenly spread over all.
+def mean_and_std(inputs: Inputs, rows: Index) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the numbers / 255 in each channel, of rows evenly spread over all of these.
 
     A channel that is the same everywhere counts as having the deviation of one grey level; of a feature, 1e-3.
     """
-    some = inputs[:: -(-len(inputs) // MOST_MEASURED)]
+    some = inputs[rows[:: -(-len(rows) // MOST_MEASURED)]]
     least = 1 if some.dtype == np.uint8 else 1e-3
     mean_c, std_c = some.mean(axis=(0, 2, 3), dtype=float), some.std(axis=(0, 2, 3), dtype=float).clip(min=least)
     return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())

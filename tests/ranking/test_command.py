@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,20 @@ def test_two_rounds_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not set(names(results / "ranking.csv")) & set(batch[:3])
     assert "round 2: 39 images, 12 of them labelled, 27 in the pool" in (results / "index.html").read_text()
     assert "3 labels, 3 of them new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labelled", [0, 3])
+def test_what_the_cache_held_before_changes_no_ranking(tmp_path: Path, labelled: int) -> None:
+    images = tmp_path / "images"
+    make_folder(images, labelled=labelled)
+    assert rank(images, "--result_dir", tmp_path / "before") == 0
+    (images / "000.png").unlink()
+    (images / "001.png").rename(images / "renamed.png")
+    shutil.copytree(tmp_path / "before" / "cache", tmp_path / "cached" / "cache")
+    for name in ("fresh", "cached"):
+        assert rank(images, "--acq_func=badge", "--pool_subset=12", "--result_dir", tmp_path / name) == 0
+    fresh, cached = ((tmp_path / name / "ranking.csv").read_bytes() for name in ("fresh", "cached"))
+    assert fresh == cached
 
 
 def test_rankings_have_a_seed(tmp_path: Path) -> None:

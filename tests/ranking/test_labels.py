@@ -33,7 +33,7 @@ def written(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_csv_of_any_editor_is_read(tmp_path: Path, end: str, encoding: str) -> None:
-    text = end.join(["rank,file_name, label ", '1,"sub/c,d.png",Käse', "", "2,./=1.png,  dog ", "3,a.png,"])
+    text = end.join(["file_name, label ,rank", '"sub/c,d.png",Käse,1', "", "./=1.png,  dog ,2", "a.png,,3"])
     answers = read_answers(written(tmp_path, text.encode(encoding)), LIBRARY)
     assert [(answer.file_name, answer.label) for answer in answers] == [("sub/c,d.png", "Käse"), ("=1.png", "dog")]
     assert answers[1].where == f"{tmp_path / 'labels.csv'}, line 4"
