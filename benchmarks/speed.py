@@ -11,6 +11,7 @@ the rate of the library's best large matrix product; what the processor itself c
 Dimensions: T passes, N images.
 """
 
+import io
 import json
 import math
 import resource
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import chain, repeat
@@ -32,13 +34,13 @@ from jsonargparse import auto_cli
 from skorch.dataset import Dataset
 from tabulate import tabulate
 
-from acquisition_functions import ACQUISITION_FUNCTIONS, Score
+from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, Score
 from active_learning.disk.provenance import provenance
 from active_learning.loop import active_learning_rounds
 from active_learning.models.augmentation import AUGMENTATIONS, augmentation
 from active_learning.models.fast import KERNELS, computed_by_kernels, training_threads
 from active_learning.models.hardware import choose_precision
-from active_learning.models.inference import mc_dropout_blocks
+from active_learning.models.inference import embedding_blocks, mc_dropout_blocks
 from active_learning.models.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.models.network import WEIGHT_DECAY_GRID
 from active_learning.settings.config import ExperimentConfig, RunConfig
@@ -49,6 +51,7 @@ from benchmarks.reference import (
     plain_passes,
     skorch_passes,
     textbook_network,
+    their_batches,
 )
 from cnn_model import (
     FEATURE_DROPOUT,
@@ -554,6 +557,21 @@ def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
             bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
 
 
+def bench_batches(bench: Bench, net: BayesianCNNClassifier) -> None:
+    """Choices of 10 of 2,000 candidates, against other libraries' from the same evidence."""
+    images, (labelled, _) = bench.images(SUBSET), bench.labelled(120)
+    embeddings_nd, labelled_ld = (torch.cat(list(embedding_blocks(net, few))).numpy() for few in (images, labelled))
+    probs_tnc = torch.cat(list(mc_dropout_blocks(net, images, passes=PASSES, seed=1)), dim=1).numpy()
+    evidence = Evidence(count=SUBSET, probs_tnc=probs_tnc, embeddings_nd=embeddings_nd, labelled_ld=labelled_ld)
+    for name, theirs in their_batches(evidence, 10).items():
+        select = ACQUISITION_FUNCTIONS[name].select
+        ours = seconds(partial(select, evidence, 10, np.random.default_rng(0)), 3)
+        with redirect_stderr(io.StringIO()):  # its progress bars
+            others = seconds(theirs, 1 if name == "batch_bald" else 3)  # minutes of it
+        bench.note(f"{name}_seconds", ours, "10 of 2,000 candidates, s")
+        bench.note(f"{name}_vs_library", others / ours, "x faster than theirs")
+
+
 def _score_blocks(score: Score, blocks: Sequence[torch.Tensor]) -> None:
     for probs_tbc in blocks:
         score(probs_tbc)
@@ -622,6 +640,7 @@ def main(
     bench_curve(bench)
     bench_growth(bench, nets[bench.precision])
     bench_functions(bench, nets[bench.precision])
+    bench_batches(bench, nets[bench.precision])
     bench_jobs(bench)
     print(tabulate(bench.rows, ("figure", "value", "what it is"), disable_numparse=True))
     machine = {
