@@ -503,6 +503,10 @@ def _drawn(weights_n: NDArray[np.float64], taken: Sequence[int], rng: np.random.
     return int(rng.choice(len(left_n), p=left_n / left_n.sum()))
 
 
+CENTRES_AT_ONCE = 64
+"""Centres of core-set whose distances to all candidates are in memory together."""
+
+
 def core_set(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
     """Pick the images farthest from all that are labelled or picked ("core-set", greedy k-centre).
 
@@ -523,20 +527,20 @@ def core_set(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
     hidden_nd = evidence.embeddings_nd.astype(np.float64)
     squares_n = (hidden_nd**2).sum(axis=1)
 
-    def from_centre(centre_d: NDArray[np.float64]) -> NDArray[np.float64]:
-        distances_n: NDArray[np.float64] = squares_n + centre_d @ centre_d - 2 * (hidden_nd @ centre_d)
-        return distances_n.clip(min=0)
-
-    nearest_n = np.full(evidence.count, np.inf)
-    for centre_d in evidence.labelled_ld.astype(np.float64):
-        nearest_n = np.minimum(nearest_n, from_centre(centre_d))
+    nearest_n = np.full(evidence.count, np.inf)  # squared distances from the nearest centre
+    centres_ld = evidence.labelled_ld.astype(np.float64)
+    for start in range(0, len(centres_ld), CENTRES_AT_ONCE):
+        centres_md = centres_ld[start : start + CENTRES_AT_ONCE]
+        beyond_mn = (centres_md**2).sum(axis=1)[:, np.newaxis] - 2 * (centres_md @ hidden_nd.T)
+        nearest_n = np.minimum(nearest_n, (squares_n + beyond_mn.min(axis=0)).clip(min=0))
     positions_k, values_k = np.empty(count, dtype=np.int64), np.empty(count)
     for k in range(count):
         nearest_n[positions_k[:k]] = -1  # not again, though others may stand at the same place
-        positions_k[k] = select_top(nearest_n, 1, rng)[0]
-        values_k[k] = np.sqrt(nearest_n[positions_k[k]])
-        nearest_n = np.minimum(nearest_n, from_centre(hidden_nd[positions_k[k]]))
-    return Picks(positions_k, values_k)
+        values_k[k] = nearest_n.max()
+        positions_k[k] = rng.choice(np.flatnonzero(nearest_n == values_k[k]))
+        centre_d = hidden_nd[positions_k[k]]
+        nearest_n = np.minimum(nearest_n, (squares_n + centre_d @ centre_d - 2 * (hidden_nd @ centre_d)).clip(min=0))
+    return Picks(positions_k, np.sqrt(values_k))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ from active_learning.models.inference import embedding_blocks, mc_dropout_blocks
 from active_learning.models.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.models.network import WEIGHT_DECAY_GRID
 from active_learning.settings.config import ExperimentConfig, RunConfig
+from active_learning.settings.networks import NETWORKS
 from active_learning.work.execution import keep_freed_memory
 from benchmarks.reference import (
     baal_passes,
@@ -57,6 +58,7 @@ from cnn_model import (
     FEATURE_DROPOUT,
     HIDDEN_DROPOUT,
     HIDDEN_UNITS,
+    BayesianCNN,
     BayesianCNNClassifier,
     Precision,
     TensorBatches,
@@ -557,6 +559,22 @@ def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
             bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
 
 
+def bench_networks(bench: Bench) -> None:
+    """MC dropout by the other networks against plain passes through the same module: 128 images x 20 passes."""
+    rng = np.random.default_rng(0)
+    for kind in (kind for kind in NETWORKS.values() if not issubclass(kind.module, BayesianCNN)):
+        images = rng.integers(0, 256, (128, 3, 32, 32), dtype=np.uint8)
+        shape: dict[str, Any] = {
+            "module__image_shape": images.shape[1:],
+            "module__pixel_mean": (0.5,),
+            "module__pixel_std": (0.2,),
+        }
+        net = BayesianCNNClassifier(kind.module, **shape, module__class_count=10, precision="float32").initialize()
+        ours = seconds(partial(infer, net, images, 20))
+        plain = seconds(partial(plain_passes, net.module_, torch.from_numpy(images), 20, BATCH_SIZE), 2)
+        bench.note(f"mc_{kind.name}_vs_plain", plain / ours, "x faster than plain passes, float32, 3 x 32 x 32 pixels")
+
+
 def bench_batches(bench: Bench, net: BayesianCNNClassifier) -> None:
     """Choices of 10 of 2,000 candidates, against other libraries' from the same evidence."""
     images, (labelled, _) = bench.images(SUBSET), bench.labelled(120)
@@ -640,6 +658,7 @@ def main(
     bench_curve(bench)
     bench_growth(bench, nets[bench.precision])
     bench_functions(bench, nets[bench.precision])
+    bench_networks(bench)
     bench_batches(bench, nets[bench.precision])
     bench_jobs(bench)
     print(tabulate(bench.rows, ("figure", "value", "what it is"), disable_numparse=True))
