@@ -339,17 +339,23 @@ class ExperimentConfig:
     @property
     def arms(self) -> tuple[tuple[str, str], ...]:
         """The curves of a repetition: an acquisition function and a learner each, by name."""
-        arms = [(acquisition, self.learner) for acquisition in self.acquisitions]
-        if self.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
-            arms += [(name, "deterministic") for name in self.acquisitions if ACQUISITION_FUNCTIONS[name].needs]
-        if self.mbr:
-            arms += [("mbr", "bayesian"), ("mbr", "field")]
-        return tuple(dict.fromkeys(arms))
+        return arms_of(self.acquisitions, self.learner, determ=self.determ, mbr=self.mbr)
 
     @property
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def arms_of(acquisitions: Iterable[str], learner: str, *, determ: bool, mbr: bool) -> tuple[tuple[str, str], ...]:
+    """Return the curves that flags ask for: an acquisition function and a learner each, by name."""
+    names = list(acquisitions)
+    arms = [(name, learner) for name in names]
+    if determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
+        arms += [(name, "deterministic") for name in names if ACQUISITION_FUNCTIONS[name].needs]
+    if mbr:
+        arms += [("mbr", "bayesian"), ("mbr", "field")]
+    return tuple(dict.fromkeys(arms))
 
 
 def own_fields(acquisition: str, learner: str) -> tuple[str, ...]:
