@@ -358,9 +358,15 @@ def _read_checked(files: IdxFiles, name: str, data_dir: Path) -> bytes:
     try:
         return _read_verified(path, files.sha256[name])
     except ValueError as error:
+        way = "Delete it to have it downloaded anew, or put the original there."
+        if path.parent in files.elsewhere:
+            way = (
+                f"It belongs to a package of this system: install that again, or put the originals into "
+                f"{data_dir / files.folder}, where they are looked for first."
+            )
         raise DataError(
             f"{path} is not {files.title}'s file: it {error}, expected sha256 {files.sha256[name]} (of the unpacked "
-            f"file). Delete it to have it downloaded anew, or put the original there."
+            f"file). {way}"
         ) from error
 
 
