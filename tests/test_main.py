@@ -32,6 +32,7 @@ BAD_CONFIGS = {
     "nan.yaml": "lr: .nan",
     "infinite.yaml": "weight_decay: .inf",
     "wrong_kind.yaml": "epochs: many",
+    "a_function.yaml": "acq_func: [bald]",
 }
 
 BAD_INPUTS = {
@@ -63,7 +64,16 @@ BAD_INPUTS = {
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
     "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number of at least 0.",
     "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
-    "give: take one of bayesian, or another function.",
+    "give: leave --determ out, or take another function.",
+    "--acq_func batch_bald --learner deterministic": "--acq_func batch_bald needs samples, which the learner "
+    "deterministic does not give: take one of bayesian, or take another function.",
+    "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number greater than 0, such as 1e-3.",
+    "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number of at least 0.",
+    "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
+    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--acq_func bald --config a_function.yaml uniform": "'uniform' belongs to no flag: write --NAME VALUE; only "
+    "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report "
+    "come first.",
     "--acq_func epig --masks image": "--acq_func epig needs passes that are posterior samples, which --masks image "
     "gives none of: take --masks pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
@@ -408,7 +418,7 @@ def test_the_time_left_is_that_of_the_same_rounds_in_other_runs() -> None:
 def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     assert tiny_main("--result_dir", results, "--status") == 0
-    assert "0 done, 0 going, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
+    assert "0 done, 0 going, 0 stopped, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
     assert not results.exists()
     assert tiny_main("--result_dir", results, "--experiments", "1") == 0
     assert tiny_main("--result_dir", results, "--experiments", "1", "--acq_func", "max_entropy", "--lr", "2e-3") == 0
@@ -416,7 +426,7 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert tiny_main("--result_dir", results, "--status") == 0
     printed = capsys.readouterr().out
-    assert "2 done, 0 going, 0 failed, 2 to do" in printed
+    assert "2 done, 0 going, 0 stopped, 0 failed, 2 to do" in printed
     assert re.search(r"Time left: about 0:0\d:\d\d, with 1 run\(s\) side by side", printed)
     assert tiny_main("--result_dir", results, "--status", "--jobs", "3") == 0
     assert "with 2 run(s) side by side" in capsys.readouterr().out  # as the same command would do, and 2 are left
@@ -431,12 +441,38 @@ def test_status_of_a_folder_of_other_settings(
     assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--status", "--precision", "auto") == 0
     printed = capsys.readouterr().out
     assert re.search(r"bald-MC_dropout=False +0 +not asked for +3 ", printed)
-    assert "2 done, 0 going, 0 failed, 0 to do" in printed
-    assert tiny_main("--result_dir", tmp_path, "--status", "--epochs", "3") == 0
-    printed = capsys.readouterr().out
-    assert printed.count("not asked for") == 3
-    assert "(epochs is 2 there and 3 here): set the same values, or name another folder." in printed
-    assert "Time left" not in printed
+    assert "2 done, 0 going, 0 stopped, 0 failed, 0 to do" in printed
+    assert tiny_main("--result_dir", tmp_path, "--status", "--epochs", "3") == 2
+    shown = capsys.readouterr()
+    assert shown.out.count("not asked for") == 3
+    told = "(epochs is 2 there and 3 here): give --epochs 2 to continue them, or name another folder.\n"
+    assert shown.err.endswith(told)
+    assert "Time left" not in shown.out
+
+
+def test_another_own_field_is_refused_by_its_name_and_the_status_says_so(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "power_bald", "bald")
+    assert tiny_main(*flags, "--coldness", "2") == 0
+    for also in ((), ("--status",)):
+        capsys.readouterr()
+        assert tiny_main(*flags, "--coldness", "1", *also) == 2
+        assert capsys.readouterr().err == (
+            f"main.py: error: --result_dir {tmp_path} holds runs of another configuration (coldness is 2.0 there and "
+            "1.0 here): give --coldness 2.0 to continue them, or name another folder.\n"
+        )
+    others = ("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "softmax_bald", "--coldness", "1")
+    assert tiny_main(*others) == 0, "another function's coldness is its own"
+
+
+def test_a_run_that_was_stopped_is_told_from_one_to_do(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "bald", "--rounds", "1") == 0
+    capsys.readouterr()
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--status") == 0
+    assert "0 done, 0 going, 1 stopped, 0 failed, 1 to do" in capsys.readouterr().out
 
 
 def test_a_folder_of_an_older_version_is_read_and_not_continued(
@@ -454,10 +490,10 @@ def test_a_folder_of_an_older_version_is_read_and_not_continued(
     printed = capsys.readouterr().err
     assert printed.startswith(refusal)
     assert printed.count("\n") == 1
-    assert tiny_main(*flags, "--status") == 0
-    printed = capsys.readouterr().out
-    assert len(re.findall(r"MC_dropout=True +0 +not asked for +3 ", printed)) == 2
-    assert sentence in printed
+    assert tiny_main(*flags, "--status") == 2
+    shown = capsys.readouterr()
+    assert len(re.findall(r"MC_dropout=True +0 +not asked for +3 ", shown.out)) == 2
+    assert sentence in shown.err
     assert [run.rounds for run in read_results(tmp_path).runs] == [2, 2]
     assert read_results(tmp_path).unreadable == ()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if not path.name.startswith(".lock")}

@@ -32,7 +32,7 @@ MOST_AUGMENTED = 3.0
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
 """The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
 
-OWN_FIELDS = (*MBR_FIELDS, "coldness")
+OWN_FIELDS = (*MBR_FIELDS, *dict.fromkeys(name for f in ACQUISITION_FUNCTIONS.values() for name in f.settings))
 """The fields that decide the numbers of some arms alone: see `own_fields`."""
 
 ARM_FIELDS = ("acquisition", "learner", "mc_dropout", "classifier", "repetition", *OWN_FIELDS)
@@ -267,9 +267,10 @@ class ExperimentConfig:
                 )
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
+                way = f"take one of {', '.join(able)}" if learner == self.learner else "leave --determ out"
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
-                    f"give: take one of {', '.join(able)}, or another function."
+                    f"give: {way}, or take another function."
                 )
 
     def _check_own_fields(self) -> None:

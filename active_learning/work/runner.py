@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from active_learning.disk.files import locked
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves
+from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
 from active_learning.settings.networks import NETWORKS
@@ -19,7 +20,6 @@ from active_learning.settings.networks import NETWORKS
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""
 
-Check = Callable[[], None]
 Advance = Callable[[RunConfig, int, float], None]
 
 
@@ -121,7 +121,7 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
     from active_learning.work.execution import check_memory, load_cached
 
     runs = [folder.config for folder in folders]
-    data = load_cached(config.dataset, config.data_dir, check, config.copies)
+    data = load_cached(config.dataset, config.data_dir, check)  # without copies, for which there may be no memory
     smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
     if side < smallest:
         raise ConfigError(
@@ -130,7 +130,8 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
         )
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
-    if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):
+    with_field = any(has_field(run.acquisition, run.learner) for run in runs)
+    if with_field and isinstance(config.mbr_sigma, float) and config.copies == 1:  # copies lie near each other
         kept = np.isin(data.train_labels, config.classes or range(data.class_count))
         check_length_scale(config.mbr_sigma, data.train_images[kept])
     for folder in folders if config.classes else ():

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from statistics import median
@@ -15,17 +16,18 @@ from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.work.runner import job_count
 
-STATES = ("done", "going", "failed", "to do")
+STATES = ("done", "going", "stopped", "failed", "to do")
 OTHER = "not asked for"
 
 
-def status(config: ExperimentConfig) -> str:
-    """Return a table of the runs that a configuration asks for and of all others that the folder holds.
+def status(config: ExperimentConfig, show: Callable[[str], None]) -> None:
+    """Show a table of the runs that a configuration asks for and of all others that the folder holds.
 
-    Beside it, about how long the unfinished ones of those asked for will take, or what keeps them from being run here.
+    Beside it, about how long the unfinished ones of those asked for will take.
 
     Raises:
-        ConfigError: when the result folder is a file.
+        ConfigError: when the result folder is a file; after the table, when it refuses these settings.
+        StoreError: after the table, when it holds what no settings are run beside.
         OSError: when something in it cannot be read.
     """
     if config.result_dir.exists() and not config.result_dir.is_dir():
@@ -40,14 +42,14 @@ def status(config: ExperimentConfig) -> str:
     held = "a program works on it" if is_held(config.result_dir / ".lock") else "no program works on it"
     counts = Counter(map(state, asked_for))
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
-    return (
-        tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
-        + f"\n{config.result_dir}: {summary}; {held}.\n"
-        + (refusal or _time_left(asked_for, _side_by_side(config, counts)))
-    )
+    table = tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
+    show(f"{table}\n{config.result_dir}: {summary}; {held}.")
+    if refusal:
+        raise refusal
+    show(_time_left(asked_for, _side_by_side(config, counts)))
 
 
-def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> str | None:
+def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> ConfigError | StoreError | None:
     """Return why these settings cannot be run in this folder, if they cannot."""
     # what `auto` comes to is only known where a run is executed
     but = [name for name in ("precision", "device") if getattr(config, name) == "auto"]
@@ -55,7 +57,7 @@ def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> str | None:
     try:
         check_result_dir(config.result_dir, planned, but)
     except (ConfigError, StoreError) as error:
-        return str(error)
+        return error
     return None
 
 
@@ -76,7 +78,7 @@ def _row(folder: RunFolder, word: str, rounds: str) -> list[object]:
 
 
 def _side_by_side(config: ExperimentConfig, counts: "Counter[str]") -> int:
-    unfinished = counts["going"] + counts["failed"] + counts["to do"]
+    unfinished = sum(counts.values()) - counts["done"]
     # how many workers a cluster has, only the cluster knows
     return max(1, counts["going"] or (job_count(config, unfinished) if config.scheduler is None else 1))
 
@@ -87,7 +89,9 @@ def state(folder: RunFolder) -> str:
         return "done"
     if folder.going:
         return "going"
-    return "to do" if folder.failure() is None else "failed"
+    if folder.failure() is not None:
+        return "failed"
+    return "stopped" if folder.rounds else "to do"
 
 
 def _remark(folder: RunFolder) -> str:
