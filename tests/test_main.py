@@ -16,7 +16,6 @@ import pytest
 from active_learning.report.results import read_results
 from active_learning.settings.config import ExperimentConfig
 from active_learning.settings.flags import read_flags
-from active_learning.work.status import expected_seconds
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
 from tests.result_folders import run_config, write_run
@@ -405,14 +404,6 @@ def test_full_disk_is_told(
     assert tiny_main("--result_dir", tmp_path) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_the_time_left_is_that_of_the_same_rounds_in_other_runs() -> None:
-    measured = [("bald", 0, 9.0), ("bald", 1, 1.0), ("bald", 2, 4.0), ("uniform", 0, 2.0), ("bald", 1, 2.0)]
-    assert expected_seconds(measured, "bald", 1) == 1.5  # the median of its own
-    assert expected_seconds(measured, "bald", 7) == 4  # none has come so far: the nearest round
-    assert expected_seconds(measured, "uniform", 5) == 2
-    assert expected_seconds(measured, "mean_std", 0) == 5.5  # nothing is known of it: all curves
 
 
 def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,8 @@
 """The state of a result folder, read without a lock and without writing anything."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
-from statistics import median
 
 from tabulate import tabulate
 
@@ -14,6 +11,7 @@ from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, run_folders
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.work.estimate import time_left
 from active_learning.work.runner import job_count
 
 STATES = ("done", "going", "stopped", "failed", "to do")
@@ -101,29 +99,9 @@ def _remark(folder: RunFolder) -> str:
 
 
 def _time_left(folders: list[RunFolder], side_by_side: int) -> str:
-    """Estimate from the seconds so far: a round takes what it took in other runs (see `expected_seconds`)."""
-    left = [(folder, round_) for folder in folders for round_ in range(len(folder.rounds), folder.config.rounds + 1)]
-    if not left:
+    if all(folder.finished for folder in folders):
         return "Nothing is left to do."
-    measured = [
-        (folder.config.name, row["round"], sum(row.values()) - row["round"])
-        for folder in folders
-        for row in folder.seconds
-        if "round" in row
-    ]
-    if len({round_ for _, round_, _ in measured}) < 2:
+    left = time_left(folders, side_by_side)
+    if left is None:
         return "Time left: not known before two rounds are finished."
-    total = sum(expected_seconds(measured, folder.config.name, round_) for folder, round_ in left) / side_by_side
-    return f"Time left: about {timedelta(seconds=math.ceil(total))}, with {side_by_side} run(s) side by side."
-
-
-def expected_seconds(measured: list[tuple[str, int, float]], name: str, round_: int) -> float:
-    """Return the median seconds of the measured rounds nearest to this one, of the same curve where there are some.
-
-    Rounds that tune the weight decay take several times as long as their neighbours, so no line goes through them.
-    """
-    alike = [(abs(at - round_), seconds) for curve, at, seconds in measured if curve == name] or [
-        (abs(at - round_), seconds) for _, at, seconds in measured
-    ]
-    nearest = min(distance for distance, _ in alike)
-    return median(seconds for distance, seconds in alike if distance == nearest)
+    return f"Time left: about {left}, with {side_by_side} run(s) side by side."

@@ -130,6 +130,34 @@ def test_one_failed_run_does_not_stop_the_others(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def test_a_log_file_gets_a_line_now_and_then(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--experiments", 1, "--acq_func", "bald", "--rounds", 3)
+    assert tiny_main("--result_dir", tmp_path / "short", *flags) == 0
+    assert capsys.readouterr().err == "bald-MC_dropout=True, repetition 0: finished\n", "in less than a minute"
+    monkeypatch.setattr("active_learning.work.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("active_learning.work.progress.SECONDS_BETWEEN_ESTIMATES", 0.0)
+    assert tiny_main("--result_dir", tmp_path / "long", *flags) == 0
+    *lines, _ = capsys.readouterr().err.splitlines()
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d bald-MC_dropout=True, repetition 0: round (\d) of 3, test error \d+\.\d\d%"
+    told = [re.fullmatch(start + r"(, about 0:00:0\d left)?", line) for line in lines]
+    assert [found and found[1] for found in told] == ["0", "1", "2", "3"]
+    assert [bool(found and found[2]) for found in told] == [False, True, True, True], "known after two rounds"
+    assert tiny_main("--result_dir", tmp_path / "quiet", *flags, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_of_a_terminal_has_the_same_estimate(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("active_learning.work.progress.time_left", lambda folders, jobs: (len(folders), jobs))
+    assert tiny_main("--result_dir", tmp_path, "--experiments", 2, "--rounds", 1) == 0
+    printed = capsys.readouterr().err
+    assert re.search(r"8/8 rounds, uniform-MC_dropout=True #1: error \d+\.\d\d%, about \(4, 1\) left", printed)
+
+
 def test_a_round_that_cannot_be_is_told_in_our_words(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
