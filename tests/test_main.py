@@ -207,7 +207,40 @@ def test_the_command_of_the_original_program() -> None:
     config = read_flags(command.split())
     assert config.acquisitions == ExperimentConfig().acquisitions
     training = {"batch_size": 128, "epochs": 50, "lr": 1e-3}  # where the defaults have become others
-    assert {**vars(config), "acq_func": (0,)} == {**vars(ExperimentConfig()), **training}
+    changed = {**training, "result_dir": Path("result_npy")}
+    assert {**vars(config), "acq_func": (0,)} == {**vars(ExperimentConfig()), **changed}
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        ("", "mnist"),
+        ("--rounds 3 --experiments 1 --acq_func bald --determ --jobs 2 --data_dir data", "mnist"),
+        ("--dataset mnist_5k --epochs 2", "mnist_5k-epochs=2"),
+        ("--classes 2 8 --mbr --mbr_sigma tune", "mnist-classes=2_8-mbr_sigma=tune"),
+        ("--lr 1e-2 --warm_start", "mnist-lr=0.01-warm_start"),
+        ("--lr 2e-3 --precision auto", "mnist"),
+    ],
+)
+def test_the_folder_follows_from_what_is_run(flags: str, folder: str) -> None:
+    assert read_flags(flags.split()).result_dir == Path("result_npy") / folder
+
+
+def test_a_trial_run_blocks_no_other(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for flags in (("--rounds", "0"), ("--rounds", "0", "--lr", "0.1"), ()):
+        assert tiny_main("--experiments", "1", "--acq_func", "uniform", *flags) == 0
+    assert len(list(tmp_path.glob("result_npy/*/runs"))) == 2
+    capsys.readouterr()
+    assert tiny_main("--experiments", "1", "--acq_func", "uniform", "--status") == 0
+    assert "1 done" in capsys.readouterr().out
+    assert tiny_main("--experiments", "1", "--status", "--lr", "0.2") == 0
+    others = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.glob("result_npy/*"))]
+    assert f"is not there: there are {' and '.join(others)} (--result_dir)." in capsys.readouterr().out
+    assert main(["report"]) == 2
+    assert f"name one, such as {others[0]}" in capsys.readouterr().err
 
 
 def test_no_flags_are_the_defaults() -> None:

@@ -301,6 +301,11 @@ def _decided(configuration: Row, key: str) -> Any:
     return configuration.get(key, list(default) if isinstance(default, tuple) else default)
 
 
+def result_folders(parent: Path) -> list[Path]:
+    """Return the result folders in a folder."""
+    return sorted(path.parent for path in parent.glob("*/runs") if run_folders(path.parent))
+
+
 def run_folders(result_dir: Path, name: str = "*") -> list[Path]:
     """Return the folders of runs, of one curve or of all, by curve and repetition; others that lie there are not."""
     found = [path for path in (result_dir / "runs").glob(f"{name}/repetition_*") if _REPETITION.fullmatch(path.name)]

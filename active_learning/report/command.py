@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from active_learning.disk.files import write_atomically
+from active_learning.disk.store import result_folders
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
@@ -55,7 +56,9 @@ def _main(argv: Sequence[str] | None, prog: str) -> int:
     if flags.readme and not flags.result_dir:
         flags.result_dir = committed_folders(flags.readme.absolute().parent)
     if not flags.result_dir:
-        return _fail(2, f"there is no result folder to report: name one that {PROGRAM} wrote its results to.")
+        found = result_folders(Path("result_npy"))
+        way = f"such as {found[0]}" if found else f"that {PROGRAM} wrote its results to"
+        return _fail(2, f"there is no result folder to report: name one, {way}.")
     if flags.output and len(flags.result_dir) > 1:
         return _fail(2, "--output takes one result folder: give them one after the other.")
     status = 0

@@ -153,7 +153,11 @@ class ExperimentConfig:
         4.0, "how near PowerBALD, SoftmaxBALD and SoftrankBALD come to taking the top; 0 draws uniformly", 0
     )
     val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
-    result_dir: Path = _how(Path("result_npy"), "folder of the results; a folder that holds some is continued")
+    result_dir: Path = _how(
+        None,
+        "folder of the results; a folder that holds some is continued (default: result_npy/DATASET, with what differs "
+        "from the defaults, such as result_npy/mnist-lr=0.01)",
+    )
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
     learner: str = _flag(
@@ -224,6 +228,18 @@ class ExperimentConfig:
         self._check_own_fields()
         self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
+        if self.result_dir is None:
+            object.__setattr__(self, "result_dir", Path("result_npy", self._folder_name()))
+
+    def _folder_name(self) -> str:
+        """Return what runs can share a folder by: what decides the numbers of all of them, where it is no default."""
+        own = ("dataset", "rounds", "experiments", "acq_func", "learner", "determ", "mbr")
+        words = [self.dataset]
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.metadata["computed"] and entry.name not in own and value != entry.default:
+                words.append(entry.name if value is True else f"{entry.name}={_words(value, '_')}")
+        return "-".join(words)
 
     def _check_training(self) -> None:
         if not 0 < self.augment_strength <= MOST_AUGMENTED:
@@ -369,8 +385,8 @@ def has_field(acquisition: str, learner: str) -> bool:
     return LEARNERS[learner].has_field(ACQUISITION_FUNCTIONS[acquisition])
 
 
-def _words(values: Iterable[object]) -> str:
-    return " ".join(map(str, values))
+def _words(values: object, between: str = " ") -> str:
+    return between.join(map(str, values)) if isinstance(values, list | tuple) else str(values)
 
 
 def _check_known(flag: str, name: str, known: Iterable[str]) -> None:

@@ -371,4 +371,6 @@ def _kind(kind: Any) -> str:
 
 
 def _example(entry: "Field[Any]") -> Any:
-    return {"data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(entry.name, entry.default)
+    return {"result_dir": "result_npy/mine", "data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(
+        entry.name, entry.default
+    )

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from active_learning.disk.files import StoreError, is_held
 from active_learning.disk.record import read_record
-from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, run_folders
+from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, result_folders, run_folders
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.work.estimate import time_left
@@ -42,6 +42,8 @@ def status(config: ExperimentConfig, show: Callable[[str], None]) -> None:
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
     table = tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
     show(f"{table}\n{config.result_dir}: {summary}; {held}.")
+    if not config.result_dir.exists() and (beside := result_folders(config.result_dir.parent)):
+        show(f"{config.result_dir} is not there: there are {' and '.join(map(str, beside))} (--result_dir).")
     if refusal:
         raise refusal
     show(_time_left(asked_for, _side_by_side(config, counts)))
