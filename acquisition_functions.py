@@ -208,7 +208,7 @@ def margin(probs_tnc: Array) -> Array:
 
 Need = Literal["probabilities", "samples", "targets", "embeddings", "field"]
 """What a function may ask of a learner: class probabilities; passes that are posterior samples, each applied to every
-image; those of target images under the same samples; embeddings; a random field."""
+image, and all of them at once; those of target images under the same samples; embeddings; a random field."""
 
 
 class RiskField(Protocol):
@@ -226,7 +226,8 @@ class Evidence:
     Attributes:
         count: N.
         scores_n: The function's own score of each candidate (N,), where it has a score; zeros where it needs nothing.
-        probs_tnc: Class probabilities (T, N, C), float32, where it has none and needs probabilities or samples.
+        probs_tnc: Where it has none, class probabilities (T, N, C): of all passes, float32, if it needs samples; their
+            mean alone (1, N, C), float64, if it needs probabilities only.
         target_tmc: Those of target images (T, M, C), where it needs targets.
         embeddings_nd: What the network's last layer takes of each candidate, nothing dropped (N, D), float32.
         labelled_ld: The same of the labelled images (L, D).
@@ -235,7 +236,7 @@ class Evidence:
 
     count: int
     scores_n: NDArray[np.float64] | None = None
-    probs_tnc: NDArray[np.float32] | None = None
+    probs_tnc: NDArray[np.floating[Any]] | None = None
     target_tmc: NDArray[np.float32] | None = None
     embeddings_nd: NDArray[np.float32] | None = None
     labelled_ld: NDArray[np.float32] | None = None
@@ -352,7 +353,8 @@ def batch_bald(evidence: Evidence, count: int, rng: np.random.Generator) -> Pick
         rng: Draws the configurations and the lots.
 
     Returns:
-        In order of choice, with what each adds to the mutual information, nats.
+        In order of choice, with what each adds to the mutual information, nats: at least 0 while the configurations are
+        listed; where they are drawn, an estimate, which its own error may take below 0.
     """
     assert evidence.probs_tnc is not None
     probs_tnc = evidence.probs_tnc.astype(np.float64)
@@ -628,17 +630,17 @@ ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
         ),
         AcquisitionFunction(
             name="power_bald", label="PowerBALD", colour="#332288", marker=">",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=power_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
             name="softmax_bald", label="SoftmaxBALD", colour="#AA4499", marker="h",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=softmax_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
             name="softrank_bald", label="SoftrankBALD", colour="#882255", marker="d",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=softrank_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
