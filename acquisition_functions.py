@@ -208,7 +208,7 @@ def margin(probs_tnc: Array) -> Array:
 
 Need = Literal["probabilities", "samples", "targets", "embeddings", "field"]
 """What a function may ask of a learner: class probabilities; passes that are posterior samples, each applied to every
-image; those of target images under the same samples; embeddings; a random field."""
+image, and all of them at once; those of target images under the same samples; embeddings; a random field."""
 
 
 class RiskField(Protocol):
@@ -226,7 +226,8 @@ class Evidence:
     Attributes:
         count: N.
         scores_n: The function's own score of each candidate (N,), where it has a score; zeros where it needs nothing.
-        probs_tnc: Class probabilities (T, N, C), float32, where it has none and needs probabilities or samples.
+        probs_tnc: Where it has none, class probabilities (T, N, C): of all passes, float32, if it needs samples; their
+            mean alone (1, N, C), float64, if it needs probabilities only.
         target_tmc: Those of target images (T, M, C), where it needs targets.
         embeddings_nd: What the network's last layer takes of each candidate, nothing dropped (N, D), float32.
         labelled_ld: The same of the labelled images (L, D).
@@ -235,7 +236,7 @@ class Evidence:
 
     count: int
     scores_n: NDArray[np.float64] | None = None
-    probs_tnc: NDArray[np.float32] | None = None
+    probs_tnc: NDArray[np.floating[Any]] | None = None
     target_tmc: NDArray[np.float32] | None = None
     embeddings_nd: NDArray[np.float32] | None = None
     labelled_ld: NDArray[np.float32] | None = None
@@ -352,7 +353,8 @@ def batch_bald(evidence: Evidence, count: int, rng: np.random.Generator) -> Pick
         rng: Draws the configurations and the lots.
 
     Returns:
-        In order of choice, with what each adds to the mutual information, nats.
+        In order of choice, with what each adds to the mutual information, nats: at least 0 while the configurations are
+        listed; where they are drawn, an estimate, which its own error may take below 0.
     """
     assert evidence.probs_tnc is not None
     probs_tnc = evidence.probs_tnc.astype(np.float64)
@@ -503,6 +505,10 @@ def _drawn(weights_n: NDArray[np.float64], taken: Sequence[int], rng: np.random.
     return int(rng.choice(len(left_n), p=left_n / left_n.sum()))
 
 
+CENTRES_AT_ONCE = 64
+"""Centres of core-set whose distances to all candidates are in memory together."""
+
+
 def core_set(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
     """Pick the images farthest from all that are labelled or picked ("core-set", greedy k-centre).
 
@@ -523,20 +529,20 @@ def core_set(evidence: Evidence, count: int, rng: np.random.Generator) -> Picks:
     hidden_nd = evidence.embeddings_nd.astype(np.float64)
     squares_n = (hidden_nd**2).sum(axis=1)
 
-    def from_centre(centre_d: NDArray[np.float64]) -> NDArray[np.float64]:
-        distances_n: NDArray[np.float64] = squares_n + centre_d @ centre_d - 2 * (hidden_nd @ centre_d)
-        return distances_n.clip(min=0)
-
-    nearest_n = np.full(evidence.count, np.inf)
-    for centre_d in evidence.labelled_ld.astype(np.float64):
-        nearest_n = np.minimum(nearest_n, from_centre(centre_d))
+    nearest_n = np.full(evidence.count, np.inf)  # squared distances from the nearest centre
+    centres_ld = evidence.labelled_ld.astype(np.float64)
+    for start in range(0, len(centres_ld), CENTRES_AT_ONCE):
+        centres_md = centres_ld[start : start + CENTRES_AT_ONCE]
+        beyond_mn = (centres_md**2).sum(axis=1)[:, np.newaxis] - 2 * (centres_md @ hidden_nd.T)
+        nearest_n = np.minimum(nearest_n, (squares_n + beyond_mn.min(axis=0)).clip(min=0))
     positions_k, values_k = np.empty(count, dtype=np.int64), np.empty(count)
     for k in range(count):
         nearest_n[positions_k[:k]] = -1  # not again, though others may stand at the same place
-        positions_k[k] = select_top(nearest_n, 1, rng)[0]
-        values_k[k] = np.sqrt(nearest_n[positions_k[k]])
-        nearest_n = np.minimum(nearest_n, from_centre(hidden_nd[positions_k[k]]))
-    return Picks(positions_k, values_k)
+        values_k[k] = nearest_n.max()
+        positions_k[k] = rng.choice(np.flatnonzero(nearest_n == values_k[k]))
+        centre_d = hidden_nd[positions_k[k]]
+        nearest_n = np.minimum(nearest_n, (squares_n + centre_d @ centre_d - 2 * (hidden_nd @ centre_d)).clip(min=0))
+    return Picks(positions_k, np.sqrt(values_k))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -624,17 +630,17 @@ ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
         ),
         AcquisitionFunction(
             name="power_bald", label="PowerBALD", colour="#332288", marker=">",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=power_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
             name="softmax_bald", label="SoftmaxBALD", colour="#AA4499", marker="h",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=softmax_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
             name="softrank_bald", label="SoftrankBALD", colour="#882255", marker="d",
-            values="mutual information, nats", needs=frozenset({"probabilities", "samples"}),
+            values="mutual information, nats",
             score=bald, select=softrank_bald, settings=("coldness",),
         ),
         AcquisitionFunction(

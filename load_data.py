@@ -406,10 +406,13 @@ def _read_checked(files: DataFiles, name: str, data_dir: Path) -> bytes:
         content = _verified(_read(path, unpack=False), files.packed[name])
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except ValueError as error:
-        raise DataError(
-            f"{path} is not {files.title}'s file: it {error}, expected {expected}. Delete it to have it downloaded "
-            "anew, or put the original there."
-        ) from error
+        way = "Delete it to have it downloaded anew, or put the original there."
+        if path.parent in files.elsewhere:
+            way = (
+                f"It belongs to a package of this system: install that again, or put the originals into "
+                f"{data_dir / files.folder}, where they are looked for first."
+            )
+        raise DataError(f"{path} is not {files.title}'s file: it {error}, expected {expected}. {way}") from error
 
 
 def _read(path: Path, unpack: bool) -> bytes:

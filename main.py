@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from active_learning.interruption import Interrupted, stoppable
-from active_learning.terminal import with_streams
+from active_learning.terminal import PROGRAM, fail, with_streams
 
 if TYPE_CHECKING:
     from active_learning.settings.config import ExperimentConfig
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the flags ask for; return the exit code: 0 done, 1 failed, 2 wrong usage, 128 + signal."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = words.pop(0) if words and words[0] in VERBS else "run"
-    return with_streams("main.py", lambda: _stoppable(verb, words))
+    return with_streams(PROGRAM, lambda: _stoppable(verb, words))
 
 
 def _stoppable(verb: str, words: Sequence[str]) -> int:
@@ -31,17 +31,16 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
             if verb == "report":
                 from active_learning.report.command import main as report
 
-                return report(words, "main.py report")
+                return report(words, f"{PROGRAM} report")
             return _main(verb, [*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
-        print("main.py: error: stopped; finished rounds are saved, and the same command goes on.", file=sys.stderr)
-        return 128 + stop.signal_number
+        return fail(128 + stop.signal_number, "stopped; finished rounds are saved, and the same command goes on.")
 
 
 def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.disk.files import StoreError
     from active_learning.settings.config import ConfigError
-    from active_learning.settings.flags import fail, read_flags
+    from active_learning.settings.flags import read_flags
     from load_data import DataError
 
     try:
@@ -57,13 +56,12 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
-    from active_learning.settings.flags import fail
     from active_learning.work.runner import run_experiment
     from active_learning.work.show import show_results
     from active_learning.work.status import status
 
     if config.status:
-        print(status(config))
+        status(config, print)
         return 0
     outcome = run_experiment(config, check)
     reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+Check = Callable[[], None]
+"""Called at each batch; what it raises ends the work."""
+
 
 class Interrupted(BaseException):
     """The run is no longer wanted; `signal_number` says which signal asked, if one did.
@@ -20,7 +23,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], None]]:
+def stoppable() -> Iterator[Check]:
     """Turn the first SIGINT or SIGTERM into an `Interrupted` at the next call of the yielded check.
 
     skorch swallows KeyboardInterrupt, so the signal must not raise it. The second signal ends the process at once, also

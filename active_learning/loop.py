@@ -15,6 +15,7 @@ from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Round
+from active_learning.interruption import Check
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import LEARNERS, Index, Weights
@@ -41,7 +42,7 @@ def active_learning_rounds(
     data: ImageData,
     finished: Sequence[Round] = (),
     weights: Weights | None = None,
-    check: Callable[[], None] | None = None,
+    check: Check | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Round]:
     """Yield the results of the rounds after the finished ones, up to round `config.rounds`.
@@ -94,7 +95,7 @@ class RunState:
         config: RunConfig,
         data: ImageData,
         finished: Sequence[Round],
-        check: Callable[[], None],
+        check: Check,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config

@@ -5,7 +5,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
+
+PROGRAM = "dbal" if Path(sys.argv[0]).stem == "dbal" else "main.py"
+"""What the user typed: the installed command, or the file beside the others."""
+
+
+def fail(code: int, sentence: str, program: str = PROGRAM) -> int:
+    """Print one sentence to stderr and return the exit code."""
+    print(f"{program}: error: {sentence}", file=sys.stderr)
+    return code
 
 
 def with_streams(program: str, work: Callable[[], int]) -> int:
@@ -28,8 +38,7 @@ def with_streams(program: str, work: Callable[[], int]) -> int:
         if out.error is None:
             return code
         reason = out.error.strerror or type(out.error).__name__
-        print(f"{program}: error: standard output cannot be written to ({reason}); all files are.", file=sys.stderr)
-        return code or 1
+        return fail(code or 1, f"standard output cannot be written to ({reason}); all files are.", program)
     finally:
         out.flush()
         sys.stdout, sys.stderr = before

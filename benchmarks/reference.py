@@ -1,5 +1,6 @@
 """The other side of the benchmarks: the paper's network as it is usually written, and the usual ways to use it."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from skorch import NeuralNetClassifier
 from torch import Tensor, nn
 
+from acquisition_functions import Evidence
 from cnn_model import FEATURE_DROPOUT, HIDDEN_DROPOUT, Weights
 
 Images = npt.NDArray[np.float32]
@@ -57,6 +59,44 @@ def plain_classifier(weights: Weights, classes: int, **settings: Any) -> NeuralN
         verbose=0,
         **settings,
     )
+
+
+def their_batches(evidence: Evidence, count: int) -> dict[str, Callable[[], Any]]:
+    """Return what picks a batch of `count` from the same evidence, by the name of our function.
+
+    BatchBALD by batchbald-redux, as its authors publish it; BADGE and core-set by scikit-activeml.
+    """
+    from batchbald_redux.batchbald import get_batchbald_batch
+    from skactiveml.base import SkactivemlClassifier
+    from skactiveml.pool import Badge
+    from skactiveml.pool._core_set import k_greedy_center
+
+    assert evidence.probs_tnc is not None
+    assert evidence.embeddings_nd is not None
+    assert evidence.labelled_ld is not None
+    mean_nc = evidence.probs_tnc.mean(axis=0).astype(np.float64)
+
+    class Fitted(SkactivemlClassifier):  # type: ignore[misc]
+        """What BADGE asks for probabilities: they are there already."""
+
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Fitted":  # noqa: N803
+            return self
+
+        def predict_proba(self, X: Any) -> Any:  # noqa: N803
+            return mean_nc
+
+    every_md = np.concatenate([evidence.labelled_ld, evidence.embeddings_nd]).astype(np.float64)
+    unlabelled_m = np.r_[np.zeros(len(evidence.labelled_ld)), np.full(evidence.count, np.nan)]
+    embeddings_nd = evidence.embeddings_nd.astype(np.float64)
+    unlabelled_n = np.full(evidence.count, np.nan)
+    log_probs_ntc = torch.from_numpy(evidence.probs_tnc).log().transpose(0, 1).contiguous()
+    return {
+        "batch_bald": lambda: get_batchbald_batch(log_probs_ntc, count, 10_000, dtype=torch.double),
+        "badge": lambda: Badge(random_state=0).query(
+            embeddings_nd, unlabelled_n, Fitted(classes=range(mean_nc.shape[1])), fit_clf=False, batch_size=count
+        ),
+        "core_set": lambda: k_greedy_center(every_md, unlabelled_m, batch_size=count, random_state=0),
+    }
 
 
 def skorch_passes(classifier: NeuralNetClassifier, images: Images, passes: int) -> Tensor:

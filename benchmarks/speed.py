@@ -11,6 +11,7 @@ the rate of the library's best large matrix product; what the processor itself c
 Dimensions: T passes, N images.
 """
 
+import io
 import json
 import math
 import resource
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import chain, repeat
@@ -32,16 +34,17 @@ from jsonargparse import auto_cli
 from skorch.dataset import Dataset
 from tabulate import tabulate
 
-from acquisition_functions import ACQUISITION_FUNCTIONS, Score
+from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, Score
 from active_learning.disk.provenance import provenance
 from active_learning.loop import active_learning_rounds
 from active_learning.models.augmentation import AUGMENTATIONS, augmentation
 from active_learning.models.fast import KERNELS, computed_by_kernels, training_threads
 from active_learning.models.hardware import choose_precision
-from active_learning.models.inference import mc_dropout_blocks
+from active_learning.models.inference import embedding_blocks, mc_dropout_blocks
 from active_learning.models.kernels import FILTERS, KERNEL, POOLING, PRODUCTS
 from active_learning.models.network import WEIGHT_DECAY_GRID
 from active_learning.settings.config import ExperimentConfig, RunConfig
+from active_learning.settings.networks import NETWORKS
 from active_learning.work.execution import keep_freed_memory
 from benchmarks.reference import (
     baal_passes,
@@ -49,11 +52,13 @@ from benchmarks.reference import (
     plain_passes,
     skorch_passes,
     textbook_network,
+    their_batches,
 )
 from cnn_model import (
     FEATURE_DROPOUT,
     HIDDEN_DROPOUT,
     HIDDEN_UNITS,
+    BayesianCNN,
     BayesianCNNClassifier,
     Precision,
     TensorBatches,
@@ -554,6 +559,37 @@ def bench_functions(bench: Bench, net: BayesianCNNClassifier) -> None:
             bench.note(f"score_seconds_{name}", taken, "10,000 images x 100 passes, s (10 x 1,000 images)")
 
 
+def bench_networks(bench: Bench) -> None:
+    """MC dropout by the other networks against plain passes through the same module: 128 images x 20 passes."""
+    rng = np.random.default_rng(0)
+    for kind in (kind for kind in NETWORKS.values() if not issubclass(kind.module, BayesianCNN)):
+        images = rng.integers(0, 256, (128, 3, 32, 32), dtype=np.uint8)
+        shape: dict[str, Any] = {
+            "module__image_shape": images.shape[1:],
+            "module__pixel_mean": (0.5,),
+            "module__pixel_std": (0.2,),
+        }
+        net = BayesianCNNClassifier(kind.module, **shape, module__class_count=10, precision="float32").initialize()
+        ours = seconds(partial(infer, net, images, 20))
+        plain = seconds(partial(plain_passes, net.module_, torch.from_numpy(images), 20, BATCH_SIZE), 2)
+        bench.note(f"mc_{kind.name}_vs_plain", plain / ours, "x faster than plain passes, float32, 3 x 32 x 32 pixels")
+
+
+def bench_batches(bench: Bench, net: BayesianCNNClassifier) -> None:
+    """Choices of 10 of 2,000 candidates, against other libraries' from the same evidence."""
+    images, (labelled, _) = bench.images(SUBSET), bench.labelled(120)
+    embeddings_nd, labelled_ld = (torch.cat(list(embedding_blocks(net, few))).numpy() for few in (images, labelled))
+    probs_tnc = torch.cat(list(mc_dropout_blocks(net, images, passes=PASSES, seed=1)), dim=1).numpy()
+    evidence = Evidence(count=SUBSET, probs_tnc=probs_tnc, embeddings_nd=embeddings_nd, labelled_ld=labelled_ld)
+    for name, theirs in their_batches(evidence, 10).items():
+        select = ACQUISITION_FUNCTIONS[name].select
+        ours = seconds(partial(select, evidence, 10, np.random.default_rng(0)), 3)
+        with redirect_stderr(io.StringIO()):  # its progress bars
+            others = seconds(theirs, 1 if name == "batch_bald" else 3)  # minutes of it
+        bench.note(f"{name}_seconds", ours, "10 of 2,000 candidates, s")
+        bench.note(f"{name}_vs_library", others / ours, "x faster than theirs")
+
+
 def _score_blocks(score: Score, blocks: Sequence[torch.Tensor]) -> None:
     for probs_tbc in blocks:
         score(probs_tbc)
@@ -622,6 +658,8 @@ def main(
     bench_curve(bench)
     bench_growth(bench, nets[bench.precision])
     bench_functions(bench, nets[bench.precision])
+    bench_networks(bench)
+    bench_batches(bench, nets[bench.precision])
     bench_jobs(bench)
     print(tabulate(bench.rows, ("figure", "value", "what it is"), disable_numparse=True))
     machine = {

@@ -395,7 +395,7 @@ def test_registry() -> None:
     assert {f.name: f.needs for f in ACQUISITION_FUNCTIONS.values() if f.needs != {"probabilities"}} == {
         "uniform": frozenset(),
         "mbr": {"field"},
-        **dict.fromkeys(("power_bald", "softmax_bald", "softrank_bald", "batch_bald"), frozenset(samples)),
+        "batch_bald": samples,
         "epig": {*samples, "targets"},
         "badge": {"probabilities", "embeddings"},
         "core_set": {"embeddings"},

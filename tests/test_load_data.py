@@ -215,6 +215,22 @@ def test_files_of_a_systems_package_are_found_too(
     assert not (tmp_path / "data").exists()
 
 
+def test_a_damaged_file_of_a_systems_package_is_not_to_be_deleted(
+    tmp_path: Path, small_sha256: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = write_files(tmp_path, ".gz").rename(tmp_path / "package")
+    set_mnist(monkeypatch, elsewhere=(package,))
+    (package / f"{NAMES[0]}.gz").write_bytes(b"")
+    with pytest.raises(DataError) as raised:
+        load_data("mnist", tmp_path / "data")
+    assert str(raised.value).endswith(
+        "It belongs to a package of this system: install that again, or put the originals into "
+        f"{tmp_path}/data/MNIST/raw, where they are looked for first."
+    )
+    write_files(tmp_path / "data", "")
+    assert_is_small_mnist(load_data("mnist", tmp_path / "data"))
+
+
 def test_the_plain_file_goes_before_the_packed_one(tmp_path: Path, small_sha256: None) -> None:
     raw_dir = write_files(tmp_path, ".gz")
     (raw_dir / NAMES[1]).write_bytes(b"not labels")

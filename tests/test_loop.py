@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import cnn_model
-from acquisition_functions import ACQUISITION_FUNCTIONS, Evidence, bald, highest_scores
+from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence, bald, highest_scores
 from active_learning import loop
 from active_learning.disk.record import Round
 from active_learning.loop import active_learning_rounds
@@ -121,6 +121,23 @@ def test_targets_are_of_the_pool_and_under_the_same_samples(data: ImageData) -> 
         (place,) = np.flatnonzero(candidates == index) if index in candidates else (None,)
         if place is not None:
             np.testing.assert_allclose(found.target_tmc[:, row], found.probs_tnc[:, place], atol=1e-6)
+
+
+def test_a_function_that_needs_no_samples_gets_their_mean_and_picks_what_it_would_by_all(data: ImageData) -> None:
+    def evidence(config: RunConfig, function: AcquisitionFunction) -> Evidence:
+        state = make_run(data, config)
+        state.begin(0)
+        found: Evidence = state.learner.evidence(state.candidates(1), state.labelled_train_index, function, round_=1)
+        return found
+
+    badge = ACQUISITION_FUNCTIONS["badge"]
+    config = make_config(acquisition="badge", dropout_iter=20)
+    mean, whole = (evidence(config, f) for f in (badge, dataclasses.replace(badge, needs=badge.needs | {"samples"})))
+    assert mean.probs_tnc is not None
+    assert whole.probs_tnc is not None
+    assert (mean.probs_tnc.shape, whole.probs_tnc.shape) == ((1, 40, CLASSES), (20, 40, CLASSES))
+    picks = [badge.select(found, QUERY, np.random.default_rng(0)) for found in (mean, whole)]
+    assert [array.tobytes() for array in picks[0]] == [array.tobytes() for array in picks[1]]
 
 
 def test_embeddings_are_what_the_last_layer_takes(data: ImageData) -> None:

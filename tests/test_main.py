@@ -16,7 +16,6 @@ import pytest
 from active_learning.report.results import read_results
 from active_learning.settings.config import ExperimentConfig
 from active_learning.settings.flags import read_flags
-from active_learning.work.status import expected_seconds
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
 from tests.result_folders import run_config, write_run
@@ -32,6 +31,7 @@ BAD_CONFIGS = {
     "nan.yaml": "lr: .nan",
     "infinite.yaml": "weight_decay: .inf",
     "wrong_kind.yaml": "epochs: many",
+    "a_function.yaml": "acq_func: [bald]",
 }
 
 BAD_INPUTS = {
@@ -63,7 +63,16 @@ BAD_INPUTS = {
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
     "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number of at least 0.",
     "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
-    "give: take one of bayesian, or another function.",
+    "give: leave --determ out, or take another function.",
+    "--acq_func batch_bald --learner deterministic": "--acq_func batch_bald needs samples, which the learner "
+    "deterministic does not give: take one of bayesian, or take another function.",
+    "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number greater than 0, such as 1e-3.",
+    "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number of at least 0.",
+    "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
+    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--acq_func bald --config a_function.yaml uniform": "'uniform' belongs to no flag: write --NAME VALUE; only "
+    "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report "
+    "come first.",
     "--acq_func epig --masks image": "--acq_func epig needs passes that are posterior samples, which --masks image "
     "gives none of: take --masks pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
@@ -198,7 +207,40 @@ def test_the_command_of_the_original_program() -> None:
     config = read_flags(command.split())
     assert config.acquisitions == ExperimentConfig().acquisitions
     training = {"batch_size": 128, "epochs": 50, "lr": 1e-3}  # where the defaults have become others
-    assert {**vars(config), "acq_func": (0,)} == {**vars(ExperimentConfig()), **training}
+    changed = {**training, "result_dir": Path("result_npy")}
+    assert {**vars(config), "acq_func": (0,)} == {**vars(ExperimentConfig()), **changed}
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [
+        ("", "mnist"),
+        ("--rounds 3 --experiments 1 --acq_func bald --determ --jobs 2 --data_dir data", "mnist"),
+        ("--dataset mnist_5k --epochs 2", "mnist_5k-epochs=2"),
+        ("--classes 2 8 --mbr --mbr_sigma tune", "mnist-classes=2_8-mbr_sigma=tune"),
+        ("--lr 1e-2 --warm_start", "mnist-lr=0.01-warm_start"),
+        ("--lr 2e-3 --precision auto", "mnist"),
+    ],
+)
+def test_the_folder_follows_from_what_is_run(flags: str, folder: str) -> None:
+    assert read_flags(flags.split()).result_dir == Path("result_npy") / folder
+
+
+def test_a_trial_run_blocks_no_other(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for flags in (("--rounds", "0"), ("--rounds", "0", "--lr", "0.1"), ()):
+        assert tiny_main("--experiments", "1", "--acq_func", "uniform", *flags) == 0
+    assert len(list(tmp_path.glob("result_npy/*/runs"))) == 2
+    capsys.readouterr()
+    assert tiny_main("--experiments", "1", "--acq_func", "uniform", "--status") == 0
+    assert "1 done" in capsys.readouterr().out
+    assert tiny_main("--experiments", "1", "--status", "--lr", "0.2") == 0
+    others = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.glob("result_npy/*"))]
+    assert f"is not there: there are {' and '.join(others)} (--result_dir)." in capsys.readouterr().out
+    assert main(["report"]) == 2
+    assert f"name one, such as {others[0]}" in capsys.readouterr().err
 
 
 def test_no_flags_are_the_defaults() -> None:
@@ -397,18 +439,10 @@ def test_full_disk_is_told(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_the_time_left_is_that_of_the_same_rounds_in_other_runs() -> None:
-    measured = [("bald", 0, 9.0), ("bald", 1, 1.0), ("bald", 2, 4.0), ("uniform", 0, 2.0), ("bald", 1, 2.0)]
-    assert expected_seconds(measured, "bald", 1) == 1.5  # the median of its own
-    assert expected_seconds(measured, "bald", 7) == 4  # none has come so far: the nearest round
-    assert expected_seconds(measured, "uniform", 5) == 2
-    assert expected_seconds(measured, "mean_std", 0) == 5.5  # nothing is known of it: all curves
-
-
 def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     assert tiny_main("--result_dir", results, "--status") == 0
-    assert "0 done, 0 going, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
+    assert "0 done, 0 going, 0 stopped, 0 failed, 4 to do; no program works on it" in capsys.readouterr().out
     assert not results.exists()
     assert tiny_main("--result_dir", results, "--experiments", "1") == 0
     assert tiny_main("--result_dir", results, "--experiments", "1", "--acq_func", "max_entropy", "--lr", "2e-3") == 0
@@ -416,7 +450,7 @@ def test_status_of_a_folder(tiny_main: Tiny, tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert tiny_main("--result_dir", results, "--status") == 0
     printed = capsys.readouterr().out
-    assert "2 done, 0 going, 0 failed, 2 to do" in printed
+    assert "2 done, 0 going, 0 stopped, 0 failed, 2 to do" in printed
     assert re.search(r"Time left: about 0:0\d:\d\d, with 1 run\(s\) side by side", printed)
     assert tiny_main("--result_dir", results, "--status", "--jobs", "3") == 0
     assert "with 2 run(s) side by side" in capsys.readouterr().out  # as the same command would do, and 2 are left
@@ -431,12 +465,38 @@ def test_status_of_a_folder_of_other_settings(
     assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--status", "--precision", "auto") == 0
     printed = capsys.readouterr().out
     assert re.search(r"bald-MC_dropout=False +0 +not asked for +3 ", printed)
-    assert "2 done, 0 going, 0 failed, 0 to do" in printed
-    assert tiny_main("--result_dir", tmp_path, "--status", "--epochs", "3") == 0
-    printed = capsys.readouterr().out
-    assert printed.count("not asked for") == 3
-    assert "(epochs is 2 there and 3 here): set the same values, or name another folder." in printed
-    assert "Time left" not in printed
+    assert "2 done, 0 going, 0 stopped, 0 failed, 0 to do" in printed
+    assert tiny_main("--result_dir", tmp_path, "--status", "--epochs", "3") == 2
+    shown = capsys.readouterr()
+    assert shown.out.count("not asked for") == 3
+    told = "(epochs is 2 there and 3 here): give --epochs 2 to continue them, or name another folder.\n"
+    assert shown.err.endswith(told)
+    assert "Time left" not in shown.out
+
+
+def test_another_own_field_is_refused_by_its_name_and_the_status_says_so(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "power_bald", "bald")
+    assert tiny_main(*flags, "--coldness", "2") == 0
+    for also in ((), ("--status",)):
+        capsys.readouterr()
+        assert tiny_main(*flags, "--coldness", "1", *also) == 2
+        assert capsys.readouterr().err == (
+            f"main.py: error: --result_dir {tmp_path} holds runs of another configuration (coldness is 2.0 there and "
+            "1.0 here): give --coldness 2.0 to continue them, or name another folder.\n"
+        )
+    others = ("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "softmax_bald", "--coldness", "1")
+    assert tiny_main(*others) == 0, "another function's coldness is its own"
+
+
+def test_a_run_that_was_stopped_is_told_from_one_to_do(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--acq_func", "bald", "--rounds", "1") == 0
+    capsys.readouterr()
+    assert tiny_main("--result_dir", tmp_path, "--experiments", "1", "--status") == 0
+    assert "0 done, 0 going, 1 stopped, 0 failed, 1 to do" in capsys.readouterr().out
 
 
 def test_a_folder_of_an_older_version_is_read_and_not_continued(
@@ -454,10 +514,10 @@ def test_a_folder_of_an_older_version_is_read_and_not_continued(
     printed = capsys.readouterr().err
     assert printed.startswith(refusal)
     assert printed.count("\n") == 1
-    assert tiny_main(*flags, "--status") == 0
-    printed = capsys.readouterr().out
-    assert len(re.findall(r"MC_dropout=True +0 +not asked for +3 ", printed)) == 2
-    assert sentence in printed
+    assert tiny_main(*flags, "--status") == 2
+    shown = capsys.readouterr()
+    assert len(re.findall(r"MC_dropout=True +0 +not asked for +3 ", shown.out)) == 2
+    assert sentence in shown.err
     assert [run.rounds for run in read_results(tmp_path).runs] == [2, 2]
     assert read_results(tmp_path).unreadable == ()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if not path.name.startswith(".lock")}

@@ -4,12 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from active_learning.disk.record import Round
+from active_learning.settings.learners import Index
 from load_data import kept_train_index
-
-Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ Row = dict[str, Any]
 MOST_CLASSES = 1000
 """Of a data set that this program does not know: as many as a table can show."""
 
-Index = Annotated[int, Field(ge=0, lt=2**63)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Number = int | float
 Share = Annotated[Number, Field(ge=0, le=1)]
 Measure = Annotated[Number, Field(ge=0, lt=1e6)]
-Indices = Annotated[tuple[Index, ...], Field(strict=False)]
+Indices = Annotated[tuple[Whole, ...], Field(strict=False)]
 Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
 
 
@@ -44,8 +44,8 @@ class Round(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
 
-    round: Index
-    labelled: Index
+    round: Whole
+    labelled: Whole
     acquired_train_index: Indices
     acquired_scores: Numbers
     acquired_labels: Indices
@@ -104,13 +104,19 @@ def read_record(run_folder: Path) -> Record:
         try:
             round_ = Round.model_validate(row)
         except ValidationError as error:
-            key = str(error.errors()[0]["loc"][0])
-            fault = f"{key} of round {len(rounds)} is {str(row.get(key, 'missing'))[:60]!r}"
+            fault = fault_of(error, f" of round {len(rounds)}")
             break
         if fault := _does_not_follow(round_, rounds, configuration, counts_kept_images):
             break
         rounds.append(round_)
     return Record(configuration, tuple(rounds), whole and not fault, fault, counts_kept_images)
+
+
+def fault_of(error: ValidationError, where: str = "") -> str:
+    """Return which value of a round cannot be, without pydantic's words."""
+    first = error.errors()[0]
+    value = "missing" if first["type"] == "missing" else str(first["input"])[:60]
+    return f"{first['loc'][0]}{where} is {value!r}"
 
 
 def record_lines(configuration: Row, rounds: Sequence[Round], counts_kept_images: bool) -> bytes:

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from active_learning.disk.files import StoreError, locked
-from active_learning.disk.numbering import Index, Numbering, renumbered
+from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, recorded_run, run_folders
 from active_learning.settings.config import ConfigError
-from active_learning.terminal import with_streams
+from active_learning.settings.flags import Parser
+from active_learning.settings.learners import Index
+from active_learning.terminal import PROGRAM, fail, with_streams
 from load_data import DataError, load_data
 
 
@@ -78,32 +78,31 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Rewrite what the flags name; return 0, 1 (something cannot be read or written) or 2 (wrong usage)."""
-    parser = ArgumentParser(
+    return with_streams("renumber", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = Parser(
         prog="python -m active_learning.disk.renumber",
         description="Rewrite the records of runs with --classes that count the images kept and not those of the data "
         "set, as earlier versions wrote them. All others stay as they are, to the byte.",
     )
-    parser.add_argument("result_dir", nargs="+", type=Path, help="result folder(s)")
-    parser.add_argument("--data_dir", type=Path | None, help="where the data set is; as in main.py")
-    flags = parser.parse_args(argv)
-    return with_streams("renumber", lambda: _renumber_all(flags.result_dir, flags.data_dir))
-
-
-def _renumber_all(result_dirs: Sequence[Path], data_dir: Path | None) -> int:
-    for result_dir in result_dirs:
+    parser.add_argument("result_dir", nargs="+", type=Path, metavar="RESULT_DIR", help="result folder(s)")
+    parser.add_argument("--data_dir", type=Path, metavar="PATH", help=f"where the data set is; as in {PROGRAM}")
+    try:
+        flags = parser.parse_args(argv)
+    except ConfigError as error:
+        return fail(2, str(error), "renumber")
+    for result_dir in flags.result_dir:
         if not result_dir.is_dir():
-            return _fail(2, f"{result_dir} is no folder: name one that main.py wrote its results to.")
+            sentence = f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to."
+            return fail(2, sentence, "renumber")
         try:
-            rewritten, runs = renumber_folder(result_dir, data_dir)
+            rewritten, runs = renumber_folder(result_dir, flags.data_dir)
         except (ConfigError, StoreError, DataError, OSError) as error:
-            return _fail(1, str(error))
+            return fail(1, str(error), "renumber")
         print(f"{result_dir}: {rewritten} of {runs} records rewritten.")
     return 0
-
-
-def _fail(code: int, sentence: str) -> int:
-    print(f"renumber: error: {sentence}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ run's folder to the process that executes the run. The operating system frees bo
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,9 @@ from active_learning.disk.record import (
     record_lines,
     sealed,
 )
-from active_learning.settings.config import ARM_FIELDS, ConfigError, RunConfig
+from active_learning.interruption import Check
+from active_learning.settings.arms import flag
+from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
 
 
@@ -101,7 +103,7 @@ class RunFolder:
             self._write()
 
     @contextmanager
-    def locked(self, check: Callable[[], None] | None = None) -> Iterator[None]:
+    def locked(self, check: Check | None = None) -> Iterator[None]:
         """Hold the run's folder, waiting for another process that executes the same run.
 
         There is one when a driver was killed whose cluster lives on: its task ends within a batch or with the run.
@@ -216,7 +218,8 @@ class RunFolder:
         """Say what is damaged of the record that was loaded, and what is left of it."""
         if not self.damaged:
             return None
-        names = " and ".join(path.name for path in self.damaged)
+        faults = {"metrics.jsonl": f" ({self.fault})" if self.fault else ""}
+        names = " and ".join(path.name + faults.get(path.name, "") for path in self.damaged)
         kept = f"{len(self.rounds)} whole rounds are kept" if self.rounds else "no whole round is left"
         return f"{names} damaged, {kept}"
 
@@ -258,34 +261,49 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
         ConfigError: naming the folder, and the fields that differ with both values.
         StoreError: naming a run's folder that holds the record of another run.
     """
-    ignored = {*ARM_FIELDS, *but}
-    shared = {key: value for key, value in configs[0].identity().items() if key not in ignored}
+    wanted = {run.name: run.identity() for run in configs}
     for path in run_folders(result_dir):
         configuration = read_record(path).configuration
         if configuration is None:
             continue
-        held = {key: value for key, value in configuration.items() if key not in ignored}
-        if differing := [key for key in {**held, **shared} if held.get(key) != shared.get(key)]:
-            if "equal_batches" in differing and not held.get("equal_batches"):  # which no setting brings back
-                raise ConfigError(
-                    f"--result_dir {result_dir} holds runs of an earlier version, whose training cut its batches "
-                    "otherwise: name another folder to run these settings; python -m active_learning.report still "
-                    "reads that one."
-                )
-            there, here = ({key: _decided(values, key) for key in differing} for values in (held, shared))
-            words = ", ".join(f"{key} is {there[key]!r} there and {here[key]!r} here" for key in differing)
-            raise ConfigError(
-                f"--result_dir {result_dir} holds runs of another configuration ({words}): "
-                "set the same values, or name another folder."
-            )
+        # other arms' own fields are theirs alone
+        ignored = {*ARM_FIELDS, *but} - {*(OWN_FIELDS if path.parent.name in wanted else ())}
+        both = configuration, wanted.get(path.parent.name, configs[0].identity())
+        there, here = ({key: value for key, value in values.items() if key not in ignored} for values in both)
+        if differing := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
+            raise ConfigError(f"--result_dir {result_dir} holds runs of {_another(there, here, differing)}")
         if not _in_its_place(path, configuration):
             raise StoreError(f"{path} holds the record of another run, such as a copy would: move it away.")
+
+
+def _another(there: Row, here: Row, differing: Sequence[str]) -> str:
+    """Say in which fields two configurations differ, and what to type for the first."""
+    if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
+        return (
+            "an earlier version, whose training cut its batches otherwise: name another folder to run these settings; "
+            "python -m active_learning.report still reads that one."
+        )
+    values = {key: (_decided(there, key), _decided(here, key)) for key in differing}
+    words = ", ".join(f"{key} is {held!r} there and {asked!r} here" for key, (held, asked) in values.items())
+    held = {key: value for key, (value, _) in values.items()}
+    off = [key for key, value in held.items() if value is False or value == []]
+    given = [word for key, value in held.items() if key not in off for word in flag(key, value)]
+    left_out = [f"--{key}" for key in off]
+    typed = [" ".join(["give", *given])] * bool(given) + [f"leave out {' and '.join(left_out)}"] * bool(left_out)
+    known = all(hasattr(ExperimentConfig, key) for key in differing)
+    way = f"{' and '.join(typed)} to continue them, or name another folder" if known else "name another folder"
+    return f"another configuration ({words}): {way}."
 
 
 def _decided(configuration: Row, key: str) -> Any:
     """Return the value of a field, which a record does not hold where it is the default."""
     default = getattr(RunConfig, key, None)
     return configuration.get(key, list(default) if isinstance(default, tuple) else default)
+
+
+def result_folders(parent: Path) -> list[Path]:
+    """Return the result folders in a folder."""
+    return sorted(path.parent for path in parent.glob("*/runs") if run_folders(path.parent))
 
 
 def run_folders(result_dir: Path, name: str = "*") -> list[Path]:

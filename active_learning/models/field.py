@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import AcquisitionFunction, Evidence
+from active_learning.interruption import Check
 from active_learning.models.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
 from active_learning.settings.config import ConfigError, RunConfig
 from active_learning.settings.learners import Images, Index, Timed, Weights
@@ -42,7 +43,7 @@ class RunField:
         config: RunConfig,
         data: ImageData,
         splits: Splits,
-        check: Callable[[], None],
+        check: Check,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self._check = check
@@ -134,7 +135,7 @@ class FieldLearner:
         _function: AcquisitionFunction,
         *,
         timed: Timed,
-        check: Callable[[], None],
+        check: Check,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self._timed = timed

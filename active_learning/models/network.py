@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from acquisition_functions import AcquisitionFunction, Evidence
+from active_learning.interruption import Check
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
 from active_learning.models.engines import training_settings
@@ -83,7 +84,7 @@ class NetworkLearner:
         *,
         dropout: bool,
         timed: Timed,
-        check: Callable[[], None],
+        check: Check,
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.weight_decay, self.weight_decay_tuned = 0.0, False
@@ -161,15 +162,19 @@ class NetworkLearner:
             blocks = self._scoring_blocks(candidates, seed)
             if score is not None:
                 found["scores_n"] = _finite(_filled(np.empty(count), map(score, blocks)))
-            else:
-                found["probs_tnc"] = _joined(blocks, dim=1)
+            elif "samples" in function.needs:
+                found["probs_tnc"] = self._all_passes(blocks, count)
+            else:  # all passes would take T / 2 times the memory of their mean
+                means = (torch.from_numpy(block.cpu().numpy().mean(axis=0, dtype=np.float64)) for block in blocks)
+                found["probs_tnc"] = _finite(_filled(np.empty((count, self._class_count)), means))[np.newaxis]
         if "targets" in function.needs:
             rng = stream(self._config.seed, self._config.repetition, round_, Purpose.TARGETS)
             targets = rng.choice(self._pool, min(TARGETS, len(self._pool)), replace=False)
-            found["target_tmc"] = _joined(self._blocks(self._train_images, targets, seed), dim=1)
+            found["target_tmc"] = self._all_passes(self._blocks(self._train_images, targets, seed), len(targets))
         if "embeddings" in function.needs:
             for name, rows in {"embeddings_nd": candidates, "labelled_ld": labelled}.items():
-                found[name] = _joined(embedding_blocks(self.network, self._train_images, rows), dim=0)
+                blocks = embedding_blocks(self.network, self._train_images, rows)
+                found[name] = _finite(torch.cat(list(blocks)).cpu().numpy())
         return Evidence(count=count, **found)
 
     def opinion(
@@ -216,6 +221,12 @@ class NetworkLearner:
             return deterministic_blocks(self.network, images, rows)
         return mc_dropout_blocks(self.network, images, rows, passes=self._config.dropout_iter, seed=seed)
 
+    def _all_passes(self, blocks: Iterator[torch.Tensor], count: int) -> npt.NDArray[np.float32]:
+        """Return the class probabilities (T, N, C) of all blocks."""
+        probs_tnc = np.empty((self._config.dropout_iter, count, self._class_count), dtype=np.float32)
+        _filled(probs_tnc.swapaxes(0, 1), (block.transpose(0, 1) for block in blocks))
+        return np.asarray(_finite(probs_tnc))
+
     def _seed(self, round_: int, purpose: Purpose) -> int:
         return stream_seed(self._config.seed, self._config.repetition, round_, purpose)
 
@@ -223,7 +234,7 @@ class NetworkLearner:
 def make_network(
     config: RunConfig,
     data: ImageData,
-    check: Callable[[], None] | None = None,
+    check: Check | None = None,
     note: Callable[[str], None] | None = None,
 ) -> BayesianCNNClassifier:
     """Return the skorch classifier of a run, not fitted yet."""
@@ -252,14 +263,11 @@ def make_network(
     )
 
 
-def _joined(blocks: Iterable[torch.Tensor], dim: int) -> npt.NDArray[np.float32]:
-    return np.asarray(_finite(torch.cat(list(blocks), dim=dim).cpu().numpy()))
-
-
-def _filled(array_n: npt.NDArray[np.float64], blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.float64]:
+def _filled(array_n: npt.NDArray[Any], blocks: Iterable[torch.Tensor]) -> npt.NDArray[Any]:
     """Put blocks one after the other into an array made before them.
 
-    Blocks kept one by one would lie between the inference's large ones and cost a megabyte of unusable memory each.
+    Blocks kept one by one would lie between the inference's large ones and cost a megabyte of unusable memory each; to
+    join them in the end takes the memory of all twice.
     """
     start = 0
     for block in blocks:

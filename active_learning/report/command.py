@@ -8,36 +8,38 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-from jsonargparse import ArgumentParser
+from typing import Any, Literal, get_args
 
 from active_learning.disk.files import write_atomically
+from active_learning.disk.store import result_folders
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.report.write import markdown, table, write_report
-from active_learning.terminal import with_streams
+from active_learning.settings.config import ConfigError
+from active_learning.settings.flags import Parser
+from active_learning.terminal import PROGRAM, fail, with_streams
 
 Format = Literal["text", "markdown", "csv", "json"]
 
 
-def make_parser(prog: str) -> ArgumentParser:
+def make_parser(prog: str) -> Parser:
     """Return the parser of this module's command."""
-    parser = ArgumentParser(prog=prog, description="Write the reports of result folders anew; they are only read.")
+    parser = Parser(prog=prog, description="Write the reports of result folders anew; they are only read.")
     parser.add_argument(
         "result_dir",
         nargs="*",
         type=Path,
-        default=[],
+        metavar="RESULT_DIR",
         help="result folder(s); each gets a report of its own (default with --readme: the committed ones beside it)",
     )
-    parser.add_argument("--output", type=Path | None, help="folder of the report (default: RESULT_DIR/report)")
-    parser.add_argument("--data_dir", type=Path | None, help="where the data set is, for the pictures; as in main.py")
+    path: dict[str, Any] = {"type": Path, "metavar": "PATH"}
+    parser.add_argument("--output", **path, help="folder of the report (default: RESULT_DIR/report)")
+    parser.add_argument("--data_dir", **path, help=f"where the data set is, for the pictures; as in {PROGRAM}")
     parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")
-    parser.add_argument("--format", type=Format, default="text", help="what to print: the table, or all numbers")
-    parser.add_argument("--readme", type=Path | None, help="a README whose results are to be written anew")
+    parser.add_argument("--format", choices=get_args(Format), default="text", help="print the table, or all numbers")
+    parser.add_argument("--readme", **path, help="a README whose results are to be written anew")
     return parser
 
 
@@ -47,17 +49,22 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m active_learni
 
 
 def _main(argv: Sequence[str] | None, prog: str) -> int:
-    flags = make_parser(prog).parse_args(argv)
+    try:
+        flags = make_parser(prog).parse_args(argv)
+    except ConfigError as error:
+        return _fail(2, str(error))
     if flags.readme and not flags.result_dir:
         flags.result_dir = committed_folders(flags.readme.absolute().parent)
     if not flags.result_dir:
-        return _fail(2, "there is no result folder to report: name one that main.py wrote its results to.")
+        found = result_folders(Path("result_npy"))
+        way = f"such as {found[0]}" if found else f"that {PROGRAM} wrote its results to"
+        return _fail(2, f"there is no result folder to report: name one, {way}.")
     if flags.output and len(flags.result_dir) > 1:
         return _fail(2, "--output takes one result folder: give them one after the other.")
     status = 0
     for result_dir in flags.result_dir:
         if not result_dir.is_dir():
-            return _fail(2, f"{result_dir} is no folder: name one that main.py wrote its results to.")
+            return _fail(2, f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to.")
         try:
             summary = summarise(read_results(result_dir))
             report = write_report(summary, flags.output, flags.data_dir, not flags.no_gallery)
@@ -93,5 +100,4 @@ def _rendered(summary: Summary, form: Format) -> str:
 
 
 def _fail(code: int, sentence: str) -> int:
-    print(f"report: error: {sentence}", file=sys.stderr)
-    return code
+    return fail(code, sentence, "report")

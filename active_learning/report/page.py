@@ -21,7 +21,7 @@ from active_learning.report.records import visible
 from active_learning.report.results import Arm, Run
 from active_learning.report.statistics import repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
-from active_learning.settings.arms import command as command_words
+from active_learning.settings.arms import commands
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -188,9 +188,9 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
-    """Return the command that computes runs of this configuration anew, in a folder of its own."""
+    """Return what computes runs of this configuration anew, in a folder of its own: a line for the shell."""
     recorded = [{"acquisition": arm.acquisition, **arm.runs[0].configuration} for arm in arms]
-    return shlex.join(command_words(run.configuration, recorded, run.rounds, repetitions))
+    return " && ".join(map(shlex.join, commands(run.configuration, recorded, run.rounds, repetitions)))
 
 
 def _title(summary: Summary) -> str:

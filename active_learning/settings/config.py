@@ -32,7 +32,7 @@ MOST_AUGMENTED = 3.0
 MBR_FIELDS = ("mbr_neighbours", "mbr_sigma")
 """The fields that decide the numbers of Minimum Bayes Risk and of no other arm."""
 
-OWN_FIELDS = (*MBR_FIELDS, "coldness")
+OWN_FIELDS = (*MBR_FIELDS, *dict.fromkeys(name for f in ACQUISITION_FUNCTIONS.values() for name in f.settings))
 """The fields that decide the numbers of some arms alone: see `own_fields`."""
 
 ARM_FIELDS = ("acquisition", "learner", "mc_dropout", "classifier", "repetition", *OWN_FIELDS)
@@ -155,7 +155,11 @@ class ExperimentConfig:
         4.0, "how near PowerBALD, SoftmaxBALD and SoftrankBALD come to taking the top; 0 draws uniformly", 0
     )
     val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
-    result_dir: Path = _how(Path("result_npy"), "folder of the results; a folder that holds some is continued")
+    result_dir: Path = _how(
+        None,
+        "folder of the results; a folder that holds some is continued (default: result_npy/DATASET, with what differs "
+        "from the defaults, such as result_npy/mnist-lr=0.01)",
+    )
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
     learner: str = _flag(
@@ -233,6 +237,18 @@ class ExperimentConfig:
         self._check_own_fields()
         self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
+        if self.result_dir is None:
+            object.__setattr__(self, "result_dir", Path("result_npy", self._folder_name()))
+
+    def _folder_name(self) -> str:
+        """Return what runs can share a folder by: what decides the numbers of all of them, where it is no default."""
+        own = ("dataset", "rounds", "experiments", "acq_func", "learner", "determ", "mbr")
+        words = [self.dataset]
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.metadata["computed"] and entry.name not in own and value != entry.default:
+                words.append(entry.name if value is True else f"{entry.name}={_words(value, '_')}")
+        return "-".join(words)
 
     def _check_training(self) -> None:
         if not 0 < self.augment_strength <= MOST_AUGMENTED:
@@ -286,9 +302,10 @@ class ExperimentConfig:
                 )
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
+                way = f"take one of {', '.join(able)}" if learner == self.learner else "leave --determ out"
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
-                    f"give: take one of {', '.join(able)}, or another function."
+                    f"give: {way}, or take another function."
                 )
 
     def _check_own_fields(self) -> None:
@@ -369,17 +386,23 @@ class ExperimentConfig:
     @property
     def arms(self) -> tuple[tuple[str, str], ...]:
         """The curves of a repetition: an acquisition function and a learner each, by name."""
-        arms = [(acquisition, self.learner) for acquisition in self.acquisitions]
-        if self.determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
-            arms += [(name, "deterministic") for name in self.acquisitions if ACQUISITION_FUNCTIONS[name].needs]
-        if self.mbr:
-            arms += [("mbr", "bayesian"), ("mbr", "field")]
-        return tuple(dict.fromkeys(arms))
+        return arms_of(self.acquisitions, self.learner, determ=self.determ, mbr=self.mbr)
 
     @property
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def arms_of(acquisitions: Iterable[str], learner: str, *, determ: bool, mbr: bool) -> tuple[tuple[str, str], ...]:
+    """Return the curves that flags ask for: an acquisition function and a learner each, by name."""
+    names = list(acquisitions)
+    arms = [(name, learner) for name in names]
+    if determ:  # random acquisition asks no model, so experiment 2 has no deterministic arm of it
+        arms += [(name, "deterministic") for name in names if ACQUISITION_FUNCTIONS[name].needs]
+    if mbr:
+        arms += [("mbr", "bayesian"), ("mbr", "field")]
+    return tuple(dict.fromkeys(arms))
 
 
 def own_fields(acquisition: str, learner: str) -> tuple[str, ...]:
@@ -392,8 +415,8 @@ def has_field(acquisition: str, learner: str) -> bool:
     return LEARNERS[learner].has_field(ACQUISITION_FUNCTIONS[acquisition])
 
 
-def _words(values: Iterable[object]) -> str:
-    return " ".join(map(str, values))
+def _words(values: object, between: str = " ") -> str:
+    return between.join(map(str, values)) if isinstance(values, list | tuple) else str(values)
 
 
 def check_known(flag: str, name: str, known: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.settings.config import ConfigError, ExperimentConfig
 from active_learning.settings.learners import LEARNERS
 from active_learning.settings.networks import NETWORKS
+from active_learning.terminal import PROGRAM
 from load_data import DATASETS
 
 FLAGS: dict[str, "Field[Any]"] = {entry.name: entry for entry in fields(ExperimentConfig)}
@@ -47,10 +48,18 @@ _KINDS: dict[Any, tuple[str, str, Callable[[str], Any]]] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are sentences."""
+    """argparse's, which refuses in one sentence and reads `-1e-3` as a number."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+        self._negative_number_matcher = re.compile(rf"-{_NUMBER.pattern}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong in place of ending the program."""
+        """Refuse the words.
+
+        Raises:
+            ConfigError: with argparse's message.
+        """
         raise ConfigError(f"{' '.join(message.split()).rstrip('.:')}: {self.prog} --help lists all flags.")
 
 
@@ -69,27 +78,38 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
         ConfigError: for anything that is not allowed.
         SystemExit: after `--help`, `--print_config` and `--print_completion`.
     """
-    paths, words = _files_apart(sys.argv[1:] if argv is None else argv)
-    words = [*(word for path in paths for word in _file_words(path)), *words]
+    words = sys.argv[1:] if argv is None else argv
     for word in words:
         name, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and equals and name in SWITCHES:
             raise ConfigError(
                 f"--{name}={value!r} is not allowed: --{name} is a switch and stands alone, without a value."
             )
-    given, left = make_parser().parse_known_args(words)
-    if left:
-        raise ConfigError(_belongs_to_nothing(left[0]))
-    if "print_completion" in given:
-        print(completion(given.print_completion))
+    parser = make_parser()
+    flags = _split(parser, words)
+    if "print_completion" in flags:
+        print(completion(flags["print_completion"]))
         raise SystemExit(0)
-    config = ExperimentConfig(
-        **{name: flag_value(FLAGS[name], value) for name, value in vars(given).items() if name in FLAGS}
-    )
-    if given.print_config:
+    given: dict[str, Any] = {}
+    for path in flags.pop("config", ()):
+        if not path:
+            raise ConfigError(_without_value("config"))
+        given |= _split(parser, _file_words(path))
+    given |= flags
+    printed = given.pop("print_config", False)
+    config = ExperimentConfig(**{name: flag_value(FLAGS[name], value) for name, value in given.items()})
+    if printed:
         print(_as_yaml(config), end="")
         raise SystemExit(0)
     return config
+
+
+def _split(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
+    """Return the words after each flag that is given."""
+    given, left = parser.parse_known_args(words)
+    if left:
+        raise ConfigError(_belongs_to_nothing(left[0]))
+    return vars(given)
 
 
 def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
@@ -99,19 +119,19 @@ def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
         with_choices: let the values that there are stand in it, for a shell to complete.
     """
     parser = Parser(
-        prog="main.py",
-        usage="main.py [run | status | report | rank | VERB --help] [--NAME VALUE ...]",
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [run | status | report | rank | VERB --help] [--NAME VALUE ...]",
         description="Deep Bayesian active learning on images.",
         formatter_class=Help,
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
     for entry in FLAGS.values():
         add_flag(groups[entry.metadata["computed"]], entry, with_choices=with_choices)
     others = parser.add_argument_group("files and shells")
-    others.add_argument("--config", metavar="PATH", help="YAML file of flags without their dashes; flags win over it")
-    others.add_argument("--print_config", action="store_true", default=False, help="print such a file and do no more")
+    config_help = "YAML file of flags without their dashes; flags win over it"
+    others.add_argument("--config", nargs="?", action="append", metavar="PATH", help=config_help)
+    others.add_argument("--print_config", action="store_true", help="print such a file and do no more")
     shells = ", ".join(shtab.SUPPORTED_SHELLS)
     others.add_argument(
         "--print_completion", nargs="?", metavar="SHELL", help=f"print what completes all this in {shells}"
@@ -237,22 +257,6 @@ def _belongs_to_nothing(word: str) -> str:
     )
 
 
-def _files_apart(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the files that `--config` names, and all other words."""
-    paths, words = [], []
-    left = iter(argv)
-    for word in left:
-        name, equals, value = word.partition("=")
-        if name != "--config":
-            words.append(word)
-            continue
-        path = value if equals else next(left, "")
-        if not path or path.startswith("--"):
-            raise ConfigError(_without_value("config"))
-        paths.append(path)
-    return paths, words
-
-
 def _file_words(path: str) -> list[str]:
     """Return the words of the command line that mean what a YAML file says.
 
@@ -349,7 +353,7 @@ def _without_value(name: str, entry: "Field[Any] | None" = None) -> str:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "main.py --help lists them all."
+    hint = f"did you mean {close[0]!r}?" if close else f"{PROGRAM} --help lists them all."
     return f"{name!r} is not a setting: {hint}"
 
 
@@ -379,10 +383,6 @@ def _kind(kind: Any) -> str:
 
 
 def _example(entry: "Field[Any]") -> Any:
-    return {"data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(entry.name, entry.default)
-
-
-def fail(code: int, sentence: str) -> int:
-    """Print one sentence to stderr and return the exit code."""
-    print(f"main.py: error: {sentence}", file=sys.stderr)
-    return code
+    return {"result_dir": "result_npy/mine", "data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(
+        entry.name, entry.default
+    )

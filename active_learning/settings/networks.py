@@ -40,7 +40,7 @@ NETWORKS: dict[str, NetworkKind] = {
             smallest=16,
         ),
         NetworkKind(
-            name="resnet18", text="a residual network under the paper's head", made_by="cnn_model:ResNet18", smallest=8
+            name="resnet18", text="a residual network under the paper's head", made_by="cnn_model:ResNet18", smallest=16
         ),
         NetworkKind(name="dense", text="the paper's head, on the bare pixels", made_by="cnn_model:DenseNetwork"),
     )

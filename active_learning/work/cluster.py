@@ -30,7 +30,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.interruption import Interrupted
+from active_learning.interruption import Check, Interrupted
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.execution import Advance, describe, execute, execute_in_folder, session
@@ -138,7 +138,7 @@ def execute_on_cluster(
     holder: str,
     data_dir: Path | None,
     advance: Advance,
-    check: Callable[[], None],
+    check: Check,
 ) -> Iterator[tuple[RunConfig, str | None]]:
     """Execute runs on a cluster's workers; yield each that ended, with the reason if it failed.
 
@@ -195,7 +195,7 @@ def _job(folder: RunFolder, result_dir: Path, holder: str, data_dir: Path | None
     )
 
 
-def _as_completed(futures: Sequence[Future[Returned]], look: Callable[[], None]) -> Iterator[Future[Returned]]:
+def _as_completed(futures: Sequence[Future[Returned]], look: Check) -> Iterator[Future[Returned]]:
     waiting = set(futures)
     while waiting:
         look()
@@ -259,7 +259,7 @@ def _history(rounds: Sequence[Round]) -> str:
     return hashlib.sha256(json.dumps(acquired).encode()).hexdigest()
 
 
-def _settle(folder: RunFolder, future: Future[Returned], check: Callable[[], None]) -> str | None:
+def _settle(folder: RunFolder, future: Future[Returned], check: Check) -> str | None:
     """Write what has not been written by the worker; return the reason if the run failed."""
     if future.cancelled():
         raise ConnectionError("the Dask scheduler was lost")
@@ -341,7 +341,7 @@ def is_shared(job: Job) -> bool:
         return False
 
 
-def _execute_in_memory(job: Job, tell: Callable[..., None], check: Callable[[], None]) -> Returned:
+def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Returned:
     here = session(job.run)
     rounds = list(job.finished)
     packets: list[Row] = []

@@ -9,11 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.provenance import provenance
-from active_learning.disk.record import Round, Row
+from active_learning.disk.record import Round, Row, fault_of
 from active_learning.disk.store import RunFolder
+from active_learning.interruption import Check
 from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
 from active_learning.models.hardware import (
@@ -28,8 +32,6 @@ from active_learning.settings.learners import LEARNERS, Weights
 from active_learning.settings.networks import NETWORKS
 from cnn_model import Device, NonFiniteLossError, Precision
 from load_data import ImageData, load_data, repeated, select_classes
-
-Check = Callable[[], None]
 
 Advance = Callable[[RunConfig, int, float], None]
 """Told of each finished round: the run, the round and its test error."""
@@ -49,30 +51,85 @@ def choose_hardware(config: ExperimentConfig) -> tuple[Precision, Device]:
 
 
 def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, side_by_side: int) -> None:
-    """Refuse runs on this machine whose passes, or whose graph, cannot fit into the memory that there is.
+    """Refuse runs on this machine whose data, passes, probabilities or graph cannot fit into the memory that there is.
+
+    Args:
+        config: the experiment.
+        runs: what of it is to be run.
+        data: its data set, once, however many `config.copies` there are.
+        side_by_side: how many of the runs at a time.
 
     Raises:
-        ConfigError: saying how many passes would fit, or how many runs.
+        ConfigError: saying how many copies or passes would fit, or how many runs.
     """
     available = available_memory()
-    if available is None or all(run.device != "cpu" for run in runs):
+    if available is None:
         return
-    share = int(USED_OF_MEMORY * available) // side_by_side
+    left = int(USED_OF_MEMORY * available) // side_by_side
     fewer = f", or fewer --jobs than {side_by_side}" if side_by_side > 1 else ""
     each = f"{'each of ' * (side_by_side > 1)}{side_by_side} run{'s' * (side_by_side > 1)}"
+    for demand in (_of_copies, _of_passes, _of_probabilities, _of_graph):
+        what, size, way = demand(config, runs, data, left)
+        if size > left:
+            raise ConfigError(
+                f"{what} takes {size / 1e9:,.1f} GB, and {each} can have {left / 1e9:,.1f} GB: {way}{fewer}."
+            )
+        left -= size if demand is _of_copies else 0  # they stay, and beside them one of the others at a time
+
+
+Demand = tuple[str, int, str]
+"""What takes memory, how many bytes, and what takes less."""
+
+
+def _of_copies(config: ExperimentConfig, _runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:
+    if config.copies == 1:  # the data set is there already
+        return "", 0, ""
+    a_copy = data.train_images.nbytes + BYTES_OF_AN_INDEX * len(data.train_labels)
+    a_copy += int(a_copy * _kept(config, data).mean()) if config.classes else 0  # the kept images are a copy once more
+    noise = BYTES_OF_NOISE * data.train_images.size
+    fitting = max(1, (left - noise) // a_copy)
+    return f"--copies {config.copies}", config.copies * a_copy + noise, f"give at most {fitting}"
+
+
+def _of_passes(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:
     a_pass = bytes_a_pass(NETWORKS[config.network].module, data.train_images.shape[1:], runs[0].precision)
     a_pass += bytes_an_image(data.class_count, passes=1)
-    if any(run.learner == "bayesian" for run in runs) and a_pass * config.dropout_iter > share:
-        raise ConfigError(
-            f"--dropout_iter {config.dropout_iter} takes {a_pass * config.dropout_iter / 1e9:,.1f} GB, and {each} can "
-            f"have {share / 1e9:,.1f} GB: give at most {max(1, share // a_pass)}{fewer}."
-        )
-    nodes = int(np.isin(data.train_labels, config.classes or range(data.class_count)).sum()) - config.val_size
-    if any(has_field(run.acquisition, run.learner) for run in runs) and 8 * nodes**2 > share:
-        raise ConfigError(
-            f"--mbr takes {8 * nodes**2 / 1e9:,.1f} GB for its graph of {nodes} images, and {each} can have "
-            f"{share / 1e9:,.1f} GB: leave it out{fewer}, or give a larger --val_size."
-        )
+    here = any(run.learner == "bayesian" and run.device == "cpu" for run in runs)
+    fitting = f"give at most {max(1, left // a_pass)}"
+    return f"--dropout_iter {config.dropout_iter}", here * a_pass * config.dropout_iter, fitting
+
+
+def _of_probabilities(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, _left: int) -> Demand:
+    """Of functions that see all passes of all candidates at once."""
+    candidates = min(config.pool_subset or sys.maxsize, _pool_size(config, data))
+    classes = len(config.classes) or data.class_count
+    names = [run.acquisition for run in runs if "samples" in ACQUISITION_FUNCTIONS[run.acquisition].needs]
+    size = bool(names) * BYTES_OF_A_PROBABILITY * config.dropout_iter * candidates * classes
+    way = "give a smaller --pool_subset" if config.pool_subset else "give a --pool_subset"
+    return f"--acq_func {(names or [''])[0]} for {candidates} images", size, f"{way} or --dropout_iter"
+
+
+def _of_graph(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, _left: int) -> Demand:
+    here = any(has_field(run.acquisition, run.learner) for run in runs)
+    nodes = _pool_size(config, data)
+    return f"--mbr, with its graph of {nodes} images,", here * 8 * nodes**2, "leave it out, or give a larger --val_size"
+
+
+def _kept(config: ExperimentConfig, data: ImageData) -> npt.NDArray[np.bool_]:
+    return np.isin(data.train_labels, config.classes or range(data.class_count))
+
+
+def _pool_size(config: ExperimentConfig, data: ImageData) -> int:
+    """Return how many images are in the pool or labelled."""
+    return config.copies * int(_kept(config, data).sum()) - config.val_size
+
+
+BYTES_OF_AN_INDEX = 32
+"""Of a training image: its label, and its places in the splits and in the order of a round's pool."""
+BYTES_OF_NOISE = 12
+"""Of a pixel of one copy, while it is made."""
+BYTES_OF_A_PROBABILITY = 20
+"""As it is computed, in float32; as BatchBALD takes it, in float64; and its entropy."""
 
 
 def execute_in_folder(
@@ -144,13 +201,15 @@ def execute(
 def session(run: RunConfig) -> Row:
     """Return what this process is, and who computes its passes, for the run's provenance."""
     here = {**provenance(), "threads": run.threads}
-    if "probabilities" in LEARNERS[run.learner].gives:
+    if "samples" in LEARNERS[run.learner].gives:  # without dropout the network itself is the one pass
         here["engine"] = engine(NETWORKS[run.network].module, run.device, run.precision)
     return here
 
 
 def describe(error: BaseException) -> str:
     """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
+    if isinstance(error, ValidationError):
+        return f"a round cannot be recorded: {fault_of(error)}"
     words = " ".join(str(error).split()) or type(error).__name__
     return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 

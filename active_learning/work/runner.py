@@ -2,25 +2,27 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from active_learning.disk.files import locked
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves
+from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
 from active_learning.settings.networks import NETWORKS
+from active_learning.work.progress import Progress
+
+if TYPE_CHECKING:
+    from active_learning.work.execution import Advance
 
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""
-
-Check = Callable[[], None]
-Advance = Callable[[RunConfig, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
         check_result_dir(config.result_dir, runs)
         folders = [_opened(config, run, check) for run in runs]
         unfinished = [folder for folder in folders if not folder.finished]
-        failures = _execute_all(config, unfinished, holder, check) if unfinished else {}
+        failures = _execute_all(config, runs, unfinished, holder, check) if unfinished else {}
         for name in dict.fromkeys(run.name for run in runs):
             write_curves(config.result_dir, name, config.rounds)
     return Outcome(tuple(runs), failures)
@@ -79,14 +81,13 @@ def _opened(config: ExperimentConfig, run: RunConfig, check: Check) -> RunFolder
 
 
 def _execute_all(
-    config: ExperimentConfig, unfinished: Sequence[RunFolder], holder: str, check: Check
+    config: ExperimentConfig, runs: Sequence[RunConfig], unfinished: Sequence[RunFolder], holder: str, check: Check
 ) -> dict[RunConfig, str]:
     """Execute runs in their folders; return the reasons of those that failed."""
     failures: dict[RunConfig, str] = {}
-    with (
-        _Progress(config, unfinished) as progress,
-        _outcomes(config, unfinished, holder, progress.advance, check) as outcomes,
-    ):
+    side_by_side = 0 if config.scheduler else job_count(config, len(unfinished))
+    progress = Progress(config.result_dir, runs, unfinished, side_by_side=side_by_side, quiet=config.quiet)
+    with progress, _outcomes(config, unfinished, holder, progress.advance, check) as outcomes:
         for run, reason in outcomes:
             progress.run_done(run, reason)
             if reason is None:
@@ -98,7 +99,7 @@ def _execute_all(
 
 @contextmanager
 def _outcomes(
-    config: ExperimentConfig, folders: Sequence[RunFolder], holder: str, advance: Advance, check: Check
+    config: ExperimentConfig, folders: Sequence[RunFolder], holder: str, advance: "Advance", check: Check
 ) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
     jobs = job_count(config, len(folders))
@@ -121,7 +122,7 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
     from active_learning.work.execution import check_memory, load_cached
 
     runs = [folder.config for folder in folders]
-    data = load_cached(config.dataset, config.data_dir, check, config.copies)
+    data = load_cached(config.dataset, config.data_dir, check)  # without copies, for which there may be no memory
     smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
     if side < smallest:
         raise ConfigError(
@@ -130,7 +131,8 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
         )
     if config.scheduler is None:  # the memory of other machines only they know
         check_memory(config, runs, data, job_count(config, len(runs)))
-    if any(has_field(run.acquisition, run.learner) for run in runs) and isinstance(config.mbr_sigma, float):
+    with_field = any(has_field(run.acquisition, run.learner) for run in runs)
+    if with_field and isinstance(config.mbr_sigma, float) and config.copies == 1:  # copies lie near each other
         kept = np.isin(data.train_labels, config.classes or range(data.class_count))
         check_length_scale(config.mbr_sigma, data.train_images[kept])
     for folder in folders if config.classes else ():
@@ -138,44 +140,9 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
 
 
 def _execute_here(
-    config: ExperimentConfig, folders: Sequence[RunFolder], advance: Advance, check: Check
+    config: ExperimentConfig, folders: Sequence[RunFolder], advance: "Advance", check: Check
 ) -> Iterator[tuple[RunConfig, str | None]]:
     from active_learning.work.execution import execute_in_folder
 
     for folder in folders:
         yield folder.config, execute_in_folder(folder, config.data_dir, advance, check)
-
-
-class _Progress:
-    """One bar over the rounds of all runs, on stderr; without a terminal, one line a finished run; or nothing."""
-
-    def __init__(self, config: ExperimentConfig, folders: Sequence[RunFolder]) -> None:
-        self.quiet = config.quiet
-        self.done = {folder.config: len(folder.rounds) for folder in folders}
-        self.bar = tqdm(
-            total=len(folders) * (config.rounds + 1),
-            initial=sum(self.done.values()),
-            unit="round",
-            file=sys.stderr,
-            disable=config.quiet or None,  # None: only without a terminal
-            dynamic_ncols=True,
-        )
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-
-    def advance(self, run: RunConfig, round_: int, test_error: float) -> None:
-        """Show a finished round."""
-        self.bar.set_postfix_str(f"{run.name} #{run.repetition}: test error {test_error:.2%}", refresh=False)
-        self.bar.update(max(0, round_ + 1 - self.done[run]))  # a run whose worker died may come by a round twice
-        self.done[run] = max(self.done[run], round_ + 1)
-
-    def run_done(self, run: RunConfig, reason: str | None) -> None:
-        """Print what became of a run."""
-        if self.quiet:  # failures are told once all runs have ended
-            return
-        word = "finished" if reason is None else f"failed: {reason}"
-        self.bar.write(f"{run.name}, repetition {run.repetition}: {word}", file=sys.stderr)

@@ -1,11 +1,12 @@
 """What a run ends with: the report is written, and the results are printed, whatever becomes of the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from active_learning.interruption import Check
 from active_learning.settings.config import ExperimentConfig, RunConfig
 
 
-def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Callable[[], None]) -> str:
+def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> str:
     """Write the report and print the results; return why the report could not be written, if it could not.
 
     Whatever an error is, the runs are finished, and nothing may hide their results.

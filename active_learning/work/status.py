@@ -1,31 +1,31 @@
 """The state of a result folder, read without a lock and without writing anything."""
 
-import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
-from statistics import median
 
 from tabulate import tabulate
 
 from active_learning.disk.files import StoreError, is_held
 from active_learning.disk.record import read_record
-from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, run_folders
+from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, result_folders, run_folders
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
+from active_learning.work.estimate import time_left
 from active_learning.work.runner import job_count
 
-STATES = ("done", "going", "failed", "to do")
+STATES = ("done", "going", "stopped", "failed", "to do")
 OTHER = "not asked for"
 
 
-def status(config: ExperimentConfig) -> str:
-    """Return a table of the runs that a configuration asks for and of all others that the folder holds.
+def status(config: ExperimentConfig, show: Callable[[str], None]) -> None:
+    """Show a table of the runs that a configuration asks for and of all others that the folder holds.
 
-    Beside it, about how long the unfinished ones of those asked for will take, or what keeps them from being run here.
+    Beside it, about how long the unfinished ones of those asked for will take.
 
     Raises:
-        ConfigError: when the result folder is a file.
+        ConfigError: when the result folder is a file; after the table, when it refuses these settings.
+        StoreError: after the table, when it holds what no settings are run beside.
         OSError: when something in it cannot be read.
     """
     if config.result_dir.exists() and not config.result_dir.is_dir():
@@ -40,14 +40,16 @@ def status(config: ExperimentConfig) -> str:
     held = "a program works on it" if is_held(config.result_dir / ".lock") else "no program works on it"
     counts = Counter(map(state, asked_for))
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
-    return (
-        tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
-        + f"\n{config.result_dir}: {summary}; {held}.\n"
-        + (refusal or _time_left(asked_for, _side_by_side(config, counts)))
-    )
+    table = tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
+    show(f"{table}\n{config.result_dir}: {summary}; {held}.")
+    if not config.result_dir.exists() and (beside := result_folders(config.result_dir.parent)):
+        show(f"{config.result_dir} is not there: there are {' and '.join(map(str, beside))} (--result_dir).")
+    if refusal:
+        raise refusal
+    show(_time_left(asked_for, _side_by_side(config, counts)))
 
 
-def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> str | None:
+def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> ConfigError | StoreError | None:
     """Return why these settings cannot be run in this folder, if they cannot."""
     # what `auto` comes to is only known where a run is executed
     but = [name for name in ("precision", "device") if getattr(config, name) == "auto"]
@@ -55,7 +57,7 @@ def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> str | None:
     try:
         check_result_dir(config.result_dir, planned, but)
     except (ConfigError, StoreError) as error:
-        return str(error)
+        return error
     return None
 
 
@@ -76,7 +78,7 @@ def _row(folder: RunFolder, word: str, rounds: str) -> list[object]:
 
 
 def _side_by_side(config: ExperimentConfig, counts: "Counter[str]") -> int:
-    unfinished = counts["going"] + counts["failed"] + counts["to do"]
+    unfinished = sum(counts.values()) - counts["done"]
     # how many workers a cluster has, only the cluster knows
     return max(1, counts["going"] or (job_count(config, unfinished) if config.scheduler is None else 1))
 
@@ -87,7 +89,9 @@ def state(folder: RunFolder) -> str:
         return "done"
     if folder.going:
         return "going"
-    return "to do" if folder.failure() is None else "failed"
+    if folder.failure() is not None:
+        return "failed"
+    return "stopped" if folder.rounds else "to do"
 
 
 def _remark(folder: RunFolder) -> str:
@@ -97,29 +101,9 @@ def _remark(folder: RunFolder) -> str:
 
 
 def _time_left(folders: list[RunFolder], side_by_side: int) -> str:
-    """Estimate from the seconds so far: a round takes what it took in other runs (see `expected_seconds`)."""
-    left = [(folder, round_) for folder in folders for round_ in range(len(folder.rounds), folder.config.rounds + 1)]
-    if not left:
+    if all(folder.finished for folder in folders):
         return "Nothing is left to do."
-    measured = [
-        (folder.config.name, row["round"], sum(row.values()) - row["round"])
-        for folder in folders
-        for row in folder.seconds
-        if "round" in row
-    ]
-    if len({round_ for _, round_, _ in measured}) < 2:
+    left = time_left(folders, side_by_side)
+    if left is None:
         return "Time left: not known before two rounds are finished."
-    total = sum(expected_seconds(measured, folder.config.name, round_) for folder, round_ in left) / side_by_side
-    return f"Time left: about {timedelta(seconds=math.ceil(total))}, with {side_by_side} run(s) side by side."
-
-
-def expected_seconds(measured: list[tuple[str, int, float]], name: str, round_: int) -> float:
-    """Return the median seconds of the measured rounds nearest to this one, of the same curve where there are some.
-
-    Rounds that tune the weight decay take several times as long as their neighbours, so no line goes through them.
-    """
-    alike = [(abs(at - round_), seconds) for curve, at, seconds in measured if curve == name] or [
-        (abs(at - round_), seconds) for _, at, seconds in measured
-    ]
-    nearest = min(distance for distance, _ in alike)
-    return median(seconds for distance, seconds in alike if distance == nearest)
+    return f"Time left: about {left}, with {side_by_side} run(s) side by side."

@@ -18,7 +18,9 @@ from filelock import FileLock
 from active_learning.disk.files import StoreError, is_held, locked, write_atomically
 from active_learning.disk.record import Round, chain, read_sealed, record_lines
 from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
+from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, RunConfig
+from active_learning.settings.flags import read_flags
 from tests.conftest import ROOT
 
 CONFIG = RunConfig(
@@ -221,7 +223,7 @@ def test_a_folder_of_other_numbers_is_refused_by_the_fields_that_differ(tmp_path
         check_result_dir(tmp_path, [changed(seed=1, lr=0.1)])
     assert str(refused.value) == (
         f"--result_dir {tmp_path} holds runs of another configuration (seed is 369 there and 1 here, lr is 0.001 there "
-        "and 0.1 here): set the same values, or name another folder."
+        "and 0.1 here): give --seed 369 --lr 0.001 to continue them, or name another folder."
     )
     with pytest.raises(StoreError, match="another configuration"):
         reread(tmp_path, changed(seed=1))
@@ -234,9 +236,29 @@ def test_a_folder_of_other_numbers_is_refused_by_fields_that_it_has_at_their_def
         check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500, augment="affine", classes=(2, 8))])
     assert str(refused.value) == (
         f"--result_dir {tmp_path} holds runs of another configuration (classes is [] there and [2, 8] here, min_steps "
-        "is 0 there and 500 here, augment is 'none' there and 'affine' here): set the same values, or name another "
-        "folder."
+        "is 0 there and 500 here, augment is 'none' there and 'affine' here): give --min_steps 0 --augment none and "
+        "leave out --classes to continue them, or name another folder."
     )
+
+
+@pytest.mark.parametrize("words", [
+    ["--warm_start"], ["--classes", "2", "8"], ["--lr", "0.1"], ["--weight_decay", "3.5"], ["--augment", "flip"],
+    ["--precision", "bfloat16"], ["--masks", "image"], ["--copies", "2"], ["--coldness", "1"], [],
+])  # fmt: skip
+@pytest.mark.parametrize("others", [{"warm_start": [], "classes": ["1", "3"]}, {"threads": ["2"]}])
+def test_what_a_refusal_says_to_type_is_taken(tmp_path: Path, words: list[str], others: dict[str, list[str]]) -> None:
+    def runs(flags: dict[str, list[str]], *more: str) -> list[RunConfig]:
+        words = [word for name, values in flags.items() for word in (f"--{name}", *values)]
+        given = read_flags(["--acq_func", "power_bald", *words, *more])
+        return planned_runs(given, "bfloat16" if given.precision == "bfloat16" else "float32", "cpu")
+
+    write_rounds(tmp_path, runs({}, *words)[0], 1)
+    with pytest.raises(ConfigError) as refused:
+        check_result_dir(tmp_path, runs(others))
+    advice = str(refused.value).partition("): ")[2].partition(" to continue")[0]
+    give, _, leave_out = advice.partition("leave out ")
+    kept = {name: values for name, values in others.items() if f"--{name}" not in leave_out}
+    check_result_dir(tmp_path, runs(kept, *give.removeprefix("give ").removesuffix(" and ").split()))
 
 
 def test_a_folder_of_ragged_batches_is_refused_as_what_no_setting_brings_back(tmp_path: Path) -> None:
@@ -324,7 +346,9 @@ def test_a_record_is_cut_where_its_rounds_do_not_follow_each_other(tmp_path: Pat
     (folder.path / "metrics.jsonl").write_bytes(record_lines(CONFIG.identity(), rounds, False))
     loaded = reread(tmp_path)
     assert [round_.round for round_ in loaded.rounds] == [0, 1]
-    assert loaded.complaint == "metrics.jsonl damaged, 2 whole rounds are kept"
+    assert (
+        loaded.complaint == "metrics.jsonl (round 2 has 0 images, 0 scores, 0 labels) damaged, 2 whole rounds are kept"
+    )
     loaded.mend()
     assert [round_.round for round_ in reread(tmp_path).rounds] == [0, 1]
     assert reread(tmp_path).complaint is None

@@ -214,5 +214,5 @@ def test_config_without_a_file(words: list[str]) -> None:
 @pytest.mark.parametrize("words", [["--result_dir="], ["--result_dir", ""], ["--data_dir", "", "--epochs=3"]])
 def test_an_empty_path_is_not_the_folder_one_stands_in(words: list[str]) -> None:
     assert read(*words) == f"{words[0].rstrip('=')} is given without its value: it takes a path" + (
-        ", for example result_npy." if "result" in words[0] else " or null, for example data."
+        ", for example result_npy/mine." if "result" in words[0] else " or null, for example data."
     )

@@ -1,14 +1,16 @@
 """An experiment as a whole: what is executed, what is not, and what a folder is extended by."""
 
 import errno
+import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from active_learning.disk.record import Round
+from active_learning.disk.record import Round, chain
 from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
 from active_learning.report.gallery import make_gallery
@@ -58,6 +60,12 @@ def test_a_folder_is_extended_to_the_bytes_of_one_go(
 
 def test_deterministic_arms_are_added(tiny_main: Tiny, tmp_path: Path) -> None:
     assert tiny_main("--result_dir", tmp_path, "--determ", "--experiments", 1) == 0
+    engines = {
+        path.parts[-3]: "engine" in json.loads(path.read_text())["sessions"][0]
+        for path in tmp_path.rglob("provenance.json")
+    }
+    assert engines["bald-MC_dropout=True"], "who computed the passes"
+    assert not engines["bald-MC_dropout=False"], "which has none"
     names = ["bald-MC_dropout=False", "bald-MC_dropout=True", "uniform-MC_dropout=True"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
 
@@ -66,7 +74,9 @@ def test_other_numbers_are_refused(tiny_main: Tiny, tmp_path: Path, capsys: pyte
     assert tiny_main("--result_dir", tmp_path, "--rounds", 0) == 0
     capsys.readouterr()
     assert tiny_main("--result_dir", tmp_path, "--lr", 0.1) == 2
-    assert "(lr is 0.002 there and 0.1 here): set the same values, or name another folder" in capsys.readouterr().err
+    assert (
+        "(lr is 0.002 there and 0.1 here): give --lr 0.002 to continue them, or name another" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -112,12 +122,68 @@ def test_one_failed_run_does_not_stop_the_others(
     assert "bald-MC_dropout=True, repetition 1, failed: MemoryError; the same" in capsys.readouterr().err
     assert "Traceback" in next(tmp_path.rglob("failure.json")).read_text()
     assert tiny_main("--result_dir", tmp_path / "a", "--status") == 0
-    assert "3 done, 0 going, 1 failed, 0 to do" in capsys.readouterr().out
+    assert "3 done, 0 going, 0 stopped, 1 failed, 0 to do" in capsys.readouterr().out
     assert tiny_main("--result_dir", tmp_path / "a") == 0
     assert capsys.readouterr().err.count(": finished") == 1
     assert not list(tmp_path.rglob("failure.json"))
     assert tiny_main("--result_dir", tmp_path / "b") == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_log_file_gets_a_line_now_and_then(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--experiments", 1, "--acq_func", "bald", "--rounds", 3)
+    assert tiny_main("--result_dir", tmp_path / "short", *flags) == 0
+    assert capsys.readouterr().err == "bald-MC_dropout=True, repetition 0: finished\n", "in less than a minute"
+    monkeypatch.setattr("active_learning.work.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("active_learning.work.progress.SECONDS_BETWEEN_ESTIMATES", 0.0)
+    assert tiny_main("--result_dir", tmp_path / "long", *flags) == 0
+    *lines, _ = capsys.readouterr().err.splitlines()
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d bald-MC_dropout=True, repetition 0: round (\d) of 3, test error \d+\.\d\d%"
+    told = [re.fullmatch(start + r"(, about 0:00:0\d left)?", line) for line in lines]
+    assert [found and found[1] for found in told] == ["0", "1", "2", "3"]
+    assert [bool(found and found[2]) for found in told] == [False, True, True, True], "known after two rounds"
+    assert tiny_main("--result_dir", tmp_path / "quiet", *flags, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_of_a_terminal_has_the_same_estimate(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("active_learning.work.progress.time_left", lambda folders, jobs: (len(folders), jobs))
+    assert tiny_main("--result_dir", tmp_path, "--experiments", 2, "--rounds", 1) == 0
+    printed = capsys.readouterr().err
+    assert re.search(r"8/8 rounds, uniform-MC_dropout=True #1: error \d+\.\d\d%, about \(4, 1\) left", printed)
+
+
+def test_a_round_that_cannot_be_is_told_in_our_words(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("active_learning.loop.error_rate", lambda *_: 1.5)
+    assert tiny_main("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "main.py: error: bald-MC_dropout=True, repetition 0, failed: a round cannot be recorded: test_error is '1.5'; "
+        "the same command tries it again."
+    )
+
+
+def test_a_round_that_cannot_be_is_said_before_it_is_cut_off(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "bald")
+    assert tiny_main(*flags, "--rounds", 1) == 0
+    path = next(tmp_path.rglob("metrics.jsonl"))
+    header, first, second = (json.loads(line) for line in path.read_text().splitlines())
+    rows = [{key: value for key, value in row.items() if key != "sha256"} for row in (header, first, second)]
+    rows[2]["test_error"] = 1.5
+    path.write_bytes(chain(rows))
+    capsys.readouterr()
+    assert tiny_main(*flags) == 0
+    told = "metrics.jsonl (test_error of round 1 is '1.5') damaged, 1 whole rounds are kept; the damaged file is kept"
+    assert told in capsys.readouterr().err
+    assert path.with_name("metrics.jsonl.damaged").read_bytes() == chain(rows)
 
 
 def test_a_device_that_is_not_there_is_refused(
@@ -168,7 +234,32 @@ def test_a_graph_that_cannot_fit_is_refused_before_any_run(
     monkeypatch.setattr("active_learning.work.execution.bytes_a_pass", lambda *_: 0)
     flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
     assert tiny_main(*flags) == 2
-    assert "--mbr takes 0.0 GB for its graph of 30 images, and 1 run can have 0.0 GB: " in capsys.readouterr().err
+    assert "--mbr, with its graph of 30 images, takes 0.0 GB, and 1 run can have 0.0 GB: " in capsys.readouterr().err
+
+
+def test_copies_that_cannot_fit_are_refused_before_any_run(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for also in ((), ("--jobs", 2), ("--classes", 2, 8)):
+        assert tiny_main("--result_dir", tmp_path, "--copies", 10**9, *also) == 2
+        told = r"main.py: error: --copies 1000000000 takes [\d,]+.\d GB, and .* can have [\d,.]+ GB: give at most \d+"
+        assert re.fullmatch(told + r"(, or fewer --jobs than 2)?\.\n", capsys.readouterr().err)
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_probabilities_that_cannot_fit_are_refused_before_any_run(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 2 * 20 * 4 * 50 * 10 - 1)
+    monkeypatch.setattr("active_learning.work.execution.bytes_a_pass", lambda *_: 0)
+    flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func")
+    assert tiny_main(*flags, "batch_bald") == 2
+    assert capsys.readouterr().err == (
+        "main.py: error: --acq_func batch_bald for 50 images takes 0.0 GB, and 1 run can have 0.0 GB: give a smaller "
+        "--pool_subset or --dropout_iter.\n"
+    )
+    assert tiny_main(*flags, "batch_bald", "--pool_subset", 40) == 0
+    assert tiny_main(*flags, "badge", "--pool_subset", 40) == 0
 
 
 def test_images_too_small_for_a_network_are_refused(
