@@ -167,7 +167,7 @@ class _Session:
             classes |= {label.name for label in new.values()}
         there = {picture.sha256 for picture in library.pictures}
         if lost := sum(sha256 not in there for sha256 in known):
-            self.note(f"{lost} labelled images are gone, or have changed: their labels are kept, and not used.")
+            self.note(f"Labelled images that are gone, or have changed: {lost}. Their labels are kept, and not used.")
         return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(classes)
 
     def _check_journal(self, library: Library, kept: Mapping[str, Label]) -> None:
@@ -255,8 +255,8 @@ class _Session:
         count, first = library.extreme
         if count:
             self.note(
-                f"{count} images are three times as long as they are wide, or more ({first}): pressed into a square "
-                "they lose detail; cut them up, or give a larger --image_size."
+                f"Images that are three times as long as they are wide, or more: {count} (the first: {first}). Pressed "
+                "into a square they lose detail: cut them up, or give a larger --image_size."
             )
 
     def _tell(self, ranking: Ranking, library: Library) -> None:

@@ -143,7 +143,7 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
             "mostly lower."
         )
     found.append(
-        f"How: the labels were held out, about {config.val_share:g} of them at a time, each of them once (of more than "
+        f"How: the labels were held out, a share of {config.val_share:g} at a time, each of them once (of more than "
         f"{MOST_CROSS_VALIDATED:,} only one such share), and a network was trained on all others. Intervals are "
         "Wilson's, of 95 %, as if the images were independent."
     )
@@ -232,7 +232,7 @@ def _why(ranking: Ranking, choice: Choice) -> str:
         size = ranking.clusters[choice.picture.sha256]
         return f"typical of a group of {size:,}" if size else "to fill the batch"
     lower = [one.score < choice.score for one in ranking.rest if one.score is not None and choice.score is not None]
-    above = f", above {np.mean(lower):.0%} of the pool" if lower else ""
+    above = f", above {int(100 * np.mean(lower))}% of the pool" if lower else ""
     return f"{ranking.function.label} {choice.score:.3g}{above}"
 
 

@@ -203,10 +203,10 @@ def test_a_folder_of_all_kinds_is_ranked(tmp_path: Path, capsys: pytest.CaptureF
     assert (results / "skipped.csv").read_text().splitlines()[1].startswith("broken.jpg,")
     page = (results / "index.html").read_text()
     assert "gal, 12 x 12 pixels, in colour" in page
-    assert "1 files were left out:" in page
+    assert "Files that were left out: 1, namely" in page
     printed = capsys.readouterr().err
     assert "broken.jpg is left out: " in printed
-    assert "1 images are three times as long as they are wide, or more (wide.png)" in printed
+    assert "three times as long as they are wide, or more: 1 (the first: wide.png)" in printed
 
 
 @pytest.mark.parametrize("place", ["os.posix_fallocate", "active_learning.ranking.command.write_if_changed"])
@@ -258,7 +258,7 @@ def test_a_label_follows_its_image_and_outlives_it(tmp_path: Path, capsys: pytes
     (images / "000.png").rename(images / "moved.png")
     save(draw(2, 77), images / "001.png")
     assert rank(images) == 0
-    assert "1 labelled images are gone, or have changed: their labels are kept" in capsys.readouterr().err
+    assert "Labelled images that are gone, or have changed: 1. Their labels are kept" in capsys.readouterr().err
     left = names(results / "ranking.csv")
     assert ("moved.png" in left, "001.png" in left) == (False, True)
     assert answered(results) == {"000.png": "cat", "001.png": "dog"}
@@ -423,7 +423,7 @@ def test_bad_input_is_one_sentence_and_costs_nothing(
         assert path.parent.name == "cache" or path.read_bytes() == content, path
 
 
-@pytest.mark.parametrize("last", ["cache/pixels.tmp", "journal.jsonl", "ranking.csv"])
+@pytest.mark.parametrize("last", ["cache/pixels-1.npy", "journal.jsonl", "ranking.csv"])
 def test_a_command_that_is_killed_goes_on_to_the_same_bytes(tmp_path: Path, last: str) -> None:
     """Kill it as soon as a file is there, then let it end."""
     images, killed = tmp_path / "images", tmp_path / "killed"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from active_learning.ranking import cache as cache_module
 from active_learning.ranking import library as library_module
 from active_learning.ranking.files import find_images
 from active_learning.ranking.library import Library, open_library
@@ -197,11 +198,40 @@ def test_a_second_call_decodes_and_reads_nothing(tmp_path: Path, monkeypatch: py
     assert first.decoded == 5
     before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
     monkeypatch.setattr(library_module, "read_header", lambda path: pytest.fail(f"{path} is read"))
-    monkeypatch.setattr(library_module, "decode", lambda path, *_, **__: pytest.fail(f"{path} is decoded"))
+    monkeypatch.setattr(cache_module, "decode", lambda path, *_, **__: pytest.fail(f"{path} is decoded"))
     again = opened(images)
     assert again.pictures == first.pictures
     np.testing.assert_array_equal(again.pixels, first.pixels)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+def test_what_was_decoded_before_a_stop_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Stopped at the seventh image, with an array of other rows before it."""
+    images = tmp_path / "images"
+    for number in (50, 51):
+        save(draw(2, number), images / f"{number}.png")
+    opened(images, 12)
+    for number in range(10):
+        save(draw(number % 3, number).convert("RGB"), images / f"{number}.png")
+    monkeypatch.setattr(cache_module, "SECONDS_BETWEEN_SAVES", seconds)
+    left = iter(range(12 + 6))
+
+    def stop() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    listing = find_images(images, flat=False, check=nothing)
+    with pytest.raises(KeyboardInterrupt):
+        open_library(listing, tmp_path / "cache", 12, (8, 64), passed_on, stop)
+    library = opened(images, 12)
+    assert library.decoded == 12 - 8
+    assert library.pixels.shape == (12, 1, 12, 12)
+    for picture in library.pictures:
+        expected = np.asarray(Image.open(images / picture.file_name).convert("L"))
+        np.testing.assert_array_equal(library.pixels[picture.row, 0], expected)
 
 
 def test_only_what_is_new_or_changed_is_decoded(tmp_path: Path) -> None:
