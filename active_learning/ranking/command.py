@@ -8,7 +8,7 @@ import difflib
 import sys
 import time
 from argparse import SUPPRESS
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
@@ -141,34 +141,42 @@ class _Session:
 
     def _labels(self, listing: Listing, library: Library) -> tuple[dict[str, Label], list[str]]:
         """Return all labels, and all classes, once what is new is in the journal."""
-        config, journal = self.config, self.journal
+        journal, place = self.journal, str(self.config.folder / "journal.jsonl")
         given = given_labels(listing, library)
-        place = str(config.folder / "journal.jsonl")
         kept = {sha256: Label(name, file, place) for sha256, (file, name) in journal.labels().items()}
         self._check_journal(library, kept)
+        self._tell_of_answers(given, kept)
         known = {**given, **kept}
+        if added := sorted(set(self.config.add_classes) - journal.classes()):
+            journal.add_classes(added)
+        classes = {label.name for label in known.values()} | journal.classes()
+        if self.config.labels is not None:
+            known |= self._taken_in(self.config.labels, library, known, classes)
+        there = {picture.sha256 for picture in library.pictures}
+        if lost := sum(sha256 not in there for sha256 in known):
+            self.note(f"Labelled images that are gone, or have changed: {lost}. Their labels are kept, and not used.")
+        every = classes | {label.name for label in known.values()}
+        return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(every)
+
+    def _taken_in(
+        self, path: Path, library: Library, known: Mapping[str, Label], classes: Collection[str]
+    ) -> dict[str, Label]:
+        """Return the labels of a file that are new, once they are in the journal."""
+        answers = read_answers(path, library)
+        new = new_labels(answers, library, known, classes, relabel=self.config.relabel)
+        if new:
+            rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
+            self.journal.add_labels(rows, str(path))
+        self.say(f"{path}: {len(answers)} labels, {len(new)} of them new.")
+        return new
+
+    def _tell_of_answers(self, given: Mapping[str, Label], kept: Mapping[str, Label]) -> None:
         for sha256, label in given.items():
-            if sha256 in kept and kept[sha256].name != label.name and not config.relabel:
+            if sha256 in kept and kept[sha256].name != label.name and not self.config.relabel:
                 self.note(
                     f"{label.file_name} is {label.name!r} in {label.where} and was answered {kept[sha256].name!r}: the "
                     "answer is taken."
                 )
-        if added := sorted(set(config.add_classes) - journal.classes()):
-            journal.add_classes(added)
-        classes = {label.name for label in known.values()} | journal.classes()
-        if config.labels is not None:
-            answers = read_answers(config.labels, library)
-            new = new_labels(answers, library, known, classes, relabel=config.relabel)
-            if new:
-                rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
-                journal.add_labels(rows, str(config.labels))
-            self.say(f"{config.labels}: {len(answers)} labels, {len(new)} of them new.")
-            known |= new
-            classes |= {label.name for label in new.values()}
-        there = {picture.sha256 for picture in library.pictures}
-        if lost := sum(sha256 not in there for sha256 in known):
-            self.note(f"Labelled images that are gone, or have changed: {lost}. Their labels are kept, and not used.")
-        return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(classes)
 
     def _check_journal(self, library: Library, kept: Mapping[str, Label]) -> None:
         there = {picture.sha256 for picture in library.pictures}
