@@ -75,7 +75,7 @@ def write_report(
     figures, failures = all_figures(summary, gallery)
     files = write_figures(figures, output_dir / "figures")
     contents = {
-        "index.html": render_page(summary, all_tables(summary), figures, gallery, failures),
+        "index.html": render_page(summary, all_tables(summary), figures, gallery, failures, output_dir),
         **texts(summary),
     }
     for name, content in contents.items():

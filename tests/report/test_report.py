@@ -65,6 +65,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of an experiment with as many repetitions as it takes to test ten pairs of functions."""
+    folder = tmp_path_factory.mktemp("nine")
+    write_experiment(folder, repetitions=9, rounds=20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
+        write_report(summarise(read_results(folder)), with_gallery=False)
+    return folder
+
+
 def rows_of(folder: Path, name: str, repetition: int) -> list[dict[str, Any]]:
     """Read a record without the product's code."""
     path = folder / "runs" / name / f"repetition_{repetition}" / "metrics.jsonl"
@@ -84,15 +95,15 @@ def test_the_table_of_a_small_folder_worked_by_hand(small: Path) -> None:
     runs = [run_config(acquisition=name, repetition=number) for name in ("uniform", "bald") for number in range(3)]
     lines = table(chosen(small, *runs)).splitlines()
     assert lines[0].split("  ")[0] == "acquisition function"
-    # Mean and deviation of 30, 20, 20; error at the end of 0.09, 0.08, 0.1; seconds (1 + r + 0.75) a round, 5 rounds.
-    assert re.split(r"\s{2,}", lines[2]) == ["Random", "3", "23 +- 6", "1/3", "0/3", "9.00 +- 1.00", "14 +- 5"]
-    assert re.split(r"\s{2,}", lines[3]) == ["BALD", "3", "2/3", "1/3", "0/3", "7.33 +- 3.21", "14 +- 5"]
+    # Mean and deviation of 30, 20, 20; error at the end of 0.09, 0.08, 0.1.
+    assert re.split(r"\s{2,}", lines[2]) == ["Random", "3", "23 +- 6", "1/3", "0/3", "9.00 +- 1.00"]
+    assert re.split(r"\s{2,}", lines[3]) == ["BALD", "3", "2/3", "1/3", "0/3", "7.33 +- 3.21"]
 
 
 def test_the_table_is_of_the_runs_asked_for_and_their_rounds_only(small: Path) -> None:
     lines = table(chosen(small, run_config(rounds=2))).splitlines()
     assert lines[3].startswith("to N %")
-    assert re.split(r"\s{2,}", lines[2]) == ["BALD", "1", "20", "0/1", "0/1", "10.00", "5"]
+    assert re.split(r"\s{2,}", lines[2]) == ["BALD", "1", "20", "0/1", "0/1", "10.00"]
 
 
 def test_the_table_fits_a_terminal(written: Path) -> None:
@@ -169,7 +180,7 @@ def spread_words(values: Sequence[float], digits: int, factor: float = 1) -> str
 
 
 def interval_words(values: Sequence[float]) -> str:
-    """Of three values, the interval is their range."""
+    """Of three values there is no interval, but the lowest and the highest."""
     return f"{spread_words(values, 2, 100)} [{100 * min(values):.2f}, {100 * max(values):.2f}] (3)"
 
 
@@ -189,9 +200,9 @@ def quartile_words(values: list[float]) -> str:
     return f"{median} [{lower}, {upper}] ({np.isfinite(values).sum()}/3)"
 
 
-def along(records: Records) -> list[float]:
+def along(records: Records, acquired: int = 1000) -> list[float]:
     return [
-        float(np.trapezoid([row["test_error"] for row in rows], [row["labelled"] for row in rows])) / 1000
+        float(np.trapezoid([row["test_error"] for row in rows], [row["labelled"] for row in rows])) / acquired
         for rows in records
     ]
 
@@ -210,7 +221,6 @@ def arm_cells(folder: Path, name: str, records: Records) -> dict[str, list[str]]
     labels = [[label for row in rows for label in row["acquired_labels"]] for rows in records]
     shares = np.array([[np.mean(np.array(run) == class_) for class_ in range(10)] for run in labels])
     balance = np.mean([stats.entropy(row) / np.log(10) for row in shares])
-    total = seconds(folder, name, "all")
     return {
         "headline": [
             "3",
@@ -221,7 +231,6 @@ def arm_cells(folder: Path, name: str, records: Records) -> dict[str, list[str]]
                 for level in (0.1, 0.05, 0.02)
             ),
             spread_words(at(records, "test_error", 1000), 2, 100),
-            spread_words(total, 0),
         ],
         "reach": [quartile_words(reach[level]) for level in levels],
         "error": [interval_words(at(records, "test_error", point)) for point in points]
@@ -252,21 +261,21 @@ def test_every_cell_of_the_page_is_traced_to_the_files(written: Path) -> None:
             assert tables["table-runs-0"][start : start + 3] == expected
 
 
-def test_every_comparison_of_the_page_is_traced_to_the_records(written: Path) -> None:
-    tables = page_cells(written)
+def test_every_comparison_of_the_page_is_traced_to_the_records(tested: Path) -> None:
+    tables = page_cells(tested)
     functions = [name for name in ARMS if name.endswith("True")]
     families = {
         "comparison": list(itertools.combinations(functions, 2)),
         "comparison_dropout": [(name, name.replace("True", "False")) for name in functions[1:]],
     }
     for key, pairs in families.items():
-        for place, acquired in enumerate((100, 200, 500, 1000, None)):
+        for place, acquired in enumerate((100, 200, None)):
             differences = []
             for names in pairs:
-                both = [[rows_of(written, name, number) for number in range(3)] for name in names]
-                curves = [along(r) if acquired is None else at(r, "test_error", acquired) for r in both]
+                both = [[rows_of(tested, name, number) for number in range(9)] for name in names]
+                curves = [along(r, 200) if acquired is None else at(r, "test_error", acquired) for r in both]
                 differences.append(np.array(curves[0]) - np.array(curves[1]))
-            flips = np.array(list(itertools.product((1, -1), repeat=3)))
+            flips = np.array(list(itertools.product((1, -1), repeat=9)))
             p = [np.mean(abs(flips @ values) >= abs(values.sum()) - 1e-12) for values in differences]
             order, corrected, running = np.argsort(p, kind="stable"), np.zeros(len(p)), 0.0
             for rank, index in enumerate(order):
@@ -276,20 +285,20 @@ def test_every_comparison_of_the_page_is_traced_to_the_records(written: Path) ->
                 start = tables[f"table-{key}"].index(f"{ARMS[names[0]]} minus {ARMS[names[1]]}") + 1
                 expected = f"{100 * values.mean():+.2f} (p {p_holm:.3f})"
                 assert tables[f"table-{key}"][start + 1 + place] == expected
-                assert tables[f"table-{key}"][start] == "3"
+                assert tables[f"table-{key}"][start] == "9"
 
 
-def test_the_penalty_matrix_of_the_page_is_traced_to_the_records(written: Path) -> None:
-    rounds = (1, 2, 4, 8, 16, 32, 64)
+def test_the_penalty_matrix_of_the_page_is_traced_to_the_records(tested: Path) -> None:
+    rounds = (1, 2, 4, 8, 16)
     errors = {
-        label: np.array([[rows_of(written, name, e)[r]["test_error"] for r in rounds] for e in range(3)])
+        label: np.array([[rows_of(tested, name, e)[r]["test_error"] for r in rounds] for e in range(9)])
         for name, label in ARMS.items()
     }
     wins = np.zeros((9, 9))
     for (row, first), (column, second) in itertools.permutations(enumerate(errors.values()), 2):
         test = stats.ttest_rel(first, second)
         wins[row, column] = np.mean((test.pvalue < 0.05) & (test.statistic < 0))
-    cells = page_cells(written)["table-penalty"]
+    cells = page_cells(tested)["table-penalty"]
     assert cells[1:10] == list(errors)
     for label, values in [*zip(errors, wins, strict=True), ("mean of the column", wins.mean(axis=0))]:
         start = cells[10:].index(label) + 11
@@ -370,7 +379,7 @@ def test_findings_are_traced_to_the_records(written: Path) -> None:
     for level in (0.1, 0.05):
         medians = {label: np.median(reached(runs, level)) for label, runs in records.items()}
         best = min(medians, key=lambda label: medians[label])
-        sentence = f"Fewest images to {100 * level:.0f}\xa0% test error: {best}, median {medians[best]:.0f} of 3 runs"
+        sentence = f"Fewest images to {100 * level:.0f}\xa0% test error: {best}, median {medians[best]:.0f} (3 runs)"
         assert sentence in page
     ends = {label: np.mean(at(runs, "test_error", 1000)) for label, runs in records.items()}
     best = min(ends, key=lambda label: ends[label])
@@ -380,11 +389,11 @@ def test_findings_are_traced_to_the_records(written: Path) -> None:
 
 
 def test_a_finding_names_all_that_share_the_first_place(tmp_path: Path) -> None:
-    for acquisition, curve in (("bald", [0.09, 0.04]), ("uniform", [0.09, 0.06]), ("mean_std", [0.09, 0.05])):
+    for acquisition, curve in (("bald", [0.3, 0.04]), ("uniform", [0.3, 0.06]), ("mean_std", [0.3, 0.05])):
         write_run(tmp_path, run_config(acquisition=acquisition, rounds=1), curve)
     first, second, *_ = findings(summarise(read_results(tmp_path)))
-    assert first == "Fewest images to 10 % test error: all alike, 0 (one run)."
-    assert second == "Fewest images to 5 % test error: BALD and Mean STD, 10 (one run); Random: not reached in 1 run."
+    assert first == "Fewest images to 10 % test error: all alike, 10 (one run)."
+    assert second == "Fewest images to 5 % test error: BALD and Mean STD, 10 (one run). Random: not reached in 1 run."
 
 
 def test_every_number_is_traced_to_the_records(written: Path) -> None:
@@ -400,7 +409,7 @@ def test_every_number_is_traced_to_the_records(written: Path) -> None:
                 assert list(entry["values"].values()) == pytest.approx(values, rel=1e-11)
                 assert entry["mean"] == pytest.approx(np.mean(values))
                 assert entry["std"] == pytest.approx(np.std(values, ddof=1))
-                assert (entry["interval_low"], entry["interval_high"]) == pytest.approx((min(values), max(values)))
+                assert entry["interval_low"] is entry["interval_high"] is None
                 checked += 1
         for level in (0.1, 0.05, 0.03, 0.02):
             reached = [[r["labelled"] - 20 for r in rows if r["test_error"] <= level][:1] for rows in records]
@@ -464,16 +473,47 @@ def test_cited_figures_name_known_functions_and_sources() -> None:
     assert set(cited.test_errors) <= set(cited.sources)
 
 
-def test_comparisons_say_that_three_repetitions_are_few(small: Path) -> None:
+def test_too_few_repetitions_give_no_interval_and_no_tests_and_it_is_said(small: Path) -> None:
     summary = summarise(read_results(small))
-    (entry,) = comparison_tables(summary)
     # Means at the end: 0.09 and 0.0733, two of three differences positive.
     comparison = next(c for c in summary.comparisons if c.at == 40)
     assert comparison.difference == pytest.approx(0.09 - 0.22 / 3)
-    assert [entry.rows[0][0].text, entry.rows[0][1].text] == ["Random minus BALD", "3"]
-    assert "3 repetitions no p-value can be below 0.25" in entry.notes[1]
-    assert "Behind each number stand 3 repetitions." in cautions(summary)
-    assert "in 75 % of cases" in cautions(summary)[1]
+    assert {"comparison", "penalty"}.isdisjoint(entry.key for entry in all_tables(summary))
+    assert "penalty" not in {figure.key for figure in all_figures(summary)[0]}
+    assert cautions(summary) == [
+        "Each number is from 3 repetitions.",
+        "Fewer than 5 repetitions give no 95 % interval: the figures show the single runs, and the table of test "
+        "errors the lowest and the highest.",
+        "Paired tests and pairwise penalties are left out: 1 pair needs 6 repetitions before a corrected "
+        "p-value can be below 5 %, and penalties need 5; there are 3.",
+    ]
+    assert "[lowest run, highest run]" in notes(small)["error"]
+
+
+def test_five_repetitions_give_an_interval_and_penalties(tmp_path: Path) -> None:
+    for name in ("bald", "uniform"):
+        for repetition in range(5):
+            write_run(tmp_path, run_config(acquisition=name, repetition=repetition), BALD[repetition % 3])
+    summary = summarise(read_results(tmp_path))
+    assert summary.get("BALD", "test_error", 40).interval is not None
+    assert "[95 % percentile-bootstrap interval of the mean, 2,000 resamples]" in notes(tmp_path)["error"]
+    assert "penalty" in notes(tmp_path)
+    assert cautions(summary)[1:] == [
+        "Paired tests are left out: 1 pair needs 6 repetitions before a corrected p-value can be below "
+        "5 %; there are 5."
+    ]
+
+
+def test_a_mean_over_runs_of_different_code_is_said_to_be_one(small: Path) -> None:
+    path = small / "runs" / "bald-MC_dropout=True" / "repetition_1" / "provenance.json"
+    before = [*cautions(summarise(read_results(small))), notes(small)["seconds"]]
+    assert not any("code" in sentence for sentence in before)
+    path.write_text(path.read_text().replace("0123abc", "4567def01+"))
+    assert notes(small)["seconds"].endswith("These means are over runs of different code: BALD (2 commits).")
+    assert cautions(summarise(read_results(small)))[-1] == (
+        "The code changed between runs: they are of the commits 0123abc and 4567def+, and a mean can be over several "
+        "of them."
+    )
 
 
 def test_one_repetition_shows_no_spread_and_says_so(tmp_path: Path) -> None:
@@ -481,7 +521,7 @@ def test_one_repetition_shows_no_spread_and_says_so(tmp_path: Path) -> None:
     summary = summarise(read_results(tmp_path))
     assert summary.get("BALD", "test_error", 40).interval is None
     assert (summary.comparisons, summary.penalty) == ((), None)
-    assert "no interval and no test" in cautions(summary)[1]
+    assert cautions(summary)[1] == "One repetition shows no spread: it gives no interval and no test."
     assert "BALD, 20 (one run)" in findings(summary)[0]
 
 
@@ -658,8 +698,8 @@ def test_arms_that_differ_in_a_default_are_told_apart(tmp_path: Path) -> None:
     assert [arm.label for arm in results.arms] == ["BALD", "BALD, classes=all"]
     assert "The folder mixes configurations: some runs have classes=all." in results.missing
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in headline(summarise(results)).rows}
-    assert rows["BALD"][-2].startswith("11.00 ±")
-    assert rows["BALD, classes=all"][-2] == "5.00"
+    assert rows["BALD"][-1].startswith("11.00 ±")
+    assert rows["BALD, classes=all"][-1] == "5.00"
 
 
 def test_repetitions_of_one_arm_with_other_settings_are_not_averaged(tmp_path: Path) -> None:
@@ -687,14 +727,14 @@ def test_an_unfinished_run_is_in_no_number_that_its_end_would_change(small: Path
     tables = {
         entry.key: {row[0].text: [c.text for c in row[1:]] for row in entry.rows} for entry in all_tables(summary)
     }
-    assert tables["headline"]["BALD"] == ["3", "1/2+1", "0/2+1", "0/2+1", "8.50 ± 3.54 (2)", "16 ± 4 (2)"]
+    assert tables["headline"]["BALD"] == ["3", "1/2+1", "0/2+1", "0/2+1", "8.50 ± 3.54 (2)"]
     assert tables["reach"]["BALD"][0] == "? [?, ∞] (1/2, 1 unfinished)"
     assert tables["error"]["BALD"][-1].endswith("(2)")
     assert all(cell.endswith("(2)") for key in ("calibration", "classes", "seconds") for cell in tables[key]["BALD"])
     assert "1 unfinished" not in " ".join(tables["reach"]["Random"])
     finding = findings(summary)[0]
-    assert finding == "Fewest images to 10 % test error: Random, median 20 of 3 runs."
-    assert cautions(summary)[0] == "Behind each number stand 2 to 3 repetitions, as the tables say."
+    assert finding == "Fewest images to 10 % test error: Random, median 20 (3 runs)."
+    assert cautions(summary)[0] == "Each number is from 2 to 3 repetitions; the tables say from how many."
 
 
 def test_an_unfinished_run_leaves_a_median_alone_that_it_cannot_change(tmp_path: Path) -> None:
@@ -1086,22 +1126,19 @@ def notes(folder: Path) -> dict[str, str]:
     return {entry.key: " ".join(entry.notes) for entry in all_tables(summarise(read_results(folder)))}
 
 
-def test_tests_say_what_they_were_corrected_for(written: Path) -> None:
-    found = notes(written)
+def test_tests_say_what_they_were_corrected_for(tested: Path) -> None:
+    found = notes(tested)
     assert "corrected by Holm over the 10 pairs of a column" in found["comparison"]
-    assert "10 comparisons can be significant at 5 % from 9 repetitions on" in found["comparison"]
     assert "corrected by Holm over the 4 pairs of a column" in found["comparison_dropout"]
-    assert "4 comparisons can be significant at 5 % from 8 repetitions on" in found["comparison_dropout"]
-    assert "uncorrected, with n = 3: they are not comparable with the Holm-corrected" in found["penalty"]
-    warning = cautions(summarise(read_results(written)))[2]
-    assert warning.startswith("No difference between functions can be significant after correction yet: 10 paired")
-    assert "uncorrected t-tests" in warning
+    assert "9 repetitions; Ash et al. 2020" in found["penalty"]
+    assert "The t-tests are not corrected for their number" in found["penalty"]
+    assert not any("left out" in sentence for sentence in cautions(summarise(read_results(tested))))
 
 
 def test_comparisons_of_two_configurations_stand_apart(tmp_path: Path) -> None:
     for name in ("bald", "uniform"):
-        for number in range(4):
-            change = {"val_size": 50} if number > 1 else {}
+        for number in range(12):
+            change = {"val_size": 50} if number > 5 else {}
             write_run(tmp_path, run_config(acquisition=name, repetition=number, **change), BALD[number % 3])
     tables = comparison_tables(summarise(read_results(tmp_path)))
     assert [entry.key for entry in tables] == ["comparison", "comparison_1"]
@@ -1113,9 +1150,8 @@ def test_comparisons_of_two_configurations_stand_apart(tmp_path: Path) -> None:
     ("repetitions", "words"),
     [
         ({"bald": 1, "uniform": 5}, "One repetition of BALD shows no spread"),
-        ({"bald": 2, "uniform": 5}, "of 2 values is their range, which holds the middle of the distribution in 50 %"),
-        ({"bald": 3, "uniform": 3}, "of 3 values is their range, which holds the middle of the distribution in 75 %"),
-        ({"bald": 4, "uniform": 9}, "a bootstrap interval of 4 values is narrower than its 95 % promise"),
+        ({"bald": 2, "uniform": 5}, "Fewer than 5 repetitions give no 95 % interval"),
+        ({"bald": 4, "uniform": 9}, "Fewer than 5 repetitions give no 95 % interval"),
     ],
 )
 def test_the_smallest_number_of_repetitions_is_the_one_to_warn_of(
@@ -1124,9 +1160,7 @@ def test_the_smallest_number_of_repetitions_is_the_one_to_warn_of(
     for name, count in repetitions.items():
         for repetition in range(count):
             write_run(tmp_path, run_config(acquisition=name, repetition=repetition), BALD[repetition % 3])
-    sentences = cautions(summarise(read_results(tmp_path)))
-    assert words in sentences[1]
-    assert not any("hardly" in sentence for sentence in sentences)
+    assert words in cautions(summarise(read_results(tmp_path)))[1]
 
 
 def test_the_gallery_says_in_which_order_images_stand(tmp_path: Path) -> None:
@@ -1135,9 +1169,9 @@ def test_the_gallery_says_in_which_order_images_stand(tmp_path: Path) -> None:
     write_run(tmp_path, run_config(acquisition="mbr"), BALD[0])
     gallery = make_gallery(read_results(tmp_path), None, tiny_data([n % 10 for n in range(4000)]))
     orders = {arm.label: arm.order for arm in gallery.arms}
-    assert orders["Random"].startswith("Drawn by lot")
+    assert orders["Random"].startswith("Drawn at random")
     assert orders["BALD"].startswith("Highest score first")
-    assert orders["MBR's images, CNN"].startswith("In the order of choice; a score is minus")
+    assert orders["MBR's images, CNN"].startswith("In the order of choice. Score: minus")
     assert "highest" not in gallery_figure(gallery, "").alt  # type: ignore[union-attr]
 
 
@@ -1166,10 +1200,9 @@ def test_what_was_not_reached_is_drawn_beyond_the_runs_end(small: Path) -> None:
     axes = reach_axes(small, 0.1)
     ticks = dict(zip((t.get_text() for t in axes.get_xticklabels()), axes.get_xticks(), strict=True))
     assert ticks["not\nreached"] > 40  # the runs acquired 40 images
-    crosses = marks(axes, "x")
-    assert [len(x) for x in crosses] == [0, 1]
-    assert crosses[1][0] > 40
-    assert marks(axes, "o")[:2] == [[20, 20, 30], [10, 20]]
+    reached_and_missed = marks(axes, "o")[:4]
+    assert reached_and_missed[:3] == [[20, 20, 30], [], [10, 20]]
+    assert [x > 40 for x in reached_and_missed[3]] == [True]
     # Quartiles of 20, 20, 30, and of 10, 20 and never: 15 to infinity, which ends in the strip.
     bars = [np.asarray(bar.get_paths()[0].vertices)[:, 0].tolist() for bar in axes.collections]
     assert bars[0] == [20, 25]
