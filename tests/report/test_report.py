@@ -28,11 +28,18 @@ from active_learning.report.drawing import colour, log_axis
 from active_learning.report.figures import _mosaic, _reach_panel, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
 from active_learning.report.gallery import Gallery, make_gallery
-from active_learning.report.page import cautions, command, findings
+from active_learning.report.page import _checkout, cautions, command, findings
 from active_learning.report.readme import BEGIN, END, committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
-from active_learning.report.tables import all_tables, cited_error_table, cited_reach_table, comparison_tables, headline
+from active_learning.report.tables import (
+    all_tables,
+    cited_error_table,
+    cited_reach_table,
+    comparison_tables,
+    headline,
+    paper_tables,
+)
 from active_learning.report.write import draw_curves, numbers, of_runs, table, terminal_text, texts, write_report
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ARM_FIELDS, RunConfig
@@ -1213,3 +1220,138 @@ def test_what_was_not_reached_is_drawn_beyond_the_runs_end(small: Path) -> None:
 def test_an_unfinished_run_is_drawn_where_it_stands(small: Path) -> None:
     write_run(small, run_config(repetition=0), BALD[0][:2])
     assert marks(reach_axes(small, 0.1), ">")[:2] == [[], [10]]
+
+
+def drawn_axes(summary: Summary, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Axes]]:
+    """Return the axes of every figure in its wide form, by the figure's key."""
+    found: dict[str, list[Axes]] = {}
+
+    def keep(
+        key: str, title: str, alt: str, draw: Callable[[Figure], None], digest: str, *sizes: Any, **named: Any
+    ) -> Any:
+        canvas = Figure(figsize=(8, 5))
+        draw(canvas)
+        canvas.draw_without_rendering()
+        found[key] = [axes for axes in canvas.axes if axes.get_visible()]
+
+    monkeypatch.setattr("active_learning.report.figures.draw_figure", keep)
+    gallery = make_gallery(summary.results, None, tiny_data([n % 10 for n in range(4000)]))
+    assert all_figures(summary, gallery)[1] == []
+    return found
+
+
+def five_repetitions(folder: Path) -> Summary:
+    for name, curves in (("bald", BALD), ("uniform", RANDOM)):
+        for repetition in range(5):
+            write_run(folder, run_config(acquisition=name, repetition=repetition), curves[repetition % 3])
+    return summarise(read_results(folder))
+
+
+def test_few_repetitions_are_drawn_one_by_one_and_five_as_a_band(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = drawn_axes(summarise(read_results(small)), monkeypatch)["test_error"][0]
+    many = drawn_axes(five_repetitions(tmp_path_factory.mktemp("five")), monkeypatch)["test_error"][0]
+    thin = [100 * np.array(curve) for curve in (*RANDOM, *BALD)]
+    found = [np.asarray(line.get_ydata()) for line in few.lines if line.get_linewidth() < 1]
+    np.testing.assert_allclose(found, thin)
+    assert (len(few.collections), len(many.collections)) == (0, 2)
+    assert not [line for line in many.lines if line.get_linewidth() < 1]
+
+
+def test_every_curve_has_the_mark_of_its_function(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = drawn_axes(summarise(read_results(small)), monkeypatch)["test_error"][0]
+    functions = [ACQUISITION_FUNCTIONS[name] for name in ("uniform", "bald")]
+    means = [line for line in axes.lines if line.get_linewidth() > 1]
+    assert [(line.get_marker(), line.get_color()) for line in means] == [(f.marker, f.colour) for f in functions]
+
+
+def test_every_panel_says_what_its_axes_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_experiment(tmp_path, repetitions=5, rounds=12)
+    figures = drawn_axes(summarise(read_results(tmp_path)), monkeypatch)
+    assert {"test_error", "reach", "calibration", "classes", "penalty", "dropout_bald", "gallery"} <= set(figures)
+    del figures["gallery"]  # pictures, and no axes
+    for key, panels in figures.items():
+        assert all(axes.get_xlabel() for axes in panels), key
+        rows = {round(axes.get_position().y0, 3) for axes in panels}
+        named = {round(axes.get_position().y0, 3) for axes in panels if axes.get_ylabel()}
+        assert rows == named, key  # panels side by side may share an axis
+
+
+@pytest.mark.parametrize("limits", [(24.8, 45.2), (30, 52), (0.3, 0.9), (2.1, 4.9), (11, 14), (0.001, 90)])
+def test_ticks_are_round_numbers(limits: tuple[float, float]) -> None:
+    axes = Figure().subplots()
+    axes.plot(limits)
+    axes.set_yscale("log")
+    axes.set_ylim(*limits)
+    log_axis(axes)
+    low, high = axes.get_ylim()
+    ticks = [float(tick) for tick in axes.get_yticks() if low <= tick <= high]
+    steps = set(np.diff(ticks).round(9))
+    mantissas = {f"{tick:.0e}"[0] if len(steps) > 1 else f"{min(steps):.0e}"[0] for tick in ticks}
+    assert len(ticks) >= 3
+    assert mantissas <= {"1", "2", "5"}
+
+
+def test_levels_at_which_every_run_starts_are_left_out(tmp_path: Path) -> None:
+    for name, start in (("bald", 0.04), ("uniform", 0.06)):
+        write_run(tmp_path, run_config(acquisition=name, rounds=2), [start, 0.025, 0.015])
+    summary = summarise(read_results(tmp_path))
+    assert summary.levels == (0.05, 0.03, 0.02)
+    assert [entry.at for entry in summary.estimates if entry.statistic == "acquired_to_reach"][:3] == [0.05, 0.03, 0.02]
+    write_run(tmp_path, run_config(acquisition="mean_std", rounds=2), [0.2, 0.025, 0.015])
+    assert summarise(read_results(tmp_path)).levels == (0.10, 0.05, 0.03, 0.02)
+
+
+def test_a_folder_of_easy_runs_keeps_its_lowest_level(tmp_path: Path) -> None:
+    write_run(tmp_path, run_config(rounds=1), [0.015, 0.012])
+    assert summarise(read_results(tmp_path)).levels == (0.02,)
+
+
+@pytest.mark.parametrize(("dataset", "shown"), [("mnist", True), ("mnist_5k", False)])
+def test_figures_of_others_stand_in_the_main_figure_where_runs_are_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, shown: bool
+) -> None:
+    write_run(tmp_path, run_config(dataset=dataset, rounds=40), synthetic_curve(run_config(rounds=40)))
+    axes = drawn_axes(summarise(read_results(tmp_path)), monkeypatch)["test_error"][0]
+    crosses = {
+        line.get_marker(): list(zip(line.get_xdata(), line.get_ydata(), strict=True))  # type: ignore[arg-type]
+        for line in axes.lines
+        if line.get_color() == ACQUISITION_FUNCTIONS["bald"].colour and line.get_linestyle() == "None"
+    }
+    # To 10 % and 5 %; the errors at 1,000 images lie beyond the 400 of this run.
+    assert crosses == ({"+": [(145, 10), (335, 5)], "x": [(150, 10), (296, 5)]} if shown else {})
+    sources = {"Gal et al. 2017", "PyTorch re-implementation"}
+    assert (sources <= set(axes.get_legend_handles_labels()[1])) == shown
+
+
+@pytest.mark.parametrize(
+    ("commits", "words"),
+    [
+        (["0123abc"], "from a checkout of commit 0123abc."),
+        (["0123abc+"], "from a checkout of commit 0123abc, which had changes that are in no commit."),
+        (["0123abc", "4567def"], "They are of several commits, 0123abc and 4567def: no one checkout"),
+        ([], "No run names the commit that computed it."),
+    ],
+)
+def test_the_command_names_its_commit_or_says_that_there_are_several(commits: list[str], words: str) -> None:
+    assert words in _checkout(commits)
+
+
+def test_the_readme_has_the_tables_of_the_paper(written: Path) -> None:
+    reach, error = paper_tables(summarise(read_results(written)))
+    cited = cited_figures()
+    for name, row, error_row in zip(ACQUISITION_FUNCTIONS, reach.rows, error.rows, strict=False):
+        records = [rows_of(written, f"{name}-MC_dropout=True", repetition) for repetition in range(3)]
+        theirs = cited.acquired_to_reach["paper"][name]
+        cells = [
+            word for level in (0.1, 0.05) for word in (quartile_words(reached(records, level)), f"{theirs[level]}")
+        ]
+        assert [cell.text for cell in row] == [ACQUISITION_FUNCTIONS[name].label, *pairs[0], *pairs[1]]
+        assert error_row[1].text == interval_words(at(records, "test_error", 1000))
+    assert [row[-1].text for row in error.rows] == ["4.66", "1.74", "1.80", "1.64", "-"]
+
+
+def test_the_committed_readme_is_mostly_not_generated() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text[text.index(BEGIN) : text.index(END)]) < len(text) / 3
