@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the page of a small experiment with everything that a page can have."""
     folder = tmp_path_factory.mktemp("experiment")
-    write_experiment(folder, repetitions=2, rounds=12, dataset="mnist")
+    write_experiment(folder, repetitions=9, rounds=12, dataset="mnist")
     images = np.random.default_rng(1).integers(0, 256, (4000, 1, 28, 28), dtype=np.uint8)
     labels = np.arange(4000, dtype=np.int64) % 10
     data = ImageData(images, labels, images[:1], labels[:1], 10, 0.5, 0.5)
@@ -245,5 +245,5 @@ def test_it_reads_without_its_script(browser: Any, page: str) -> None:
         assert browser.find_elements("css selector", "thead button") == []
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    for words in ("Summary", "Test error against acquired images", "Each number is from 2 repetitions."):
+    for words in ("Summary", "Test error against acquired images", "Each number is from 9 repetitions."):
         assert words in text

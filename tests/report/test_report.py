@@ -1344,9 +1344,7 @@ def test_the_readme_has_the_tables_of_the_paper(written: Path) -> None:
     for name, row, error_row in zip(ACQUISITION_FUNCTIONS, reach.rows, error.rows, strict=False):
         records = [rows_of(written, f"{name}-MC_dropout=True", repetition) for repetition in range(3)]
         theirs = cited.acquired_to_reach["paper"][name]
-        cells = [
-            word for level in (0.1, 0.05) for word in (quartile_words(reached(records, level)), f"{theirs[level]}")
-        ]
+        pairs = [(quartile_words(reached(records, level)), f"{theirs[level]}") for level in (0.1, 0.05)]
         assert [cell.text for cell in row] == [ACQUISITION_FUNCTIONS[name].label, *pairs[0], *pairs[1]]
         assert error_row[1].text == interval_words(at(records, "test_error", 1000))
     assert [row[-1].text for row in error.rows] == ["4.66", "1.74", "1.80", "1.64", "-"]
