@@ -60,8 +60,9 @@ def numbers(summary: Summary, page: Path | None = None) -> str:
 
 def draw_curves(summary: Summary, title: str) -> None:
     """Draw the test-error curves into the result folder, as PNG and SVG."""
-    for name, content in error_figure(summary, title).files.items():
-        write_atomically(summary.results.path / name, content)
+    drawn = error_figure(summary, title)
+    for name in (f"{drawn.key}.png", f"{drawn.key}.svg"):
+        write_atomically(summary.results.path / name, drawn.files[name])
 
 
 def write_report(

@@ -137,6 +137,7 @@ def test_the_figure_at_the_end_of_a_run(small: Path) -> None:
     draw_curves(chosen(small, run_config()), "A title")
     assert (small / "test_error.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (small / "test_error.svg").read_bytes()
+    assert {path.name for path in small.glob("test_error*")} == {"test_error.png", "test_error.svg"}
 
 
 def test_medians_and_quartiles_count_runs_that_did_not_reach_the_level(small: Path) -> None:
@@ -470,6 +471,15 @@ def test_cited_figures_are_of_the_whole_mnist_only(small: Path) -> None:
     assert cited_reach_table(summarise(read_results(small))) is not None
     assert not (cited_reach_table(summarise(read_results(small))) or headline).rows  # type: ignore[union-attr]
     assert cited_error_table(summarise(read_results(small))) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "comparable"),
+    [({}, True), ({"query": 20}, False), ({"network": "kirsch"}, False), ({"copies": 3}, False), ({"seed": 1}, True)],
+)
+def test_cited_figures_are_of_the_paper_s_protocol(tmp_path: Path, change: dict[str, Any], comparable: bool) -> None:
+    write_run(tmp_path, run_config(dataset="mnist", rounds=2, **change), BALD[0][:3])
+    assert bool(paper_tables(summarise(read_results(tmp_path)))) == comparable
 
 
 def test_cited_figures_name_known_functions_and_sources() -> None:
