@@ -133,7 +133,7 @@ def reach_figure(summary: Summary) -> Figure | None:
         best = min(medians, key=lambda label: medians[label], default="")
         lowest = f"{best} has the lowest median, {medians[best]:,.0f}" if best else "no function has a median"
         words.append(f"to {level:.0%}, {lowest}")
-    alt = "Acquired images each repetition needed to reach an error: " + "; ".join(words) + "."
+    alt = "Acquired images that each run needed to reach an error: " + "; ".join(words) + "."
     height = 1.6 + 0.36 * rows
     return draw_figure(
         "reach",
@@ -385,7 +385,7 @@ def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple
 def _reach_key(axes: Axes, summary: Summary) -> None:
     """Add what the marks mean, drawn nowhere else; what no panel has is left out."""
     estimates = [e for e in summary.estimates if e.statistic == REACH]
-    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a repetition")
+    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a run")
     if any(e.repetitions > 1 for e in estimates):
         axes.plot([], [], color=GREY, alpha=0.3, linewidth=5, label="quartile to quartile")
     axes.plot([], [], "|", color=GREY, markersize=12, markeredgewidth=2.5, label="median")
