@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -91,19 +92,28 @@ def _error_axes(canvas: Canvas, summary: Summary) -> Axes:
     return axes
 
 
-def _draw_cited(axes: Axes, summary: Summary) -> None:
-    """Mark where the paper and the re-implementation reached an error, in their function's colour."""
+def cited_points(summary: Summary) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return where others reached an error, (images, per cent) by source and function, as far as our runs went."""
     cited = cited_figures()
     functions = dict.fromkeys(arm.acquisition for arm in _main_arms(summary) if cited.comparable(arm))
-    for source in ("paper", "reimplementation") if functions else ():
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for source, function in product(("paper", "reimplementation"), functions):
+        points = [(images, level) for level, images in cited.acquired_to_reach[source].get(function, {}).items()]
+        if function in cited.test_errors[source]:
+            points.append((cited.error_acquired, cited.test_errors[source][function]))
+        shown = [(images, 100 * error) for images, error in points if images <= summary.end]
+        if shown:
+            found.setdefault(source, {})[function] = shown
+    return found
+
+
+def _draw_cited(axes: Axes, summary: Summary) -> None:
+    """Mark where the paper and the re-implementation reached an error, in their function's colour."""
+    for source, functions in cited_points(summary).items():
         style: Any = {"marker": THIN[source], "linestyle": "none", "markersize": 8, "markeredgewidth": 1}
-        for function in functions:
-            points = [(images, level) for level, images in cited.acquired_to_reach[source].get(function, {}).items()]
-            if function in cited.test_errors[source]:
-                points.append((cited.error_acquired, cited.test_errors[source][function]))
-            shown = [(images, 100 * error) for images, error in points if images <= summary.end]
-            axes.plot(*zip(*shown, strict=True), **style, color=colour(function), clip_on=False)
-        axes.plot([], [], **style, color=GREY, label=cited.sources[source].label)
+        for function, points in functions.items():
+            axes.plot(*zip(*points, strict=True), **style, color=colour(function), clip_on=False)
+        axes.plot([], [], **style, color=GREY, label=cited_figures().sources[source].label)
 
 
 def reach_figure(summary: Summary) -> Figure | None:

@@ -16,9 +16,9 @@ import jinja2
 from markupsafe import Markup, escape
 
 from active_learning.disk.record import Row
-from active_learning.report.cited_figures import cited_figures
 from active_learning.report.colours import DARK
 from active_learning.report.drawing import Figure
+from active_learning.report.figures import cited_points
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
@@ -129,7 +129,7 @@ def curve_caption(summary: Summary, cited: bool = False) -> str:
         sentences.append("A thin line is a single run.")
     if max(counts) >= FEWEST_FOR_INTERVAL:
         sentences.append("A band is the 95 % bootstrap interval of the mean.")
-    if cited and any(cited_figures().comparable(arm) for arm in summary.results.arms):
+    if cited and cited_points(summary):
         sentences.append("Crosses are figures of others, in the colour of their function.")
     return " ".join(sentences)
 
@@ -138,7 +138,7 @@ def _reach_caption(summary: Summary) -> str:
     words = (
         "A row is a function, a mark is a run. The grey strip on the right holds the runs that did not reach the error."
     )
-    if any(cited_figures().comparable(arm) for arm in summary.results.arms):
+    if cited_points(summary):
         words += " Thin grey marks are figures of others; the tables name their sources."
     return words
 

@@ -28,7 +28,7 @@ from active_learning.report.drawing import colour, log_axis
 from active_learning.report.figures import _mosaic, _reach_panel, all_figures, error_figure, gallery_figure
 from active_learning.report.formats import number_cell
 from active_learning.report.gallery import Gallery, make_gallery
-from active_learning.report.page import _checkout, cautions, command, findings
+from active_learning.report.page import _checkout, cautions, command, curve_caption, findings
 from active_learning.report.readme import BEGIN, END, committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
@@ -1333,6 +1333,14 @@ def test_figures_of_others_stand_in_the_main_figure_where_runs_are_comparable(
     assert crosses == ({"+": [(145, 10), (335, 5)], "x": [(150, 10), (296, 5)]} if shown else {})
     sources = {"Gal et al. 2017", "PyTorch re-implementation"}
     assert (sources <= set(axes.get_legend_handles_labels()[1])) == shown
+
+
+def test_a_run_shorter_than_all_figures_of_others_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, run_config(dataset="mnist", rounds=4), BALD[0])
+    summary = summarise(read_results(tmp_path))
+    axes = drawn_axes(summary, monkeypatch)["test_error"][0]
+    assert axes.get_legend_handles_labels()[1] == ["BALD (1)"]
+    assert curve_caption(summary, cited=True) == "A thick line is the mean over the runs counted in brackets."
 
 
 @pytest.mark.parametrize(
