@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from active_learning.disk.renumber import main as renumber
+from active_learning.report.command import main as report
 from active_learning.report.results import read_results
 from active_learning.settings.config import ExperimentConfig
 from active_learning.settings.flags import read_flags
@@ -56,8 +59,9 @@ BAD_INPUTS = {
     "at most 3, such as 0.5.",
     "--augment affine --augment_strength nan": "--augment_strength 'nan' is not allowed: it takes a number, for "
     "example 1.0.",
-    "--augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
-    "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
+    "--augment_strength 2": "--augment_strength 2.0 changes no run by itself: add --augment affine, say.",
+    "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run by itself: add --augment affine, "
+    "say.",
     "--initialisation he": "--initialisation 'he' is not allowed: it takes glorot or torch, for example glorot.",
     "--masks none": "--masks 'none' is not allowed: it takes pass or image, for example pass.",
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
@@ -605,6 +609,24 @@ def test_the_second_signal_ends_a_long_call(first: signal.Signals, second: signa
             assert program.wait(60) == 128 + second
         finally:
             program.kill()
+
+
+@pytest.mark.parametrize(("command", "name"), [(report, "report"), (renumber, "renumber")], ids=["report", "renumber"])
+def test_the_other_commands_refuse_in_one_sentence_too(
+    command: Callable[[list[str]], int], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--bad"], ["--data_dir"], [str(tmp_path / "none")], ["--data", "x", str(tmp_path)]):
+        assert command(words) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"{name}: error: ")
+        assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [main, report, renumber])
+def test_help_names_no_type_of_python(command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert not re.search(r"<class|Union|Literal|Optional|None\b", capsys.readouterr().out)
 
 
 def test_a_verb_may_come_first(
