@@ -403,6 +403,38 @@ class ResNet18(nn.Module):
         return functional.relu(self.hidden(features_nf))
 
 
+class DenseNetwork(ResNet18):
+    """The head of Gal, Islam and Ghahramani alone, for numbers that are features already.
+
+    Dropout 0.25 - dense 128 - relu - dropout 0.5 - dense C, on the standardised numbers of an image: what a pretrained
+    network made of it, once for all fits, or its pixels. Its arguments are those of `BayesianCNN`.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        class_count: int,
+        pixel_mean: Sequence[float] = (0.0,),
+        pixel_std: Sequence[float] = (1.0,),
+        seed: int = 0,
+        initialisation: Initialisation = "glorot",
+        initial_weights: Weights | None = None,
+    ) -> None:
+        nn.Module.__init__(self)  # there is no residual network
+        self.standardise = Standardise(pixel_mean, pixel_std)
+        features = math.prod(image_shape)
+        self.hidden = skip_init(nn.Linear, features, HIDDEN_UNITS)
+        self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
+        self.dropouts = Dropout((features,), FEATURE_DROPOUT), Dropout((HIDDEN_UNITS,), HIDDEN_DROPOUT)
+        self.mask_with(seed ^ MASK_SEED)
+        start(self, (self.hidden, self.output), initialisation, seed, initial_weights)
+
+    def features(self, images_nchw: Tensor) -> Tensor:
+        """Return the numbers (N, F) that stand before the first dropout."""
+        features_nf: Tensor = self.standardise(images_nchw).flatten(1)
+        return features_nf
+
+
 class TensorBatches:
     """Shuffled batches sliced from two tensors: skorch's `iterator_train` without a DataLoader's cost an image.
 

@@ -57,7 +57,8 @@ class ImageData:
     """Images and labels of one data set.
 
     Attributes:
-        train_images: uint8 (train_size, channels, height, width), 0 to 255.
+        train_images: uint8 (train_size, channels, height, width), 0 to 255; float32 where another network's features
+            stand in their place.
         train_labels: int64 (train_size,), 0 to class_count - 1.
         test_images: uint8 (test_size, channels, height, width), 0 to 255.
         test_labels: int64 (test_size,), 0 to class_count - 1.
@@ -78,7 +79,7 @@ class ImageData:
         channels = self.train_images.shape[1]
         assert len(self.pixel_mean) == len(self.pixel_std) == channels, (self.pixel_mean, self.pixel_std, channels)
         for images, labels in ((self.train_images, self.train_labels), (self.test_images, self.test_labels)):
-            assert images.dtype == np.uint8, images.dtype
+            assert images.dtype in (np.uint8, np.float32), images.dtype
             assert labels.dtype == np.int64, labels.dtype
             assert images.ndim == 4, images.shape
             assert labels.shape == images.shape[:1], (labels.shape, images.shape)

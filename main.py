@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Deep Bayesian active learning on images, from the command line: `python3 main.py --help`.
 
-A verb may come first: `run` (what is done without one), `status` (what a result folder holds) or `report` (write the
-report of result folders anew).
+A verb may come first: `run` (what is done without one), `status` (what a result folder holds), `report` (write the
+report of result folders anew) or `rank` (which of your own images to label next).
 """
 
 import sys
@@ -15,7 +15,7 @@ from active_learning.terminal import PROGRAM, fail, with_streams
 if TYPE_CHECKING:
     from active_learning.settings.config import ExperimentConfig
 
-VERBS = ("run", "status", "report")
+VERBS = ("run", "status", "report", "rank")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,18 +32,22 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
                 from active_learning.report.command import main as report
 
                 return report(words, f"{PROGRAM} report")
-            return _main([*words, "--status"] if verb == "status" else words, check)
+            return _main(verb, [*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
         return fail(128 + stop.signal_number, "stopped; finished rounds are saved, and the same command goes on.")
 
 
-def _main(argv: Sequence[str], check: Callable[[], None]) -> int:
+def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.disk.files import StoreError
     from active_learning.settings.config import ConfigError
     from active_learning.settings.flags import read_flags
     from load_data import DataError
 
     try:
+        if verb == "rank":
+            from active_learning.ranking.command import main as rank
+
+            return rank(argv, check)
         return _run(read_flags(argv), check)
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))

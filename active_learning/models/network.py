@@ -177,6 +177,24 @@ class NetworkLearner:
                 found[name] = _finite(torch.cat(list(blocks)).cpu().numpy())
         return Evidence(count=count, **found)
 
+    def opinion(
+        self, candidates: Index, function: AcquisitionFunction, *, round_: int
+    ) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64]]:
+        """Return what the same passes say of each image: its score (N,), if the function has one, and its class (N, C).
+
+        The class probabilities are the mean over the passes, and the scores those of `evidence`.
+        """
+        score = function.score if self._dropout else function.deterministic_score
+        scores_n, probs_nc = np.zeros(len(candidates)), np.empty((len(candidates), self._class_count))
+        start = 0
+        for probs_tbc in self._scoring_blocks(candidates, self._seed(round_, Purpose.SCORING_PASSES)):
+            block = slice(start, start + probs_tbc.shape[1])
+            probs_nc[block] = probs_tbc.double().mean(dim=0).cpu().numpy()
+            if score is not None:
+                scores_n[block] = score(probs_tbc).cpu().numpy()
+            start = block.stop
+        return (None if score is None else _finite(scores_n)), _finite(probs_nc)
+
     def resume(self, weight_decay: float, tuned_at: int) -> None:
         """Know what the last finished round came to."""
         self.weight_decay, self._tuned_at = weight_decay, tuned_at

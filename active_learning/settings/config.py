@@ -217,12 +217,12 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            _check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
+            check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
-        _check_known("dataset", self.dataset, DATASETS)
-        _check_known("learner", self.learner, LEARNERS)
-        _check_known("network", self.network, NETWORKS)
+        check_known("dataset", self.dataset, DATASETS)
+        check_known("learner", self.learner, LEARNERS)
+        check_known("network", self.network, NETWORKS)
         try:
             parse_acquisition(self.acq_func)
         except ValueError as error:
@@ -419,7 +419,8 @@ def _words(values: object, between: str = " ") -> str:
     return between.join(map(str, values)) if isinstance(values, list | tuple) else str(values)
 
 
-def _check_known(flag: str, name: str, known: Iterable[str]) -> None:
+def check_known(flag: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, with the nearest of those that are."""
     names = list(known)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
@@ -427,8 +428,8 @@ def _check_known(flag: str, name: str, known: Iterable[str]) -> None:
         raise ConfigError(f"--{flag} {name!r} is not known{hint}: choose one of {', '.join(names)}.")
 
 
-def _check_bound(name: str, value: object, at_least: float | None) -> None:
-    """Check one number's lower bound; words such as `tune` have none."""
+def check_bound(name: str, value: object, at_least: float | None) -> None:
+    """Refuse a number below its bound; words such as `tune` have none."""
     if at_least is None or not isinstance(value, int | float):
         return
     if not math.isfinite(value) or value < at_least:

@@ -63,9 +63,11 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{' '.join(message.split()).rstrip('.:')}: {self.prog} --help lists all flags.")
 
 
-class _Help(argparse.HelpFormatter):
+class Help(argparse.HelpFormatter):
+    """Help that shows one value a flag, and dots where it takes several."""
+
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        """Show the value of a flag as one that must be given: that it is there is looked at in `_value`."""
+        """Show the value of a flag as one that must be given: that it is there is looked at in `flag_value`."""
         return f"{action.metavar} ..." if action.nargs == "*" else str(action.metavar or default_metavar)
 
 
@@ -95,7 +97,7 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
         given |= _split(parser, _file_words(path))
     given |= flags
     printed = given.pop("print_config", False)
-    config = ExperimentConfig(**{name: _value(FLAGS[name], value) for name, value in given.items()})
+    config = ExperimentConfig(**{name: flag_value(FLAGS[name], value) for name, value in given.items()})
     if printed:
         print(_as_yaml(config), end="")
         raise SystemExit(0)
@@ -118,22 +120,14 @@ def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog=PROGRAM,
-        usage=f"{PROGRAM} [run | status | report | VERB --help] [--NAME VALUE ...]",
+        usage=f"{PROGRAM} [run | status | report | rank | VERB --help] [--NAME VALUE ...]",
         description="Deep Bayesian active learning on images.",
-        formatter_class=_Help,
+        formatter_class=Help,
         argument_default=argparse.SUPPRESS,
     )
     groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
     for entry in FLAGS.values():
-        options: dict[str, Any] = {"help": _help(entry)}
-        if entry.type is bool:
-            options["action"] = "store_true"
-        else:
-            several = _element(entry) is not None
-            options |= {"nargs": "*" if several else "?", "const": None, "metavar": _metavar(entry)}
-            if with_choices and (choices := _choices(entry)):
-                options["choices"] = choices
-        groups[entry.metadata["computed"]].add_argument(f"--{entry.name}", **options)
+        add_flag(groups[entry.metadata["computed"]], entry, with_choices=with_choices)
     others = parser.add_argument_group("files and shells")
     config_help = "YAML file of flags without their dashes; flags win over it"
     others.add_argument("--config", nargs="?", action="append", metavar="PATH", help=config_help)
@@ -143,6 +137,19 @@ def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
         "--print_completion", nargs="?", metavar="SHELL", help=f"print what completes all this in {shells}"
     )
     return parser
+
+
+def add_flag(group: Any, entry: "Field[Any]", *, with_choices: bool = False) -> None:
+    """Add the flag of a field to a parser or to a group of it; what is given is for `flag_value` to convert."""
+    options: dict[str, Any] = {"help": _help(entry)}
+    if entry.type is bool:
+        options["action"] = "store_true"
+    else:
+        several = _element(entry) is not None
+        options |= {"nargs": "*" if several else "?", "const": None, "metavar": _metavar(entry)}
+        if with_choices and (choices := _choices(entry)):
+            options["choices"] = choices
+    group.add_argument(f"--{entry.name}", **options)
 
 
 def completion(shell: str | None) -> str:
@@ -182,13 +189,17 @@ def _names(kind: Any) -> list[str]:
     return [name for part in get_args(kind) for name in _names(part)]
 
 
-def _value(entry: "Field[Any]", given: Any) -> Any:
-    """Return what the words after a flag come to."""
+def flag_value(entry: "Field[Any]", given: Any) -> Any:
+    """Return what the words after a flag come to.
+
+    Raises:
+        ConfigError: for words that the field does not take.
+    """
     if entry.type is bool:
         return given
     # an empty path would mean the folder that the program was started in: more likely a variable is not set
     if given in (None, [], "") or (isinstance(given, list) and "" in given):
-        raise ConfigError(_without_value(entry.name))
+        raise ConfigError(_without_value(entry.name, entry))
     element = _element(entry)
     try:
         return tuple(_converted(element, word) for word in given) if element else _converted(entry.type, given)
@@ -242,7 +253,7 @@ def _belongs_to_nothing(word: str) -> str:
     switches = ", ".join(f"--{name}" for name in SWITCHES)
     return (
         f"{word!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and run, "
-        "status or report come first."
+        "status, report or rank come first."
     )
 
 
@@ -335,8 +346,8 @@ def _not_allowed(entry: "Field[Any]", value: str) -> str:
     return f"--{entry.name} {value} is not allowed: it takes {_allowed(entry)}."
 
 
-def _without_value(name: str) -> str:
-    takes = _allowed(FLAGS[name]) if name in FLAGS else "a path or a name"
+def _without_value(name: str, entry: "Field[Any] | None" = None) -> str:
+    takes = _allowed(entry) if entry else "a path or a name"
     return f"--{name} is given without its value: it takes {takes}."
 
 

@@ -42,5 +42,6 @@ NETWORKS: dict[str, NetworkKind] = {
         NetworkKind(
             name="resnet18", text="a residual network under the paper's head", made_by="cnn_model:ResNet18", smallest=16
         ),
+        NetworkKind(name="dense", text="the paper's head, on the bare pixels", made_by="cnn_model:DenseNetwork"),
     )
 }  # fmt: skip

@@ -1,0 +1,340 @@
+"""`main.py rank IMAGES`: which images to label next. Takes labels in, asks for more, and goes on where it was.
+
+In the result folder: `ranking.csv` (the batch in the order of choice, then the rest of the pool), `batch.csv` (the
+batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` and the cache of decoded images.
+"""
+
+import difflib
+import sys
+import time
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from active_learning.disk.files import StoreError, locked, write_if_changed
+from active_learning.ranking.config import RankConfig
+from active_learning.ranking.files import Listing, find_images
+from active_learning.ranking.journal import Choice, Journal, digest
+from active_learning.ranking.label_studio import interface, tasks
+from active_learning.ranking.labels import Label, given_labels, new_labels, read_answers, unread
+from active_learning.ranking.library import Library, open_library
+from active_learning.ranking.page import how_chosen, render
+from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
+from active_learning.ranking.tables import csv_text, spreadsheet_safe
+from active_learning.settings.config import ConfigError
+from active_learning.settings.flags import Help, Parser, add_flag, flag_value
+from active_learning.settings.networks import NETWORKS
+from cnn_model import NonFiniteLossError
+from load_data import DataError
+
+PROGRAM = "main.py rank"
+FLAGS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(RankConfig) if entry.name != "images"}
+MOST_SIDE = 64
+"""The largest --image_size that is taken by itself: a network from scratch learns little more from larger images."""
+
+MOST_PRETRAINED_SIDE = 224
+"""The same for a pretrained network: the size that it was trained on."""
+
+Check = Callable[[], None]
+
+
+def main(argv: Sequence[str], check: Check) -> int:
+    """Rank what the words name; return the exit code 0.
+
+    Raises:
+        ConfigError: for wrong usage.
+        DataError, StoreError: for images, labels or a journal that cannot be used.
+        OSError: when a disk fails.
+    """
+    config = read_flags(argv)
+    start = time.perf_counter()
+    listing = find_images(config.images, flat=config.flat, check=check)  # before a folder is made for what is not there
+    with locked(config.folder):
+        session = _Session(config, check)
+        session.seconds["find"] = time.perf_counter() - start
+        session.go(listing)
+    return 0
+
+
+def read_flags(argv: Sequence[str]) -> RankConfig:
+    """Return what the words after `rank` mean.
+
+    Raises:
+        ConfigError: for anything that is not allowed.
+        SystemExit: after `--help`.
+    """
+    parser = make_parser()
+    given, left = parser.parse_known_args(argv)
+    unknown = [word for word in left if word.startswith("--")]
+    if unknown:
+        name = unknown[0][2:].partition("=")[0]
+        close = difflib.get_close_matches(name, FLAGS, n=1)
+        hint = f"did you mean --{close[0]}?" if close else f"{PROGRAM} --help lists all."
+        raise ConfigError(f"--{name} is no flag of rank: {hint}")
+    words = [*given.images, *left]
+    if len(words) != 1 or not words[0]:
+        raise ConfigError(
+            f"{PROGRAM} takes one folder of images, or one CSV of their names, and "
+            + (f"{len(words)} are given: {', '.join(words)}." if len(words) > 1 else "none is given.")
+        )
+    values = {name: flag_value(FLAGS[name], value) for name, value in vars(given).items() if name in FLAGS}
+    return RankConfig(images=Path(words[0]), **values)
+
+
+def make_parser() -> Parser:
+    """Return the parser of the words after `rank`."""
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} IMAGES [--labels FILE] [--NAME VALUE ...]",
+        description="Which of my images should be labelled next? Trains on those that have a label, ranks all others.",
+        formatter_class=Help,
+        allow_abbrev=False,
+        argument_default=SUPPRESS,
+    )
+    parser.add_argument(
+        "images", nargs="*", default=[], metavar="IMAGES",
+        help="a folder of images (those in a subfolder have its name for a class, those in unlabelled/ and at the top "
+        "have none), or a CSV with the columns file_name,label, an empty label for an image without",
+    )  # fmt: skip
+    groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
+    for entry in FLAGS.values():
+        add_flag(groups[entry.metadata["computed"]], entry)
+    return parser
+
+
+class _Session:
+    """One call of the command, with its result folder held."""
+
+    def __init__(self, config: RankConfig, check: Check) -> None:
+        self.config, self.check = config, check
+        self.seconds: dict[str, float] = {}
+        self.journal = Journal(config.folder / "journal.jsonl")
+
+    def go(self, listing: Listing) -> None:
+        """Take labels in, rank, write."""
+        config = self.config
+        smallest = NETWORKS[config.network].smallest
+        limits = (smallest, MOST_PRETRAINED_SIDE if config.pretrained else max(smallest, MOST_SIDE))
+        library = open_library(listing, config.folder / "cache", config.image_size, limits, self.progress, self.check)
+        self._tell_of_images(listing, library)
+        labels, classes = self._labels(listing, library)
+        self._spare_answers(library, labels)
+        inputs, weights = self._inputs(library)
+        round_ = self._round(library, inputs, labels, 1)
+        number = self.journal.round_of(state := digest([round_.state, weights]))
+        ranking = self._result(self._round(library, inputs, labels, number))
+        if not ranking.choices:
+            self.say(f"All {len(library.pictures)} images are labelled: there is nothing left to ask for.")
+            return
+        self._spare_answers(library, labels)  # the training may have taken long enough for the user to fill them in
+        about = {"labels": ranking.labels, "classes": list(ranking.classes), "settings": round_.state["settings"]}
+        self.journal.add_round(number, state, config.acquisition, ranking.choices, about)
+        with self.timed("write"):
+            self._write(listing, library, labels, classes, ranking)
+        self._tell(ranking, library)
+
+    def _labels(self, listing: Listing, library: Library) -> tuple[dict[str, Label], list[str]]:
+        """Return all labels, and all classes, once what is new is in the journal."""
+        config, journal = self.config, self.journal
+        given = given_labels(listing, library)
+        place = str(config.folder / "journal.jsonl")
+        kept = {sha256: Label(name, file, place) for sha256, (file, name) in journal.labels().items()}
+        self._check_journal(library, kept)
+        known = {**given, **kept}
+        for sha256, label in given.items():
+            if sha256 in kept and kept[sha256].name != label.name and not config.relabel:
+                self.note(
+                    f"{label.file_name} is {label.name!r} in {label.where} and was answered {kept[sha256].name!r}: the "
+                    "answer is taken."
+                )
+        if added := sorted(set(config.add_classes) - journal.classes()):
+            journal.add_classes(added)
+        classes = {label.name for label in known.values()} | journal.classes()
+        if config.labels is not None:
+            answers = read_answers(config.labels, library)
+            new = new_labels(answers, library, known, classes, relabel=config.relabel)
+            if new:
+                rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
+                journal.add_labels(rows, str(config.labels))
+            self.say(f"{config.labels}: {len(answers)} labels, {len(new)} of them new.")
+            known |= new
+            classes |= {label.name for label in new.values()}
+        there = {picture.sha256 for picture in library.pictures}
+        if lost := sum(sha256 not in there for sha256 in known):
+            self.note(f"{lost} labelled images are gone, or have changed: their labels are kept, and not used.")
+        return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(classes)
+
+    def _check_journal(self, library: Library, kept: Mapping[str, Label]) -> None:
+        there = {picture.sha256 for picture in library.pictures}
+        held = {*kept, *self.journal.before(sys.maxsize)}
+        if held and not held & there:
+            raise ConfigError(
+                f"--result_dir {self.config.folder} holds the journal of other images: none of its {len(held)} is in "
+                f"{self.config.images}; name another folder."
+            )
+
+    def _spare_answers(self, library: Library, labels: Mapping[str, Label]) -> None:
+        """Refuse to write over labels that the user has filled in and not handed over."""
+        for name in ("batch.csv", "ranking.csv"):
+            path = self.config.folder / name
+            if count := unread(path, library, labels):
+                raise StoreError(
+                    f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
+                    f"{path} to take them in, or delete the file."
+                )
+
+    def _inputs(self, library: Library) -> tuple[Inputs, str]:
+        """Return what the network takes of each image, and the digest of the weights that made it."""
+        config = self.config
+        if not config.pretrained:
+            return library.pixels, ""
+        from active_learning.ranking.features import features_of
+
+        folder = config.folder / "cache"
+        return features_of(library, config.weights, folder, config.threads, self.progress, self.check)
+
+    def _round(self, library: Library, inputs: Inputs, labels: Mapping[str, Label], number: int) -> Round:
+        return Round(
+            self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
+            check=self.check, progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
+        )  # fmt: skip
+
+    def _result(self, round_: Round) -> Ranking:
+        try:
+            return round_.result()
+        except (NonFiniteLossError, FloatingPointError) as error:
+            raise DataError(
+                f"the network cannot be trained on these labels ({error}): no label is lost; try --precision float32, "
+                "or another --seed."
+            ) from error
+        except MemoryError as error:
+            raise DataError(
+                f"there is not enough memory for --dropout_iter {self.config.dropout_iter} passes: give fewer, "
+                "or a smaller --image_size."
+            ) from error
+
+    def _write(
+        self,
+        listing: Listing,
+        library: Library,
+        labels: Mapping[str, Label],
+        classes: Sequence[str],
+        ranking: Ranking,
+    ) -> None:
+        folder = self.config.folder
+        files = {
+            "ranking.csv": ranking_csv(ranking),
+            "skipped.csv": skipped_csv(library),
+            "index.html": render(self.config, listing, library, labels, classes, ranking),
+            "batch.csv": batch_csv(ranking),
+        }
+        if self.config.export == "label_studio":
+            choices, function = ranking.choices, self.config.acquisition
+            files["label_studio.json"] = tasks(choices, ranking.round_, function, self.config.image_url)
+            files["label_studio.xml"] = interface(classes)
+        for name, content in files.items():
+            write_if_changed(folder / name, content)
+
+    def _tell_of_images(self, listing: Listing, library: Library) -> None:
+        copies = sum(len(picture.others) for picture in library.pictures)
+        others = f", {listing.others} other files" if listing.others else ""
+        self.say(
+            f"{len(library.pictures)} images, {copies} copies of them, {len(library.skipped)} left out{others}; "
+            f"{library.decoded} decoded now, to {library.size} x {library.size} pixels."
+        )
+        for name, reason in list(library.skipped.items())[:3]:
+            self.note(f"{name} is left out: {reason}.")
+        if len(library.skipped) > 3:
+            self.note(f"{len(library.skipped) - 3} more are left out: skipped.csv has them all.")
+        count, first = library.extreme
+        if count:
+            self.note(
+                f"{count} images are three times as long as they are wide, or more ({first}): pressed into a square "
+                "they lose detail; cut them up, or give a larger --image_size."
+            )
+
+    def _tell(self, ranking: Ranking, library: Library) -> None:
+        rows = [
+            [rank, one.picture.file_name, one.chosen_by, _number(one.score), one.predicted, _number(one.confidence)]
+            for rank, one in enumerate(ranking.choices, 1)
+        ]
+        headers = ["rank", "file_name", "chosen by", "score", "predicted", "confidence"]
+        self.say(tabulate(rows, headers, disable_numparse=True))
+        self.say(" ".join(how_chosen(ranking, self.config.random_share)))
+        self.say(
+            f"Page: {self.config.folder / 'index.html'}; fill in the labels of {self.config.folder / 'batch.csv'}."
+        )
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self.seconds.items())
+        self.note(f"Seconds: {phases}.{_peak_memory()}")
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add to the seconds of a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def progress(self, items: Iterable[Any], phase: str, count: int) -> Iterator[Any]:
+        """Pass items on under a bar, and time them."""
+        with self.timed(phase):
+            yield from self.bar(items, phase, count)
+
+    def bar(self, items: Iterable[Any], phase: str, count: int) -> Iterator[Any]:
+        """Pass items on under a bar, which stands on stderr and only in a terminal."""
+        disable = self.config.quiet or None  # None: only without a terminal
+        yield from tqdm(items, phase, count, unit="", file=sys.stderr, disable=disable, dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        """Print to standard output, unless that is not wanted."""
+        if not self.config.quiet:
+            print(text)
+
+    def note(self, text: str) -> None:
+        """Print a remark to stderr, unless that is not wanted."""
+        if not self.config.quiet:
+            print(text, file=sys.stderr)
+
+
+def ranking_csv(ranking: Ranking) -> bytes:
+    """Return the batch in the order of choice, then the rest of the pool, most useful first."""
+    header = ("rank", "file_name", "score", "predicted_label", "confidence")
+    every = [_row(one) for one in ranking.choices] + [_row(one) for one in ranking.rest]
+    return csv_text(header, ((rank, *row) for rank, row in enumerate(every, 1)))
+
+
+def _row(one: Choice | Ranked) -> tuple[str, str, str, str]:
+    name = spreadsheet_safe(one.picture.file_name)
+    return name, _number(one.score), one.predicted, _number(one.confidence)
+
+
+def batch_csv(ranking: Ranking) -> bytes:
+    """Return the batch with a column to fill in."""
+    rows = ((spreadsheet_safe(choice.picture.file_name), "", choice.predicted) for choice in ranking.choices)
+    return csv_text(("file_name", "label", "predicted_label"), rows)
+
+
+def skipped_csv(library: Library) -> bytes:
+    """Return the files that are left out, and those that are copies, with the reason."""
+    copies = [(name, f"copy of {picture.file_name}") for picture in library.pictures for name in picture.others]
+    rows = [*library.skipped.items(), *copies]
+    return csv_text(("file_name", "reason"), ((spreadsheet_safe(name), reason) for name, reason in rows))
+
+
+def _number(value: float | None) -> str:
+    """Return a number to six digits, or nothing."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return ""
+    kilobyte = 1 if sys.platform == "darwin" else 1000  # macOS counts bytes
+    return f" Peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e6:,.0f} MB."

@@ -1,0 +1,152 @@
+"""Image files: which there are, in a folder or in a CSV, and which classes they are given there."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from active_learning.ranking.config import check_class
+from active_learning.ranking.tables import Answer, read_csv
+from active_learning.settings.config import ConfigError
+from load_data import DataError
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"))
+"""Endings of the files that are taken for images, in small letters."""
+
+POOL_FOLDERS = frozenset(("unlabelled", "unlabeled"))
+"""Folders whose images have no class, though they lie in a folder of their own."""
+
+
+@dataclass
+class Listing:
+    """The image files that a user names.
+
+    Attributes:
+        root: what their names are relative to.
+        answers: each file's name, its class where it has one, and where that is said; in the order of the names.
+        skipped: files that are left out, with the reason.
+        others: how many files are not taken for images.
+    """
+
+    root: Path
+    answers: list[Answer] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    others: int = 0
+
+    def path(self, file_name: str) -> Path:
+        """Return where a file is."""
+        return self.root / file_name
+
+
+def find_images(images: Path, *, flat: bool, check: Callable[[], None]) -> Listing:
+    """Return the images of a folder, or of a CSV with the columns `file_name` and, if it likes, `label`.
+
+    In a folder, an image that lies in a subfolder has the class that the first subfolder is called, except in those of
+    `POOL_FOLDERS`; all others are the pool. What begins with a dot is left alone. Links are followed, and a folder that
+    links lead to twice is read once.
+
+    Args:
+        images: the folder or the CSV.
+        flat: whether subfolders say nothing.
+        check: called now and then; what it raises ends the work.
+
+    Raises:
+        ConfigError: where there is neither.
+        DataError: where there is no image, or the CSV is none.
+    """
+    if images.is_dir():
+        listing = _in_folder(images, flat, check)
+    elif not images.exists():
+        raise ConfigError(f"{images} does not exist: name a folder of images, or a CSV of their names.")
+    elif images.suffix.lower() == ".csv":
+        listing = _in_csv(images, check)
+    else:
+        raise ConfigError(f"{images} is neither a folder nor a .csv: name a folder of images, or a CSV of their names.")
+    if not listing.answers:
+        reason = f" ({_first(listing.skipped)})" if listing.skipped else ""
+        raise DataError(
+            f"there is no image in {images}{reason}: files that end in {', '.join(sorted(SUFFIXES))} are taken for "
+            "images."
+        )
+    listing.answers.sort(key=lambda answer: answer.file_name)
+    for answer in listing.answers:
+        if answer.label:
+            check_class(answer.label, answer.where)
+    return listing
+
+
+def _in_folder(root: Path, flat: bool, check: Callable[[], None]) -> Listing:
+    listing = Listing(root)
+    for name in _names(root, "", set(), listing, check):
+        first, inside, _ = name.partition("/")
+        label = first if inside and not flat and first not in POOL_FOLDERS else ""
+        listing.answers.append(Answer(name, label, f"the folder {root / first}"))
+    return listing
+
+
+def _names(
+    folder: Path, prefix: str, seen: set[tuple[int, int]], listing: Listing, check: Callable[[], None]
+) -> Iterator[str]:
+    """Yield the names of the image files in a folder and below it."""
+    check()
+    try:
+        known = folder.stat()
+        if (known.st_dev, known.st_ino) in seen:  # a link that leads back here
+            return
+        seen.add((known.st_dev, known.st_ino))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        listing.skipped[prefix.rstrip("/") or "."] = f"the folder cannot be read: {error.strerror}"
+        return
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _names(Path(entry.path), f"{name}/", seen, listing, check)
+        elif Path(entry.name).suffix.lower() not in SUFFIXES:
+            listing.others += 1
+        elif reason := _unusable(name):
+            listing.skipped[name.encode("utf-8", "backslashreplace").decode()] = reason
+        else:
+            yield name
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _unusable(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is no text in UTF-8, and a CSV could not name it: rename it"
+    return ""
+
+
+def _in_csv(path: Path, check: Callable[[], None]) -> Listing:
+    listing = Listing(path.parent)
+    first: dict[str, Answer] = {}
+    for answer in read_csv(path, needs_label=False):
+        check()
+        before = first.setdefault(answer.file_name, answer)
+        if before.label != answer.label:
+            raise DataError(
+                f"{answer.where}: {answer.file_name!r} is {answer.label or 'without a label'!r} here and "
+                f"{before.label or 'without a label'!r} in {before.where}: leave one of the two lines out."
+            )
+        if before is answer:
+            if not listing.path(answer.file_name).is_file():
+                raise DataError(
+                    f"{answer.where}: there is no file {answer.file_name!r}: paths are relative to {path.parent}."
+                )
+            listing.answers.append(answer)
+    return listing
+
+
+def _first(skipped: dict[str, str]) -> str:
+    name, reason = next(iter(skipped.items()))
+    return f"{name}: {reason}"

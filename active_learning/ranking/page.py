@@ -1,0 +1,240 @@
+"""The page of a round: what to label next and why, how good the network is, whether more labels pay."""
+
+import io
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from acquisition_functions import highest_scores
+from active_learning.ranking.config import RankConfig
+from active_learning.ranking.estimate import (
+    LEAST_HELD_OUT,
+    LEAST_LABELS,
+    LEAST_RANDOM,
+    MOST_CROSS_VALIDATED,
+    Estimate,
+    Halves,
+    Share,
+)
+from active_learning.ranking.files import Listing
+from active_learning.ranking.journal import Choice
+from active_learning.ranking.labels import Label
+from active_learning.ranking.library import Library
+from active_learning.ranking.pixels import guarded, thumbnail
+from active_learning.ranking.rank import Ranking
+from active_learning.report.gallery import data_uri
+
+TEMPLATES = Path(__file__).with_name("templates")
+THUMBNAIL = 256
+"""Pixels of a picture's longer side; smaller images are shown as they are, enlarged."""
+
+MOST_SHOWN = 100
+"""Pictures of the page, and names of the files that were left out."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of the batch as the page shows it."""
+
+    uri: str
+    small: bool
+    file_name: str
+    predicted: str
+    why: str
+
+
+def render(
+    config: RankConfig,
+    listing: Listing,
+    library: Library,
+    labels: Mapping[str, Label],
+    classes: Sequence[str],
+    ranking: Ranking,
+) -> bytes:
+    """Return the page, which needs nothing beside it; what comes from the user is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    counts = Counter(label.name for label in labels.values())
+    predicted = Counter([one.predicted for one in ranking.choices] + [one.predicted for one in ranking.rest])
+    text = environment.get_template("rank.html").render(
+        title=config.images.name,
+        round=ranking.round_,
+        images=len(library.pictures),
+        pool=len(ranking.choices) + len(ranking.rest),
+        shown=_shown(listing, ranking),
+        not_shown=max(0, len(ranking.choices) - MOST_SHOWN),
+        how=how_chosen(ranking, config.random_share),
+        classes=[(name, counts[name], predicted[name]) for name in classes],
+        cold=ranking.cold,
+        labelled=len(labels),
+        error=error_sentences(ranking.estimate, config),
+        pays=pays_sentences(ranking.estimate, config),
+        network=f"{_network(config)}, {library.size} x {library.size} pixels, {_channels(library)}",
+        again=command(config),
+        skipped=list(library.skipped.items())[:MOST_SHOWN],
+        skipped_count=len(library.skipped),
+        copies=sum(len(picture.others) for picture in library.pictures),
+    )
+    return text.encode()
+
+
+def how_chosen(ranking: Ranking, random_share: float) -> list[str]:
+    """Return how the batch was chosen, in sentences."""
+    function = ranking.function
+    found = []
+    if ranking.cold:
+        found.append(
+            "There are no labels of two classes yet, so no network was trained: this batch is a cover of the pool. The "
+            "images were grouped by how alike they look (small pictures, principal components, k-means), and of each "
+            "of the largest groups the most typical image is asked for."
+        )
+    elif not function.needs:
+        found.append("Random choice was asked for: a lot decides, and the scores are empty.")
+    elif function.score is not None:
+        found.append(
+            f"{function.label} scored {ranking.looked_at:,} images of the pool; a score is {function.values}: the "
+            "higher it is, the more a label is expected to teach."
+        )
+        if function.select is not highest_scores:
+            found.append("The batch was drawn in favour of high scores, so that it is not one kind of image ten times.")
+    else:
+        found.append(
+            f"{function.label} picks a batch as a whole, among {ranking.looked_at:,} images of the pool drawn at "
+            f"random; a score is {function.values}, of that choice. It gives the other images no score of their own: "
+            "they stand in the ranking by their confidence, least sure first."
+        )
+    drawn = sum(choice.chosen_by == "random" for choice in ranking.choices)
+    if drawn and (ranking.cold or function.needs):
+        found.append(
+            f"{drawn} of the {len(ranking.choices)} were drawn at random (--random_share {random_share:g}): only on "
+            "such images can the error on your pool be measured honestly, and the network learns from them too."
+        )
+    return found
+
+
+def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
+    """Return what is known of the error, in sentences."""
+    if not config.val_share:
+        return ["No estimate was asked for (--val_share 0)."]
+    if estimate.random is None and estimate.every is None:
+        return [f"Too few labels for a statement: there are {estimate.labels}, and it takes {LEAST_LABELS}."]
+    found = []
+    if estimate.random is not None:
+        few = " That is few, as the width of the interval says." if estimate.random.images < LEAST_HELD_OUT else ""
+        found.append(
+            f"On the images that were asked for at random: {_share(estimate.random)}. They stand for the pool, so this "
+            f"is the honest one.{few}"
+        )
+    else:
+        found.append(
+            f"Not known for the pool: that takes labels of {LEAST_RANDOM} images that were asked for at random. The "
+            "images that have labels were chosen otherwise."
+        )
+    if estimate.every is not None:
+        found.append(
+            f"On all labels: {_share(estimate.every)}. Most of these images were given by you or chosen because they "
+            "are hard, and the network was trained without its hardest lessons: the pool's error is another one, and "
+            "mostly lower."
+        )
+    found.append(
+        f"How: the labels were held out, about {config.val_share:g} of them at a time, each of them once (of more than "
+        f"{MOST_CROSS_VALIDATED:,} only one such share), and a network was trained on all others. Intervals are "
+        "Wilson's, of 95 %, as if the images were independent."
+    )
+    return found
+
+
+def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
+    """Return whether more labels pay, in sentences, with the evidence."""
+    unknown = (
+        "What a random choice would have given is not known: it would take as many labels again, of images drawn at "
+        "random. Where the truth is known it can be measured; the README has such figures for digits."
+    )
+    halves = estimate.halves
+    if halves is None:
+        return [
+            f"Too few labels for a statement on whether more of them pay: it takes {LEAST_HELD_OUT} that are held out "
+            f"(--val_share {config.val_share:g}); there are {estimate.labels} labels.",
+            unknown,
+        ]
+    on = "asked for at random," if halves.random else "labelled so far, which are no random ones,"
+    evidence = (
+        f"The evidence: on the {halves.after.images} images {on} the network erred on {_percent(halves.before)} with "
+        f"the first half of the labels and errs on {_percent(halves.after)} with all {halves.labels}: {halves.gained} "
+        f"images gained, {halves.lost} lost (sign test, p = {halves.p_value:.2g})."
+    )
+    return [_verdict(halves), evidence, unknown]
+
+
+def _verdict(halves: Halves) -> str:
+    if halves.expected is None:
+        return (
+            "Whether more labels pay cannot be told: the last half of them has brought no gain that these held-out "
+            "images can show. Either labels have stopped paying, or there are too few to see it."
+        )
+    return (
+        f"More labels still pay. If the error goes on falling by the same factor each time the labels double (a power "
+        f"law, as learning curves mostly follow), {halves.labels} labels more would take it from "
+        f"{_percent(halves.after)} to about {halves.expected:.1%} on these images."
+    )
+
+
+def _share(share: Share) -> str:
+    low, high = share.interval
+    return f"{share.errors} of {share.images} wrong, {share.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _percent(share: Share) -> str:
+    return f"{share.value:.1%}"
+
+
+def command(config: RankConfig) -> str:
+    """Return the command that takes the labels in and goes on: this one, with its flags."""
+    words = ["python3", "main.py", "rank", str(config.images), "--labels", str(config.folder / "batch.csv")]
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if entry.name in ("images", "labels", "relabel", "add_classes", "quiet") or value == entry.default:
+            continue
+        words += [f"--{entry.name}"] if value is True else [f"--{entry.name}", str(value)]
+    return shlex.join(words)
+
+
+def _network(config: RankConfig) -> str:
+    return f"a head on features of a pretrained {config.network}" if config.pretrained else config.network
+
+
+def _shown(listing: Listing, ranking: Ranking) -> list[Shown]:
+    with guarded():
+        return [_one(listing, ranking, choice) for choice in ranking.choices[:MOST_SHOWN]]
+
+
+def _one(listing: Listing, ranking: Ranking, choice: Choice) -> Shown:
+    name = choice.picture.file_name
+    picture = thumbnail(listing.path(name), THUMBNAIL)
+    buffer = io.BytesIO()
+    if picture is not None:
+        picture.save(buffer, format="PNG")
+    predicted = "" if choice.confidence is None else f"{choice.predicted}, {choice.confidence:.0%}"
+    uri = data_uri(buffer.getvalue(), "image/png") if picture is not None else ""
+    return Shown(uri, picture is not None and max(picture.size) < 128, name, predicted, _why(ranking, choice))
+
+
+def _why(ranking: Ranking, choice: Choice) -> str:
+    if choice.chosen_by == "random":
+        return "drawn at random"
+    if choice.chosen_by == "cover":
+        size = ranking.clusters[choice.picture.sha256]
+        return f"typical of a group of {size:,}" if size else "to fill the batch"
+    lower = [one.score < choice.score for one in ranking.rest if one.score is not None and choice.score is not None]
+    above = f", above {np.mean(lower):.0%} of the pool" if lower else ""
+    return f"{ranking.function.label} {choice.score:.3g}{above}"
+
+
+def _channels(library: Library) -> str:
+    return "grey" if library.pixels.shape[1] == 1 else "in colour"

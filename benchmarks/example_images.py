@@ -1,0 +1,92 @@
+"""An example for `main.py rank`: a folder of digits as PNGs, and the truth to answer from.
+
+python -m benchmarks.example_images digits --count 4000 --labelled 20   the folder, and beside it digits_truth.csv
+python -m benchmarks.example_images digits --answer BATCH               fill in the labels of a batch.csv
+python -m benchmarks.example_images digits --check RANKING              how often a ranking.csv errs on the pool
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from active_learning.disk.files import write_atomically
+from active_learning.ranking.tables import csv_text, normal, read_csv
+from load_data import load_data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the folder, answer a batch, or check a ranking; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the images")
+    parser.add_argument("--count", type=int, default=4000, help="images (default: 4000)")
+    parser.add_argument("--labelled", type=int, default=20, help="how many of them have a label (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="which images, in which order (default: 0)")
+    parser.add_argument("--dataset", default="mnist_5k", help="whose training images (default: mnist_5k)")
+    parser.add_argument("--data_dir", type=Path, help="where the data set is, as in main.py")
+    parser.add_argument("--answer", type=Path, metavar="BATCH", help="fill in the labels of this file")
+    parser.add_argument("--check", type=Path, metavar="RANKING", help="print the error of this ranking's predictions")
+    flags = parser.parse_args(argv)
+    truth = flags.folder.with_name(f"{flags.folder.name}_truth.csv")
+    if flags.answer:
+        answer(flags.answer, truth)
+    elif flags.check:
+        wrong, images = check(flags.check, truth)
+        print(f"{wrong} of {images} images of the pool are taken for another digit: {wrong / images:.2%}")
+    else:
+        data = load_data(flags.dataset, flags.data_dir)
+        make(flags.folder, truth, data.train_images[:, 0], data.train_labels, flags.count, flags.labelled, flags.seed)
+    return 0
+
+
+def make(
+    folder: Path,
+    truth: Path,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    count: int,
+    labelled: int,
+    seed: int,
+) -> None:
+    """Write images in random order: of each class equally many into its folder, the others to the top."""
+    order = np.random.default_rng(seed).permutation(len(images))[:count]
+    left = dict.fromkeys(range(10), labelled // 10)
+    rows = []
+    for number, index in enumerate(order.tolist()):
+        label = int(labels[index])
+        name = f"{label}/{number:05}.png" if left[label] > 0 else f"{number:05}.png"
+        left[label] -= 1
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index]).save(path)
+        rows.append((name, label))
+    write_atomically(truth, csv_text(("file_name", "label"), rows))
+
+
+def answer(batch: Path, truth: Path) -> None:
+    """Fill in the labels of a batch, as a person would."""
+    labels = {row.file_name: row.label for row in read_csv(truth)}
+    with batch.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    place, name = header.index("label"), header.index("file_name")
+    for row in rows:
+        row[place] = labels[normal(row[name])]
+    write_atomically(batch, csv_text(header, rows))
+
+
+def check(ranking: Path, truth: Path) -> tuple[int, int]:
+    """Return how many images of the pool a ranking takes for another class, and how many there are."""
+    labels = {row.file_name: row.label for row in read_csv(truth)}
+    with ranking.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wrong = sum(labels[normal(row["file_name"])] != row["predicted_label"] for row in rows)
+    return wrong, len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

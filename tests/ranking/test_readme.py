@@ -1,0 +1,43 @@
+"""The README's example, as it stands there, at small size."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import example_images
+from main import main
+from tests.conftest import ROOT
+from tests.ranking.folders import FAST
+
+SMALL = {"4000": "150"}
+
+
+def commands() -> list[list[str]]:
+    """The commands of the section, word by word."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"## Your own images\n.*?```sh\n(.*?)```", text, re.DOTALL)
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+def test_the_readmes_commands_walk_two_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    walked = []
+    for words in commands():
+        match words:
+            case ["python3", "-m", "benchmarks.example_images", *rest]:
+                assert example_images.main([SMALL.get(word, word) for word in rest]) == 0
+            case ["python3", "main.py", "rank", *rest]:
+                assert main(["rank", *rest, *FAST, "--query=10"]) == 0
+            case _:
+                pytest.fail(f"a command of another kind: {words}")
+        walked.append(words[1:3])
+    assert len(walked) == 4
+    page = Path("digits_ranking/index.html").read_text()
+    assert "round 2: 150 images, 30 of them labelled, 120 in the pool" in page
+    assert len(list(Path("digits").glob("[0-9]/*.png"))) == 20
+    assert example_images.main(["digits", "--check", "digits_ranking/ranking.csv"]) == 0
+    assert "of 120 images of the pool are taken for another digit" in capsys.readouterr().out
