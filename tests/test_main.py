@@ -73,7 +73,7 @@ BAD_INPUTS = {
     "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number of at least 0.",
     "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
-    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status, report or rank come first.",
     "--acq_func bald --config a_function.yaml uniform": "'uniform' belongs to no flag: write --NAME VALUE; only "
     "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report "
     "come first.",
@@ -95,7 +95,7 @@ BAD_INPUTS = {
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
     "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",
     "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
-    "--quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--quiet, --json stand alone, without a value, and run, status, report or rank come first.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
     "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
@@ -645,4 +645,4 @@ def test_a_verb_may_come_first(
     assert "Random" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "none")]) == 2
     assert main(["stats"]) == 2
-    assert "run, status or report come first." in capsys.readouterr().err
+    assert "run, status, report or rank come first." in capsys.readouterr().err
