@@ -552,7 +552,7 @@ class AcquisitionFunction:
     Attributes:
         name: What the command line, the file names and the configurations call it.
         label: What figures and tables call it.
-        colour: Of its curves; no two functions share one.
+        colour: Of its curves on white, `#RRGGBB`; no two functions share one.
         marker: Of its points, as matplotlib names them; no two functions share one.
         values: What `Picks.values_k` are, with their unit.
         needs: What it asks of a learner.
@@ -588,76 +588,77 @@ class AcquisitionFunction:
         return self.score if self.one_pass_score is None else self.one_pass_score
 
 
-# Colours: Okabe and Ito's palette, then Tol's muted one; markers tell more than these apart.
+# Colours: a step of lightness for each, so that a grey print tells them apart as well; at least 3:1 on white, and by
+# active_learning/report/colours.py on a dark ground. Functions that are often drawn together are far apart.
 ACQUISITION_FUNCTIONS: dict[str, AcquisitionFunction] = {
     function.name: function
     for function in (
         AcquisitionFunction(
-            name="uniform", code=1, label="Random", colour="#000000", marker="o",
+            name="uniform", code=1, label="Random", colour="#0A0A0A", marker="o",
             values="nothing", needs=frozenset(), score=uniform,
         ),
         AcquisitionFunction(
-            name="max_entropy", code=2, label="Max Entropy", colour="#E69F00", marker="s",
+            name="max_entropy", code=2, label="Max Entropy", colour="#CC8200", marker="s",
             values="entropy, nats", score=max_entropy,
         ),
         AcquisitionFunction(
-            name="bald", code=3, label="BALD", colour="#0072B2", marker="^",
+            name="bald", code=3, label="BALD", colour="#004696", marker="^",
             values="mutual information, nats", score=bald,
         ),
         AcquisitionFunction(
-            name="var_ratios", code=4, label="Variation Ratios", colour="#009E73", marker="D",
+            name="var_ratios", code=4, label="Variation Ratios", colour="#007338", marker="D",
             values="fraction of the passes", score=var_ratios, one_pass_score=var_ratios_mean,
         ),
         AcquisitionFunction(
-            name="mean_std", code=5, label="Mean STD", colour="#CC79A7", marker="v",
+            name="mean_std", code=5, label="Mean STD", colour="#B45F98", marker="v",
             values="standard deviation of a probability", score=mean_std,
         ),
         AcquisitionFunction(
-            name="var_ratios_mean", label="Variation Ratios (mean)", colour="#56B4E9", marker="P",
+            name="var_ratios_mean", label="Variation Ratios (mean)", colour="#195C98", marker="P",
             values="probability", score=var_ratios_mean,
         ),
         AcquisitionFunction(
-            name="mbr", label="MBR", colour="#7F7F7F", marker="X",
+            name="mbr", label="MBR", colour="#681900", marker="X",
             values="minus the expected risk, images", needs=frozenset({"field"}), select=expected_risk, whole_pool=True,
         ),
         AcquisitionFunction(
-            name="margin", label="Margin", colour="#D55E00", marker="<",
+            name="margin", label="Margin", colour="#C73800", marker="<",
             values="1 - difference of two probabilities", score=margin,
         ),
         AcquisitionFunction(
-            name="least_confidence", label="Least Confidence", colour="#6699CC", marker="p",
+            name="least_confidence", label="Least Confidence", colour="#5A87B5", marker="p",
             values="probability", score=var_ratios_mean,
         ),
         AcquisitionFunction(
-            name="power_bald", label="PowerBALD", colour="#332288", marker=">",
+            name="power_bald", label="PowerBALD", colour="#231662", marker=">",
             values="mutual information, nats",
             score=bald, select=power_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
-            name="softmax_bald", label="SoftmaxBALD", colour="#AA4499", marker="h",
+            name="softmax_bald", label="SoftmaxBALD", colour="#823274", marker="h",
             values="mutual information, nats",
             score=bald, select=softmax_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
-            name="softrank_bald", label="SoftrankBALD", colour="#882255", marker="d",
+            name="softrank_bald", label="SoftrankBALD", colour="#561234", marker="d",
             values="mutual information, nats",
             score=bald, select=softrank_bald, settings=("coldness",),
         ),
         AcquisitionFunction(
-            name="batch_bald", label="BatchBALD", colour="#117733", marker="*",
+            name="batch_bald", label="BatchBALD", colour="#074A1D", marker="*",
             values="gain in mutual information, nats", needs=frozenset({"probabilities", "samples"}), select=batch_bald,
         ),
         AcquisitionFunction(
-            name="epig", label="EPIG", colour="#999933", marker="8",
+            name="epig", label="EPIG", colour="#8F8F2F", marker="8",
             values="mutual information with a target's label, nats",
             needs=frozenset({"probabilities", "samples", "targets"}), select=epig,
         ),
         AcquisitionFunction(
-            name="badge", label="BADGE", colour="#661100", marker="H",
+            name="badge", label="BADGE", colour="#400700", marker="H",
             values="distance of gradients", needs=frozenset({"probabilities", "embeddings"}), select=badge,
         ),
         AcquisitionFunction(
-            name="core_set", label="Core-Set", colour="#44AA99", marker="$C$",
+            name="core_set", label="Core-Set", colour="#188181", marker="$C$",
             values="distance of embeddings", needs=frozenset({"embeddings"}), select=core_set,
         ),
     )

@@ -45,7 +45,7 @@ def dask_setup(_worker: object) -> None:
     DATASETS.update(SPECS)
 
 
-def no_report(summary: Summary, **_: object) -> SimpleNamespace:
+def no_report(summary: Summary, *_: object, **__: object) -> SimpleNamespace:
     """Stand in for `write_report` where a run's report would only cost time: nothing is written, nothing failed."""
     return SimpleNamespace(page=summary.results.path / "report" / "index.html", failures=())
 

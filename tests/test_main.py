@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from active_learning.disk.renumber import main as renumber
+from active_learning.report.command import main as report
 from active_learning.report.results import read_results
 from active_learning.settings.config import ExperimentConfig
 from active_learning.settings.flags import read_flags
@@ -56,8 +59,9 @@ BAD_INPUTS = {
     "at most 3, such as 0.5.",
     "--augment affine --augment_strength nan": "--augment_strength 'nan' is not allowed: it takes a number, for "
     "example 1.0.",
-    "--augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
-    "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run without --augment: add that too.",
+    "--augment_strength 2": "--augment_strength 2.0 changes no run by itself: add --augment affine, say.",
+    "--augment none --augment_strength 2": "--augment_strength 2.0 changes no run by itself: add --augment affine, "
+    "say.",
     "--initialisation he": "--initialisation 'he' is not allowed: it takes glorot or torch, for example glorot.",
     "--masks none": "--masks 'none' is not allowed: it takes pass or image, for example pass.",
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald.",
@@ -69,7 +73,7 @@ BAD_INPUTS = {
     "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number of at least 0.",
     "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
-    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status, report or rank come first.",
     "--acq_func bald --config a_function.yaml uniform": "'uniform' belongs to no flag: write --NAME VALUE; only "
     "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report "
     "come first.",
@@ -91,7 +95,7 @@ BAD_INPUTS = {
     "names: 0 (every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
     "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",
     "--determ true": "'true' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, "
-    "--quiet, --json stand alone, without a value, and run, status or report come first.",
+    "--quiet, --json stand alone, without a value, and run, status, report or rank come first.",
     "--determ=true": "--determ='true' is not allowed: --determ is a switch and stands alone, without a value.",
     "--seed": "--seed is given without its value: it takes a whole number, for example 369.",
     "--roundz 3": "'roundz' is not a setting: did you mean 'rounds'?",
@@ -607,6 +611,24 @@ def test_the_second_signal_ends_a_long_call(first: signal.Signals, second: signa
             program.kill()
 
 
+@pytest.mark.parametrize(("command", "name"), [(report, "report"), (renumber, "renumber")], ids=["report", "renumber"])
+def test_the_other_commands_refuse_in_one_sentence_too(
+    command: Callable[[list[str]], int], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--bad"], ["--data_dir"], [str(tmp_path / "none")], ["--data", "x", str(tmp_path)]):
+        assert command(words) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"{name}: error: ")
+        assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [main, report, renumber])
+def test_help_names_no_type_of_python(command: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    assert not re.search(r"<class|Union|Literal|Optional|None\b", capsys.readouterr().out)
+
+
 def test_a_verb_may_come_first(
     tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,4 +645,4 @@ def test_a_verb_may_come_first(
     assert "Random" in capsys.readouterr().out
     assert main(["report", str(tmp_path / "none")]) == 2
     assert main(["stats"]) == 2
-    assert "run, status or report come first." in capsys.readouterr().err
+    assert "run, status, report or rank come first." in capsys.readouterr().err

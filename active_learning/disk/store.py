@@ -145,7 +145,8 @@ class RunFolder:
             raise StoreError(f"{self.path} has {last} rounds, and round {round_.round} cannot follow them.")
         if self.counts_kept_images:
             raise StoreError(
-                f"{self.path} counts images as earlier versions did: python -m active_learning.disk.renumber."
+                f"{self.path} counts images as earlier versions did: python -m active_learning.disk.renumber "
+                f"{self.path.parents[2]} rewrites it."
             )
         if round_.weights is not None:
             content = safetensors.numpy.save(round_.weights)
@@ -271,17 +272,17 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
         both = configuration, wanted.get(path.parent.name, configs[0].identity())
         there, here = ({key: value for key, value in values.items() if key not in ignored} for values in both)
         if differing := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
-            raise ConfigError(f"--result_dir {result_dir} holds runs of {_another(there, here, differing)}")
+            raise ConfigError(f"--result_dir {result_dir} holds runs of {_another(result_dir, there, here, differing)}")
         if not _in_its_place(path, configuration):
             raise StoreError(f"{path} holds the record of another run, such as a copy would: move it away.")
 
 
-def _another(there: Row, here: Row, differing: Sequence[str]) -> str:
+def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) -> str:
     """Say in which fields two configurations differ, and what to type for the first."""
     if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
         return (
             "an earlier version, whose training cut its batches otherwise: name another folder to run these settings; "
-            "python -m active_learning.report still reads that one."
+            f"python -m active_learning.report {result_dir} still reads that one."
         )
     values = {key: (_decided(there, key), _decided(here, key)) for key in differing}
     words = ", ".join(f"{key} is {held!r} there and {asked!r} here" for key, (held, asked) in values.items())

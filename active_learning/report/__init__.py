@@ -6,6 +6,6 @@ Result folders are only read, through `disk`, and once a command.
 Reading order:
     records     one run's files, checked; results: a folder's arms, what is missing, what cannot be read
     statistics  curves to numbers; summary: all numbers of a folder
-    formats     cells and tables in every format; tables, figures, gallery, page: what is shown
+    formats     cells and tables in every format; colours, drawing; tables, figures, gallery, page: what is shown
     write       the files; readme: the README's results; command: the command line
 """

@@ -12,11 +12,11 @@ from typing import Any, Literal, get_args
 
 from active_learning.disk.files import write_atomically
 from active_learning.disk.store import result_folders
+from active_learning.report import write
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
-from active_learning.report.write import markdown, table, write_report
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import Parser
 from active_learning.terminal import PROGRAM, fail, with_streams
@@ -67,7 +67,7 @@ def _main(argv: Sequence[str] | None, prog: str) -> int:
             return _fail(2, f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to.")
         try:
             summary = summarise(read_results(result_dir))
-            report = write_report(summary, flags.output, flags.data_dir, not flags.no_gallery)
+            report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery)
         except (NoResultsError, OSError) as error:
             status = _fail(1, str(error))
             continue
@@ -96,7 +96,7 @@ def _rendered(summary: Summary, form: Format) -> str:
         return to_csv(summary).rstrip()
     if form == "json":
         return json.dumps(json.loads(to_json(summary)), indent=1)  # ASCII, as `numbers`
-    return table(summary) if form == "text" else markdown(summary).rstrip()
+    return write.table(summary) if form == "text" else write.markdown(summary).rstrip()
 
 
 def _fail(code: int, sentence: str) -> int:

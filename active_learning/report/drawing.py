@@ -1,9 +1,10 @@
-"""How figures are drawn: colours, sizes, axes, curves with bands, heat maps. What they show is in `figures`."""
+"""How figures are drawn: colours, sizes, axes, curves, heat maps. What they show is in `figures`."""
 
 import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.files import write_atomically
 from active_learning.report import statistics
+from active_learning.report.colours import INK, WHITE, contrast, for_both_grounds
 from active_learning.report.plotting import (
     Axes,
     Canvas,
@@ -22,14 +24,17 @@ from active_learning.report.plotting import (
     NullFormatter,
     NullLocator,
     mpl,
+    to_hex,
 )
 from active_learning.report.results import Arm
 from active_learning.settings.learners import LEARNERS
 
-UNKNOWN = "#D55E00"
+UNKNOWN, UNKNOWN_MARKER = "#D05C00", "."
+ROUND = (1, 2, 5, 10)  # the steps between ticks, and these times a power of ten
 WIDE, NARROW = 8.0, 4.2  # inches; the narrow one fills a phone's width with its letters still legible
 STYLE: Any = {
     "svg.hashsalt": "report",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": "medium",
@@ -37,7 +42,7 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    "savefig.facecolor": "white",
+    "savefig.facecolor": WHITE,
     "text.parse_math": False,  # a name with dollar signs is a name
 }
 
@@ -64,6 +69,11 @@ def colour(acquisition: str) -> str:
     return ACQUISITION_FUNCTIONS[acquisition].colour if acquisition in ACQUISITION_FUNCTIONS else UNKNOWN
 
 
+def marker(acquisition: str) -> str:
+    """Return an acquisition function's marker, the same in every figure."""
+    return ACQUISITION_FUNCTIONS[acquisition].marker if acquisition in ACQUISITION_FUNCTIONS else UNKNOWN_MARKER
+
+
 def draw_figure(
     key: str,
     title: str,
@@ -88,29 +98,44 @@ def draw_figure(
                 buffer = io.BytesIO()
                 metadata = source if suffix == "png" else {**source, "Date": None}
                 canvas.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
-                files[f"{name}.{suffix}"] = buffer.getvalue()
+                drawn = buffer.getvalue()
+                files[f"{name}.{suffix}"] = for_both_grounds(drawn) if suffix == "svg" else drawn
     return Figure(key, title, alt, files)
 
 
 def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> None:
-    """Draw the mean of each arm over the repetitions that have come so far, in the band of their interval."""
-    for arm in arms:
+    """Draw the mean of each arm over the repetitions that have come as far as the longest.
+
+    Around it stand single repetitions, thin, or the band of its interval where there are enough for one.
+    """
+    for place, arm in enumerate(arms):
         curves_er = factor * arm.curves(metric)
-        whole_er = curves_er[~np.isnan(curves_er).any(axis=1)]
-        part_er = curves_er[np.isnan(curves_er).any(axis=1)]
+        whole = ~np.isnan(curves_er).any(axis=1)
+        whole_er = curves_er[whole]
         style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": line_style(arm.learner)}
-        if arm.variant:
-            style["marker"] = "o.xv"[arm.variant % 4]
-        for curve_r in part_er:  # not all of its rounds are there: drawn alone, in no mean
-            axes.plot(arm.acquired_r, curve_r, **style, linewidth=0.8, alpha=0.6)
+        banded = len(whole_er) >= statistics.FEWEST_FOR_INTERVAL
+        for curve_r in curves_er[~whole | (not banded and len(whole_er) > 1)]:
+            axes.plot(arm.acquired_r, curve_r, **style, linewidth=0.7, alpha=0.5)
         if len(whole_er):
             label = f"{arm.label} ({len(whole_er)})"
-            axes.plot(arm.acquired_r, whole_er.mean(axis=0), **style, linewidth=1.6, label=label, markevery=0.1)
-        if len(whole_er) > 1:
+            dots = _marks(arm, place / len(arms))
+            axes.plot(arm.acquired_r, whole_er.mean(axis=0), **style, **dots, linewidth=1.6, label=label)
+        if banded:
             low_r, high_r = statistics.bootstrap_interval(whole_er)
             axes.fill_between(arm.acquired_r, low_r, high_r, color=style["color"], alpha=0.18, linewidth=0)
     end = max((int(arm.acquired_r[-1]) for arm in arms), default=1)
     axes.set_xlim(0, max(end, 1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator("auto", steps=ROUND))
+
+
+def _marks(arm: Arm, offset: float) -> dict[str, Any]:
+    """Return the marks on a curve: a seventh of the figure apart, and beside those of other curves.
+
+    Those of a folder's second configuration are hollow.
+    """
+    hollow = {"markerfacecolor": WHITE} if arm.variant else {}
+    return {"marker": marker(arm.acquisition), "markersize": 5.5, "markevery": (offset / 7, 1 / 7), **hollow}
 
 
 def line_style(learner: str) -> Any:
@@ -131,7 +156,8 @@ def log_axis(axes: Axes) -> None:
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5) if low <= step * 10.0**decade <= high]
     if len(ticks) < 3:
-        ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+        finer = (MaxNLocator(most, steps=ROUND).tick_values(low, high) for most in (5, 8, 12))
+        ticks = next(inside for found in finer if len(inside := [float(t) for t in found if low <= t <= high]) > 2)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.yaxis.set_minor_locator(NullLocator())
@@ -155,20 +181,22 @@ def draw_heat_map(
     norm: Normalize,
     form: str,
 ) -> None:
-    """Draw a matrix with a number in every cell, light on dark fields."""
+    """Draw a matrix with a number in every cell, white or dark as its field asks for."""
     axes = canvas.subplots()
     axes.grid(visible=False)
-    image = axes.imshow(cells, cmap=palette, norm=norm, aspect="auto")
+    # Not an image: in an SVG its cells are shapes with colours, which a dark page can change.
+    mesh = axes.pcolormesh(range(len(columns)), range(len(rows)), cells, cmap=palette, norm=norm, shading="nearest")
+    axes.invert_yaxis()
     axes.set_xticks(range(len(columns)), wrapped(columns))
     axes.set_yticks(range(len(rows)), wrapped(rows))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     form_size = "small" if canvas.get_figwidth() > NARROW else "x-small"
     for row, column in np.ndindex(*cells.shape):
-        red, green, blue, _ = image.cmap(norm(cells[row, column]))
-        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
+        ground = to_hex(mesh.cmap(norm(cells[row, column])))
+        tint = max(WHITE, INK, key=partial(contrast, ground))
         text = format(cells[row, column], form)
-        axes.text(column, row, text, ha="center", va="center", fontsize=form_size, color="white" if dark else "black")
+        axes.text(column, row, text, ha="center", va="center", fontsize=form_size, color=tint)
 
 
 def wrapped(labels: Iterable[str]) -> list[str]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from active_learning.report.cited_figures import cited_figures
+from active_learning.report.colours import WHITE
 from active_learning.report.drawing import (
     NARROW,
+    ROUND,
     WIDE,
     Figure,
     add_legend,
@@ -19,13 +22,15 @@ from active_learning.report.drawing import (
     log_axis,
     wrapped,
 )
+from active_learning.report.formats import FUNCTION
 from active_learning.report.gallery import Gallery, GalleryRound
 from active_learning.report.plotting import Axes, Canvas, MaxNLocator, Normalize
 from active_learning.report.results import Arm
 from active_learning.report.summary import REACH, SHARE, Estimate, Summary
 
 GREY = "#444444"
-MARKERS = {"paper": ("D", "none"), "reimplementation": ("s", "none"), "careful_rerun": ("^", "none")}
+THIN = {"paper": "+", "reimplementation": "x", "careful_rerun": "1"}
+"""Marks of the cited figures: lines only, so that none is taken for a run of ours."""
 
 
 def all_figures(summary: Summary, gallery: Gallery | None = None) -> tuple[list[Figure], list[str]]:
@@ -56,14 +61,12 @@ def all_figures(summary: Summary, gallery: Gallery | None = None) -> tuple[list[
 
 
 def error_figure(summary: Summary, title: str = "") -> Figure:
-    """Draw the mean test-error curves with their intervals, errors on a logarithmic axis."""
+    """Draw the test-error curves beside the cited figures, errors on a logarithmic axis."""
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots()
-        draw_curves(axes, _main_arms(summary), "test_error", 100)
+        axes = _error_axes(canvas, summary)
         log_axis(axes)
-        axes.set(xlabel="acquired images", ylabel="test error (%)", title=title)
-        add_legend(canvas, axes)
+        axes.set(title=title)
 
     return draw_figure(
         "test_error", "Test error against acquired images", _curve_words(summary), draw, summary.results.digest
@@ -72,16 +75,45 @@ def error_figure(summary: Summary, title: str = "") -> Figure:
 
 def linear_error_figure(summary: Summary) -> Figure:
     """Draw the same curves on a linear axis, as the paper does."""
+    title = "The same on a linear axis"
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots()
-        draw_curves(axes, _main_arms(summary), "test_error", 100)
-        axes.set(xlabel="acquired images", ylabel="test error (%)")
-        axes.set_ylim(bottom=0)
-        add_legend(canvas, axes)
+        _error_axes(canvas, summary).set_ylim(bottom=0)
 
-    title = "The same on a linear axis"
     return draw_figure("test_error_linear", title, _curve_words(summary), draw, summary.results.digest)
+
+
+def _error_axes(canvas: Canvas, summary: Summary) -> Axes:
+    axes = canvas.subplots()
+    draw_curves(axes, _main_arms(summary), "test_error", 100)
+    axes.set(xlabel="acquired images", ylabel="test error (%)")
+    _draw_cited(axes, summary)
+    add_legend(canvas, axes)
+    return axes
+
+
+def cited_points(summary: Summary) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return where others reached an error, (images, per cent) by source and function, as far as our runs went."""
+    cited = cited_figures()
+    functions = dict.fromkeys(arm.acquisition for arm in _main_arms(summary) if cited.comparable(arm))
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for source, function in product(("paper", "reimplementation"), functions):
+        points = [(images, level) for level, images in cited.acquired_to_reach[source].get(function, {}).items()]
+        if function in cited.test_errors[source]:
+            points.append((cited.error_acquired, cited.test_errors[source][function]))
+        shown = [(images, 100 * error) for images, error in points if images <= summary.end]
+        if shown:
+            found.setdefault(source, {})[function] = shown
+    return found
+
+
+def _draw_cited(axes: Axes, summary: Summary) -> None:
+    """Mark where the paper and the re-implementation reached an error, in their function's colour."""
+    for source, functions in cited_points(summary).items():
+        style: Any = {"marker": THIN[source], "linestyle": "none", "markersize": 8, "markeredgewidth": 1}
+        for function, points in functions.items():
+            axes.plot(*zip(*points, strict=True), **style, color=colour(function), clip_on=False)
+        axes.plot([], [], **style, color=GREY, label=cited_figures().sources[source].label)
 
 
 def reach_figure(summary: Summary) -> Figure | None:
@@ -99,8 +131,8 @@ def reach_figure(summary: Summary) -> Figure | None:
             _reach_panel(axes, summary, level)
         for axes in panels.flat[len(levels) :]:
             axes.set_visible(False)
-        for axes in panels.flat[max(0, len(levels) - columns) : len(levels)]:
-            axes.set_xlabel("acquired images")
+        for axes in panels[:, 0]:
+            axes.set_ylabel(FUNCTION)
         add_legend(canvas, panels.flat[0])
 
     rows = len(_arms(summary))
@@ -111,8 +143,8 @@ def reach_figure(summary: Summary) -> Figure | None:
         best = min(medians, key=lambda label: medians[label], default="")
         lowest = f"{best} has the lowest median, {medians[best]:,.0f}" if best else "no function has a median"
         words.append(f"to {level:.0%}, {lowest}")
-    alt = "Acquired images each repetition needed to reach an error: " + "; ".join(words) + "."
-    height = 1.4 + 0.36 * rows
+    alt = "Acquired images that each run needed to reach an error: " + "; ".join(words) + "."
+    height = 1.6 + 0.36 * rows
     return draw_figure(
         "reach",
         "Acquired images to reach each error",
@@ -141,8 +173,8 @@ def calibration_figure(summary: Summary) -> Figure | None:
 
     ends = [(arm.label, summary.get(arm.label, "test_ece", summary.end).mean) for arm in _main_arms(summary)]
     alt = (
-        "Expected calibration error and negative log likelihood on the test set against acquired images, a curve a "
-        f"function. Calibration error after {summary.end:,} images: "
+        "Expected calibration error and negative log likelihood on the test set against acquired images, one curve "
+        f"for each function. Calibration error after {summary.end:,} images: "
         + (", ".join(f"{label} {100 * mean:.2f} %" for label, mean in ends if mean is not None) or "not known")
         + "."
     )
@@ -173,7 +205,7 @@ def class_figure(summary: Summary) -> Figure | None:
         norm = Normalize(even - reach, even + reach)
         rows = [arm.label for arm in arms]
         draw_heat_map(canvas, shares_ac, rows, classes, "PuOr_r", norm, ".0f")
-        canvas.axes[0].set(xlabel="class")
+        canvas.axes[0].set(xlabel="class", ylabel=FUNCTION)
 
     farthest = np.unravel_index(np.abs(shares_ac - even).argmax(), shares_ac.shape)
     alt = (
@@ -203,7 +235,7 @@ def penalty_figure(summary: Summary) -> Figure | None:
         norm = Normalize(0, 1)
         draw_heat_map(canvas, cells, [*penalty.arms, "mean of the column"], penalty.arms, "Blues", norm, ".2f")
         axes = canvas.axes[0]
-        axes.axhline(len(penalty.arms) - 0.5, color="white", linewidth=4)
+        axes.axhline(len(penalty.arms) - 0.5, color=WHITE, linewidth=4)
         axes.tick_params(axis="x", rotation=90, labelsize="small")
         tests = f"uncorrected t-tests at 5 %, n = {penalty.repetitions}"
         axes.set(xlabel=f"had the higher error\n({tests})", ylabel="had the lower error")
@@ -257,9 +289,9 @@ def gallery_figure(gallery: Gallery, digest: str) -> Figure | None:
 
 
 def _mosaic(round_: GalleryRound, columns: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a round's images in rows of `columns`, on white."""
+    """Return a round's images in rows of `columns`, on a grey that suits a white and a dark page."""
     height, width, *colours = round_.images[0].pixels.shape
-    tiled = np.full((2 * (height + 1), columns * (width + 1), *colours), 255, dtype=np.uint8)
+    tiled = np.full((2 * (height + 1), columns * (width + 1), *colours), 128, dtype=np.uint8)
     for number, image in enumerate(round_.images):
         top, left = number // columns * (height + 1), number % columns * (width + 1)
         tiled[top : top + height, left : left + width] = image.pixels
@@ -332,12 +364,12 @@ def _reach_panel(axes: Axes, summary: Summary, level: float) -> None:
     axes.axvspan(*strip, color="#eeeeee", linewidth=0, zorder=0)
     for row, arm in enumerate(arms):
         _reach_row(axes, summary.get(arm.label, REACH, level), row, colour(arm.acquisition), strip)
-        for source, (marker, face) in MARKERS.items():
+        for source, mark in THIN.items():
             value = cited_figures().acquired_to_reach[source].get(arm.acquisition, {}).get(level)
             if value is not None and value <= end and cited_figures().comparable(arm):
-                axes.plot(value, row + 0.36, marker, color=GREY, markerfacecolor=face, markersize=4)
-    axes.set(title=f"to {100 * level:.0f} % error", xlim=(0, strip[1]))
-    ticks = [tick for tick in MaxNLocator(4).tick_values(0, end) if 0 <= tick <= 0.9 * end]
+                axes.plot(value, row + 0.36, mark, color=GREY, markersize=7)
+    axes.set(title=f"to {100 * level:.0f} % error", xlabel="acquired images", xlim=(0, strip[1]))
+    ticks = [tick for tick in MaxNLocator(5, steps=ROUND).tick_values(0, end) if 0 <= tick <= 0.9 * end]
     axes.set_xticks([*ticks, sum(strip) / 2], [*(f"{tick:,.0f}" for tick in ticks), "not\nreached"])
     axes.set_yticks(range(len(arms)), wrapped(arm.label for arm in arms))
     axes.set_ylim(len(arms) - 0.4, -0.5)
@@ -345,7 +377,7 @@ def _reach_panel(axes: Axes, summary: Summary, level: float) -> None:
 
 
 def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple[float, float]) -> None:
-    """Draw an arm's repetitions, median and a bar between its quartiles; what is infinite lies in the strip."""
+    """Draw an arm's repetitions, median and a bar between its quartiles; what is infinite lies hollow in the strip."""
     values = np.array(list(estimate.values.values()))
     reached = values[np.isfinite(values)]
     missed = np.linspace(*strip, len(values) - len(reached) + 2)[1:-1]  # side by side, so that they can be counted
@@ -353,9 +385,9 @@ def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple
     if len(values) > 1 and np.isfinite(lower) and not np.isnan(upper):
         axes.hlines(row, lower, min(upper, strip[1]), color=tint, linewidth=5, alpha=0.3)
     axes.plot(reached, np.full(len(reached), row), "o", color=tint, alpha=0.6, markersize=5, markeredgewidth=0)
-    axes.plot(missed, np.full(len(missed), row), "x", color=tint, markersize=5)
+    axes.plot(missed, np.full(len(missed), row), "o", color=tint, markerfacecolor=WHITE, markersize=5)
     so_far = list(estimate.unfinished.values())
-    axes.plot(so_far, np.full(len(so_far), row), ">", color=tint, markerfacecolor="white", markersize=5)
+    axes.plot(so_far, np.full(len(so_far), row), ">", color=tint, markerfacecolor=WHITE, markersize=5)
     if np.isfinite(median):
         axes.plot(median, row, "|", color=tint, markersize=13, markeredgewidth=2.5)
 
@@ -363,17 +395,16 @@ def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple
 def _reach_key(axes: Axes, summary: Summary) -> None:
     """Add what the marks mean, drawn nowhere else; what no panel has is left out."""
     estimates = [e for e in summary.estimates if e.statistic == REACH]
-    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a repetition")
+    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a run")
     if any(e.repetitions > 1 for e in estimates):
         axes.plot([], [], color=GREY, alpha=0.3, linewidth=5, label="quartile to quartile")
     axes.plot([], [], "|", color=GREY, markersize=12, markeredgewidth=2.5, label="median")
     if any(e.unfinished for e in estimates):
-        axes.plot([], [], ">", color=GREY, markerfacecolor="white", markersize=5, label="not finished, so far")
+        axes.plot([], [], ">", color=GREY, markerfacecolor=WHITE, markersize=5, label="not finished, so far")
     cited = cited_figures()
     if any(cited.comparable(arm) for arm in summary.results.arms):
-        for source, (marker, face) in MARKERS.items():
-            label = cited.sources[source].label
-            axes.plot([], [], marker, color=GREY, markerfacecolor=face, markersize=4, label=label)
+        for source, mark in THIN.items():
+            axes.plot([], [], mark, color=GREY, markersize=7, label=cited.sources[source].label)
 
 
 def _curve_words(summary: Summary) -> str:
@@ -383,5 +414,5 @@ def _curve_words(summary: Summary) -> str:
         estimate = summary.get(arm.label, "test_error", summary.end)
         if estimate.mean is not None:
             ends.append(f"{arm.label} {100 * estimate.mean:.2f} %")
-    words = f"Mean test error against acquired images, a curve a function. After {summary.end:,} images: "
+    words = f"Mean test error against acquired images, one curve for each function. After {summary.end:,} images: "
     return words + (", ".join(ends) or "no run has come so far") + "."

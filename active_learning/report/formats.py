@@ -15,14 +15,16 @@ from active_learning.report.records import visible
 from active_learning.report.summary import UNITS, Estimate, Summary
 
 NOTHING = "-"
+FUNCTION = "acquisition function"  # what rows are, in tables and figures
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows, and what it is sorted by (a number, or the text in lower case)."""
+    """What a table shows, what it is sorted by (a number, or the text in lower case), where it leads on the page."""
 
     text: str
     order: float | str
+    address: str = ""
 
     @property
     def sort_key(self) -> str:
@@ -74,9 +76,9 @@ def markdown_safe(text: str) -> str:
     return re.sub(r"([\\`*\[\]|~$#])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
-def text_cell(text: str) -> Cell:
+def text_cell(text: str, address: str = "") -> Cell:
     """Return a cell of words."""
-    return Cell(text, text.casefold())
+    return Cell(text, text.casefold(), address)
 
 
 def number_cell(value: float, digits: int) -> Cell:
@@ -139,11 +141,11 @@ def _count(value: float) -> str:
 
 
 def interval_cell(estimate: Estimate, digits: int, factor: float) -> Cell:
-    """Return a cell of mean ± standard deviation [interval] (runs)."""
+    """Return a cell of mean ± standard deviation [interval, or lowest and highest of few runs] (runs)."""
     cell = mean_cell(estimate, estimate.repetitions, digits, factor)
     if estimate.mean is None:
         return cell
-    low_high = [f"{factor * end:.{digits}f}" for end in estimate.interval or ()]
+    low_high = [f"{factor * end:.{digits}f}" for end in estimate.brackets or ()]
     interval = f" [{', '.join(low_high)}]" if low_high else ""
     return Cell(f"{cell.text}{interval} ({estimate.repetitions})", cell.order)
 

@@ -71,8 +71,8 @@ class Gallery:
     arms: tuple[GalleryArm, ...] = ()
     reason: str = ""
     explanation: str = (
-        "The images that each function asked for, in order, each with its label and, below it, its score. A round "
-        "looks at pool_subset random images of the pool (all of them if that is 0) and acquires some of those."
+        "The images that each function acquired, in order, each with its label and, below it, its score. In a round a "
+        "function scores pool_subset random images of the pool (all of them if that is 0) and acquires some of those."
     )
 
 
@@ -138,10 +138,10 @@ def _labels(run: Run, rounds: Sequence[int]) -> npt.NDArray[np.int64]:
 def _order(arm: Arm, rows: Sequence[Round]) -> str:
     function = ACQUISITION_FUNCTIONS.get(arm.acquisition)
     if function is not None and function.select is not highest_scores:
-        return f"In the order of choice; a score is {function.values}, of that choice."
+        return f"In the order of choice. Score: {function.values}, at that choice."
     if all(len(set(row.acquired_scores)) <= 1 for row in rows):
-        return "Drawn by lot: all of them had the same score, and their order means nothing."
-    return "Highest score first; equals in the order of a lot."
+        return "Drawn at random: all had the same score, and their order means nothing."
+    return "Highest score first; images with equal scores in random order."
 
 
 def _round(

@@ -1,48 +1,43 @@
-"""One self-contained HTML page: summary, figures, tables, pictures, and how to run everything again."""
+"""One self-contained HTML page: summary, figures, tables, pictures, and the commands that run everything again."""
 
 import base64
 import hashlib
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from active_learning.disk.record import Row
+from active_learning.report.colours import DARK
 from active_learning.report.drawing import Figure
+from active_learning.report.figures import cited_points
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
-from active_learning.report.results import Arm, Run
-from active_learning.report.statistics import repetitions_needed
+from active_learning.report.results import Arm, Results, Run
+from active_learning.report.statistics import FEWEST_FOR_INTERVAL, repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
+from active_learning.report.tables import can_be_significant
 from active_learning.settings.arms import commands
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS
 
 TEMPLATES = Path(__file__).with_name("templates")
-BAND = (
-    "Lines: mean over the runs counted in brackets. Bands: 95 % bootstrap interval of that mean. "
-    "A thin line is a run that is not finished."
-)
 CAPTIONS = {
-    "test_error": BAND + " The error axis is logarithmic.",
-    "test_error_linear": BAND,
-    "calibration": BAND,
-    "reach": (
-        "Each row is a function, each axis ends where the runs did; crosses in the strip beyond are repetitions that "
-        "did not reach the level. Small hollow marks are figures of others, which the tables name."
-    ),
     "penalty": (
-        "Read along a row: how often it won. Read down a column: how often it lost. A win is one of an uncorrected "
-        "t-test."
+        "A row shows how often its function won, a column how often it lost. A win is a significant t-test; the tests "
+        "are not corrected for their number."
     ),
     "gallery": "Below each round: the scores of its first and its last image.",
 }
+ADDRESS = re.compile(r"https://[^\s<>&]*[^\s<>&.,;:)]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,8 @@ def render_page(
     tables: Sequence[Table],
     figures: Sequence[Figure],
     gallery: Gallery,
-    failures: Sequence[str] = (),
+    failures: Sequence[str],
+    output_dir: Path,
 ) -> str:
     """Return the page. Names and numbers from result files are escaped; nothing is fetched.
 
@@ -72,18 +68,24 @@ def render_page(
         figures: those of experiment 2 and of the gallery stand in their own sections.
         gallery: the acquired images.
         failures: sentences on figures that could not be drawn.
+        output_dir: where the page will stand, for its links to the runs.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["pieces"] = pieces
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
-    script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")
+    environment.filters["linked"] = linked
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    pictures = [_picture(figure) for figure in figures]
+    captions = CAPTIONS | dict.fromkeys(("test_error", "test_error_linear"), curve_caption(summary, cited=True))
+    captions |= {"calibration": curve_caption(summary), "reach": _reach_caption(summary)}
+    pictures = [_picture(figure, captions.get(figure.key, "")) for figure in figures]
     return environment.get_template("report.html").render(
         title=_title(summary),
         subtitle=_subtitle(summary),
+        folder=text_cell(visible(summary.results.path.name), _address(summary.results.path, output_dir)),
+        dark=DARK,
         findings=findings(summary),
         cautions=cautions(summary),
         unreadable=summary.results.unreadable,
@@ -93,7 +95,7 @@ def render_page(
         glance=next((picture for picture in pictures if picture.key == "gallery"), None),
         pairs=[picture for picture in pictures if picture.key.startswith("dropout_")],
         gallery=gallery,
-        groups=_groups(summary.results.arms),
+        groups=_groups(summary.results, output_dir),
         run_count=len(summary.results.runs),
         digest=summary.results.digest,
         script=Markup(script),
@@ -108,6 +110,37 @@ def pieces(text: str) -> list[str]:
     ['1.94', ' ± 0.03', ' [1.91, 1.97] (3)']
     """
     return re.split(r"(?= ± | \[| \(p )", text)
+
+
+def linked(text: str) -> Markup:
+    """Return a text, escaped, whose addresses are links.
+
+    >>> print(linked("<b> See https://x.org/a."))
+    &lt;b&gt; See <a href="https://x.org/a">https://x.org/a</a>.
+    """
+    return Markup(ADDRESS.sub(lambda found: f'<a href="{found[0]}">{found[0]}</a>', str(escape(text))))
+
+
+def curve_caption(summary: Summary, cited: bool = False) -> str:
+    """Say what the lines of a figure of curves are, of those that these results have."""
+    counts = [len(arm.whole) for arm in summary.results.arms]
+    sentences = ["A thick line is the mean over the runs counted in brackets."]
+    if any(1 < n < FEWEST_FOR_INTERVAL for n in counts) or len(summary.results.runs) > sum(counts):
+        sentences.append("A thin line is a single run.")
+    if max(counts) >= FEWEST_FOR_INTERVAL:
+        sentences.append("A band is the 95 % bootstrap interval of the mean.")
+    if cited and cited_points(summary):
+        sentences.append("Crosses are figures of others, in the colour of their function.")
+    return " ".join(sentences)
+
+
+def _reach_caption(summary: Summary) -> str:
+    words = (
+        "A row is a function, a mark is a run. The grey strip on the right holds the runs that did not reach the error."
+    )
+    if cited_points(summary):
+        words += " Thin grey marks are figures of others; the tables name their sources."
+    return words
 
 
 def findings(summary: Summary) -> list[str]:
@@ -125,7 +158,7 @@ def findings(summary: Summary) -> list[str]:
         sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random not in equal:
-            sentence += f"; {random}: {_median_words(summary.get(random, REACH, level))}"
+            sentence += f". {random}: {_median_words(summary.get(random, REACH, level))}"
         sentences.append(sentence + ".")
     ends = [summary.get(arm.label, "test_error", summary.end) for arm in summary.results.arms]
     means = [(estimate.mean, estimate) for estimate in ends if estimate.mean is not None]
@@ -143,43 +176,49 @@ def _reach_rank(estimate: Estimate) -> tuple[float, int]:
 
 
 def cautions(summary: Summary) -> list[str]:
-    """Return how much the numbers can bear, given how many repetitions stand behind them."""
-    counts = sorted({len(arm.whole) for arm in summary.results.arms})
+    """Return how much the numbers can bear, given how many repetitions stand behind them and which code ran them."""
+    arms = summary.results.arms
+    counts = sorted({len(arm.whole) for arm in arms})
     words = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     sentences = [
-        f"Behind each number stand{'s' if words == '1' else ''} {words} repetition{'s' * (words != '1')}"
-        + ("" if len(counts) == 1 else ", as the tables say")
-        + "."
+        f"Each number is from {words} repetition{'s' * (words != '1')}"
+        + ("." if len(counts) == 1 else "; the tables say from how many.")
     ]
     if 1 in counts:
-        of = "" if len(counts) == 1 else f" of {_listed(a.label for a in summary.results.arms if len(a.whole) == 1)}"
-        sentences.append(f"One repetition{of} shows no spread: no interval and no test can be given.")
-    few = [count for count in counts if 1 < count < 5]
-    if few and few[0] <= 3:
+        of = "" if len(counts) == 1 else f" of {_listed(arm.label for arm in arms if len(arm.whole) == 1)}"
+        sentences.append(f"One repetition{of} shows no spread: it gives no interval and no test.")
+    if any(1 < count < FEWEST_FOR_INTERVAL for count in counts):
         sentences.append(
-            f"That is few: the 95 % interval of {few[0]} values is their range, which holds the middle of the "
-            f"distribution in {100 * (1 - 2 * 0.5 ** few[0]):.0f} % of cases."
+            f"Fewer than {FEWEST_FOR_INTERVAL} repetitions give no 95 % interval: the figures show the single runs, "
+            "and the table of test errors the lowest and the highest."
         )
-    elif few:
-        sentences.append(f"That is few: a bootstrap interval of {few[0]} values is narrower than its 95 % promise.")
-    return sentences + _power(summary)
+    sentences += _left_out(summary)
+    commits = summary.results.commits
+    if len(commits) > 1:
+        sentences.append(
+            f"The code changed between runs: they are of the commits {_listed(commits)}, and a mean can be over "
+            "several of them."
+        )
+    return sentences
 
 
-def _power(summary: Summary) -> list[str]:
-    """Say if the comparisons of functions are too many for their repetitions, so that no result could be significant.
-
-    Those of the largest configuration only; the notes of the tables speak of every family.
-    """
+def _left_out(summary: Summary) -> list[str]:
+    """Say which tests of the functions are missing for want of repetitions; of the largest configuration only."""
     found = [c for c in summary.comparisons if c.family == "functions"]
-    compared = len({(c.first, c.second) for c in found})
-    needed = repetitions_needed(compared) if compared else 0
-    if max((c.repetitions for c in found), default=0) >= needed:
+    if not found:
         return []
-    return [
-        f"No difference between functions can be significant after correction yet: {compared} paired permutation "
-        f"tests need {needed} repetitions. The matrix of pairwise penalties counts uncorrected t-tests, which can win "
-        "where these cannot."
-    ]
+    names = [] if can_be_significant(found) else ["paired tests"]
+    names += ["pairwise penalties"] if summary.penalty is None else []
+    if not names:
+        return []
+    compared, most = len({(c.first, c.second) for c in found}), max(c.repetitions for c in found)
+    needs = {
+        "paired tests": f"{compared} pair{'s need' if compared > 1 else ' needs'} {repetitions_needed(compared)} "
+        "repetitions before a corrected p-value can be below 5 %",
+        "pairwise penalties": f"penalties need {FEWEST_FOR_INTERVAL}",
+    }
+    words = " and ".join(names)
+    return [f"{words.capitalize()} are left out: {', and '.join(needs[name] for name in names)}; there are {most}."]
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -202,33 +241,37 @@ def _subtitle(summary: Summary) -> str:
     arms, runs = len(summary.results.arms), len(summary.results.runs)
     queries = sorted({run.configuration.get("query", 0) for run in summary.results.runs})
     return (
-        f"{runs} run{'s' * (runs != 1)} of {arms} curve{'s' * (arms != 1)}, up to {summary.end:,} acquired images, "
-        f"{' or '.join(str(query) for query in queries)} a round. Result folder: {visible(summary.results.path.name)}."
+        f"{arms} curve{'s' * (arms != 1)}, {runs} run{'s' * (runs != 1)}, up to {summary.end:,} acquired images, "
+        f"{' or '.join(str(query) for query in queries)} in each round."
     )
 
 
 def _median_words(estimate: Estimate) -> str:
-    runs, median = estimate.repetitions, estimate.median
-    going = len(estimate.unfinished)
-    open_ = f"; {going} more {'is' if going == 1 else 'are'} not finished" if going else ""
+    going, missed = len(estimate.unfinished), estimate.repetitions - estimate.reached
+    unfinished = [f"{going} not finished"] if going else []
     if not estimate.reached:
-        return f"not reached in {runs} run{'s' * (runs != 1)}{open_}"
-    if median is None or math.isinf(median):
-        return f"reached in {estimate.reached} of {runs} runs{open_}"
-    if runs + going == 1:
-        return f"{median:,.0f} (one run)"
-    missed = f", {runs - estimate.reached} of which did not reach it" if estimate.reached < runs else ""
-    return f"median {median:,.0f} of {runs + going} runs{missed}{open_.replace('more ', '')}"
+        return "; ".join([f"not reached in {_runs(missed)}", *unfinished])
+    if estimate.median is None or math.isinf(estimate.median):
+        return "; ".join([f"reached in {estimate.reached} of {_runs(estimate.repetitions)}", *unfinished])
+    total = estimate.repetitions + going
+    if total == 1:
+        return f"{estimate.median:,.0f} (one run)"
+    notes = [_runs(total), *([f"{missed} did not reach it"] if missed else []), *unfinished]
+    return f"median {estimate.median:,.0f} ({', '.join(notes)})"
 
 
-def _picture(figure: Figure) -> _Picture:
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
+
+
+def _picture(figure: Figure, caption: str) -> _Picture:
     wide, narrow = (data_uri(figure.files[f"{figure.key}{suffix}.svg"], "image/svg+xml") for suffix in ("", "-narrow"))
-    return _Picture(figure.key, figure.title, figure.alt, CAPTIONS.get(figure.key, ""), wide, narrow)
+    return _Picture(figure.key, figure.title, figure.alt, caption, wide, narrow)
 
 
-def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def _groups(results: Results, output_dir: Path) -> list[dict[str, Any]]:
     """Return each configuration with its runs and the commands that compute them."""
-    groups = []
+    groups, arms = [], results.arms
     for variant in dict.fromkeys(arm.variant for arm in arms):
         members = [arm for arm in arms if arm.variant == variant]
         runs = [run for arm in members for run in arm.runs]
@@ -240,9 +283,10 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         groups.append(
             {
                 "shared": [*shared, ("rounds", longest.rounds)],
+                "checkout": _checkout(list(dict.fromkeys(commit for arm in members for commit in arm.commits))),
                 "command": command(longest, repetitions, members),
                 "table": _run_table(members, variant),
-                "provenance": _provenance_table(members, variant),
+                "provenance": _provenance_table(members, variant, results.path, output_dir),
                 "runs": [
                     {
                         "title": f"{arm.label}, repetition {run.repetition}",
@@ -256,6 +300,19 @@ def _groups(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     return groups
 
 
+def _checkout(commits: Sequence[str]) -> str:
+    """Say of which commit the runs are; a + behind a commit says that the checkout had changes."""
+    if not commits:
+        return "This command computes these runs anew. No run names the commit that computed it."
+    if len(commits) > 1:
+        return (
+            f"This command computes these runs anew. They are of several commits, {_listed(commits)}: no one checkout "
+            "gives all of them to the last digit. The last table names the commit of each run."
+        )
+    changes = ", which had changes that are in no commit" if commits[0].endswith("+") else ""
+    return f"This command computes these runs anew, from a checkout of commit {commits[0].rstrip('+')}{changes}."
+
+
 def _run_table(arms: Sequence[Arm], variant: int) -> Table:
     rows = tuple(
         (
@@ -267,15 +324,15 @@ def _run_table(arms: Sequence[Arm], variant: int) -> Table:
         for arm in arms
         for run in arm.runs
     )
-    note = "A run that was stopped and continued lists each session."
+    note = "Started: of a run that was stopped and continued, every start."
     return Table(f"runs-{variant}", "Runs", ("run", "rounds", "seconds", "started"), rows, (note,))
 
 
-def _provenance_table(arms: Sequence[Arm], variant: int) -> Table:
+def _provenance_table(arms: Sequence[Arm], variant: int, result_dir: Path, output_dir: Path) -> Table:
     rows = tuple(
         (
             text_cell(f"{arm.label}, {run.repetition}"),
-            text_cell(visible(run.path.as_posix())),
+            text_cell(visible(run.path.as_posix()), _address(result_dir / run.path, output_dir)),
             text_cell(_provenance(run, "commit")),
             text_cell(_provenance(run, "processor")),
             text_cell(_provenance(run, "engine")),
@@ -285,8 +342,13 @@ def _provenance_table(arms: Sequence[Arm], variant: int) -> Table:
         for run in arm.runs
     )
     headers = ("run", "folder", "commit", "processor", "passes by", "versions")
-    note = "A + after a commit: the checkout had changes."
+    note = "A + behind a commit: the checkout had changes that are in no commit."
     return Table(f"provenance-{variant}", "Where and with what each run was computed", headers, rows, (note,))
+
+
+def _address(path: Path, start: Path) -> str:
+    """Return the relative address of a file or folder, from a folder."""
+    return quote(os.fsencode(Path(os.path.relpath(path, start)).as_posix()))
 
 
 def _provenance(run: Run, key: str) -> str:

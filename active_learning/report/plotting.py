@@ -11,7 +11,7 @@ _asked_for = os.environ.pop("MPLBACKEND", None)
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_hex
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 finally:
@@ -31,4 +31,5 @@ __all__ = [
     "NullFormatter",
     "NullLocator",
     "mpl",
+    "to_hex",
 ]

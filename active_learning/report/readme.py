@@ -7,31 +7,34 @@ from pathlib import Path
 
 from active_learning.report.figures import error_figure
 from active_learning.report.formats import markdown_safe
-from active_learning.report.page import cautions, findings
+from active_learning.report.page import cautions
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
-from active_learning.report.tables import cited_error_table, cited_reach_table, headline, reach_table
+from active_learning.report.tables import headline, paper_tables
 from active_learning.report.write import REPORT_FOLDER
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
-    """Return the README's results, markers included: figure and tables of each folder, without anything that varies.
+    """Return the README's results, markers included: a figure and one or two tables of each folder.
 
-    Only what follows from the folders is in it, so that a test can say whether the README is up to date.
+    Only what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in
+    the reports, to which it leads.
     """
     parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
     for result_dir in result_dirs:
         summary = summarise(read_results(result_dir))
-        address = Path(os.path.relpath(result_dir, readme.parent)).as_posix()
+        report = Path(os.path.relpath(result_dir, readme.parent), REPORT_FOLDER).as_posix()
         drawn = error_figure(summary)
-        tables = [headline(summary), reach_table(summary), cited_reach_table(summary), cited_error_table(summary)]
+        tables = paper_tables(summary) or [headline(summary)]
         parts += [
-            f"### {address}",
-            f"![{markdown_safe(drawn.alt)}]({address}/{REPORT_FOLDER}/figures/{drawn.key}.png)",
-            "\n".join(f"- {markdown_safe(sentence)}" for sentence in [*findings(summary), *cautions(summary)]),
-            *(entry.markdown() for entry in tables if entry is not None and entry.rows),
+            f"### {Path(report).parent.as_posix()}",
+            f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)",
+            *(entry.markdown() for entry in tables),
+            " ".join(map(markdown_safe, cautions(summary))),
+            f"[All tables]({report}/tables.md), [all figures]({report}/figures), "
+            f"[all numbers]({report}/numbers.csv). The whole page: `python3 main.py report {Path(report).parent}`.",
         ]
     return "\n\n".join([*parts, END])
 

@@ -70,6 +70,12 @@ class Run:
         return replace(self, rows=self.rows[: rounds + 1], seconds=self.seconds[: rounds + 1])
 
     @property
+    def commits(self) -> tuple[str, ...]:
+        """The commits of its sessions, shortened; a + behind one says that the checkout had changes."""
+        named = (str(session.get("commit") or "") for session in self.sessions)
+        return tuple(dict.fromkeys(commit[:7] + "+" * commit.endswith("+") for commit in named if commit))
+
+    @property
     def acquired_r(self) -> npt.NDArray[np.int64]:
         """Images acquired after each round, the initial ones not counted."""
         labelled_r = np.array([row.labelled for row in self.rows], dtype=np.int64)

@@ -79,6 +79,11 @@ class Arm:
             label = f"{label}'s images, CNN"
         return ", ".join(filter(None, [label, kind.label if kind else self.learner])) + self.suffix
 
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """The commits that its runs name, shortened; a + says that the checkout had changes."""
+        return tuple(dict.fromkeys(commit for run in self.runs for commit in run.commits))
+
     @cached_property
     def acquired_r(self) -> npt.NDArray[np.int64]:
         """Images acquired after each round of its longest repetition."""
@@ -115,6 +120,11 @@ class Results:
     def runs(self) -> tuple[Run, ...]:
         """All runs, arm by arm."""
         return tuple(run for arm in self.arms for run in arm.runs)
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """The commits that the runs name, shortened."""
+        return tuple(dict.fromkeys(commit for arm in self.arms for commit in arm.commits))
 
     def select(self, wanted: Iterable[tuple[str, int]], rounds: int) -> "Results":
         """Return only the runs of these (name, repetition) pairs, cut after `rounds`."""

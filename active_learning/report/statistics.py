@@ -11,6 +11,9 @@ Array = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
+FEWEST_FOR_INTERVAL = 5
+"""Below so many repetitions no interval is called one of 95 %: even the range of four values, which no interval within
+it exceeds, holds the middle of the distribution in 1 - 2 / 2 ** 4 = 87.5 % of cases."""
 BOOTSTRAP_RESAMPLES = 2000
 PERMUTATION_RESAMPLES = 9999  # beyond 13 repetitions; up to there all 2 ** E sign patterns are gone through
 RESAMPLING_SEED = 0  # the same curves give the same intervals
@@ -54,9 +57,7 @@ def quartiles(values_e: Array) -> tuple[float, float, float]:
 def bootstrap_interval(values_e: Array) -> tuple[Array, Array]:
     """Return the ends of the 95 % percentile-bootstrap interval of the mean over repetitions.
 
-    Source: Efron 1979, as `scipy.stats.bootstrap` has it. Of three repetitions, each resample is three times the
-    lowest with probability 1/27 > 2.5 %, so the interval is the lowest to the highest value; such an interval holds
-    the middle of the distribution in 1 - 2 / 2 ** 3 = 75 % of cases, not 95 %.
+    Source: Efron 1979, as `scipy.stats.bootstrap` has it. It is asked for from `FEWEST_FOR_INTERVAL` values on.
 
     Args:
         values_e: (E,) or (E, R).

@@ -82,11 +82,18 @@ class Estimate:
 
     @cached_property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % bootstrap interval of the mean; None where there is no standard deviation."""
-        if self.std is None:
+        """The 95 % bootstrap interval of the mean; None without a mean, or of too few repetitions."""
+        if self.mean is None or self.repetitions < statistics.FEWEST_FOR_INTERVAL:
             return None
         low, high = statistics.bootstrap_interval(self._values_e)
         return float(low), float(high)
+
+    @property
+    def brackets(self) -> tuple[float, float] | None:
+        """What stands in brackets behind a mean: its interval or, of too few repetitions, their lowest and highest."""
+        if self.interval is not None or self.std is None:
+            return self.interval
+        return min(self.values.values()), max(self.values.values())
 
     @cached_property
     def quartiles(self) -> tuple[float, float, float] | None:
@@ -193,8 +200,7 @@ def summarise(results: Results) -> Summary:
         ends[arm.variant] = max(ends.get(arm.variant, 0), int(arm.acquired_r[-1]))
     end = max(ends.values())
     points = tuple(dict.fromkeys([*(point for point in ACQUIRED_POINTS if point < end), end]))
-    lowest = min(float(np.nanmin(arm.curves())) for arm in arms)
-    levels = ERROR_LEVELS + ((EXTRA_LEVEL,) if lowest <= EXTRA_LEVEL else ())
+    levels = _levels(arms)
     estimates = [
         estimate
         for arm in arms
@@ -208,6 +214,14 @@ def summarise(results: Results) -> Summary:
     summary = Summary(results, tuple(estimates), (), None, levels, points)
     comparisons = tuple(_comparisons(summary))
     return Summary(results, summary.estimates, comparisons, _penalty(arms), levels, points)
+
+
+def _levels(arms: Sequence[Arm]) -> tuple[float, ...]:
+    """Return the error levels that runs have to work for: those at which every run begins say nothing."""
+    lowest = min(float(np.nanmin(arm.curves())) for arm in arms)
+    highest_start = max(float(arm.curves()[:, 0].max()) for arm in arms)
+    levels = ERROR_LEVELS + ((EXTRA_LEVEL,) if lowest <= EXTRA_LEVEL else ())
+    return tuple(level for level in levels if level < highest_start) or levels[-1:]
 
 
 def _reach_estimates(arm: Arm, levels: Sequence[float]) -> Iterator[Estimate]:
@@ -302,13 +316,14 @@ def _family(
 def _penalty(arms: Sequence[Arm]) -> Penalty | None:
     """Return the matrix over the first configuration's arms, as far as all of them have come; None if it cannot be.
 
-    Taken are the repetitions that every arm has, up to the last round that all of those have come to.
+    It cannot be of fewer repetitions than an interval: its t-tests are not corrected, and would find differences in
+    next to nothing. Taken are the repetitions that every arm has, up to the last round that all of those have come to.
     """
     compared = [arm for arm in arms if arm.variant == 0]
     shared = set.intersection(*({run.repetition for run in arm.runs} for arm in compared))
     runs = [[run for run in arm.runs if run.repetition in shared] for arm in compared]
     rounds = statistics.geometric_rounds(min((run.rounds for row in runs for run in row), default=0))
-    if len(compared) < 2 or len(shared) < 2 or not rounds:
+    if len(compared) < 2 or len(shared) < statistics.FEWEST_FOR_INTERVAL or not rounds:
         return None
     curves_aer = np.array([[[row.test_error for row in run.rows[: rounds[-1] + 1]] for run in row] for row in runs])
     return Penalty(

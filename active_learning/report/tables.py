@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from active_learning.report.cited_figures import Source, cited_figures
 from active_learning.report.formats import (
+    FUNCTION,
     NOTHING,
     Cell,
     Table,
@@ -19,11 +20,11 @@ from active_learning.report.formats import (
     signed_cell,
     text_cell,
 )
+from active_learning.report.results import Arm
 from active_learning.report.statistics import (
     BOOTSTRAP_RESAMPLES,
-    SIGNIFICANCE,
+    FEWEST_FOR_INTERVAL,
     repetitions_needed,
-    smallest_permutation_p,
 )
 from active_learning.report.summary import BALANCE, MEAN_ERROR, REACH, SECONDS, SHARE, Comparison, Summary
 
@@ -58,30 +59,28 @@ def headline(summary: Summary) -> Table:
                 number_cell(len(arm.runs), 0),
                 *(reach_cell(summary.get(arm.label, REACH, level)) for level in levels),
                 mean_cell(summary.get(arm.label, "test_error", end), len(arm.runs), 2, 100),
-                mean_cell(summary.get(arm.label, SECONDS, "all"), len(arm.runs), 0),
             )
         )
     headers = (
-        "acquisition function",
+        FUNCTION,
         "runs",
         *(f"to {100 * level:.0f} %" for level in levels),
-        f"% at {end}",
-        "seconds",
+        f"% at {end:,}",
     )
-    notes = [
-        "to N %: images acquired until the test error is at most N % (the initial ones not counted); "
-        f"% at {end}: test error in per cent after acquiring that many. Mean ± standard deviation over runs; "
-        "k/n: so many runs reached the level." + _unfinished_words(summary)
-    ]
-    return Table("headline", "Images to reach an error, error at the end", headers, tuple(rows), tuple(notes))
+    note = (
+        f"to N %: images acquired until the test error is at most N %, without the initial ones. % at {end:,}: test "
+        f"error in per cent after {end:,} acquired images. Values: mean ± standard deviation over the runs. "
+        "k/n: k of n runs reached the error." + _unfinished_words(summary)
+    )
+    return Table("headline", "Images to reach an error, error at the end", headers, tuple(rows), (note,))
 
 
 def _unfinished_words(summary: Summary) -> str:
     if all(run in arm.whole for arm in summary.results.arms for run in arm.runs):
         return ""
     return (
-        " +u: u more runs are not finished and have not reached it yet. (n): so few runs have come so far; "
-        "seconds are those of finished runs."
+        " k/n+u: u more runs are not finished and have not reached it yet. "
+        "(n): over n runs, since the others have not come so far."
     )
 
 
@@ -91,15 +90,15 @@ def reach_table(summary: Summary) -> Table:
         (text_cell(arm.label), *(quartile_cell(summary.get(arm.label, REACH, level)) for level in summary.levels))
         for arm in summary.results.arms
     ]
-    headers = ("acquisition function", *(f"to {100 * level:.0f} % error" for level in summary.levels))
+    headers = (FUNCTION, *(f"to {100 * level:.0f} % error" for level in summary.levels))
     note = (
-        "Median [lower quartile, upper quartile] of acquired images, and how many runs reached the level of those run. "
-        "A run that did not reach it counts as infinitely many images (∞); none is left out."
+        "Each cell: median [lower quartile, upper quartile] of the acquired images, then (runs that reached the error/"
+        "all runs). A run that did not reach it counts as infinitely many images (∞); none is left out."
     )
     if any(estimate.unfinished for estimate in summary.estimates):
         note += (
-            " Unfinished: runs that stopped before their end and have not reached the level yet; "
-            "? stands where the number depends on them."
+            " Unfinished: these runs stopped before their end and have not reached the error yet; "
+            "? stands for a number that depends on them."
         )
     return Table("reach", "Acquired images to reach a test error", headers, tuple(rows), (note,))
 
@@ -112,13 +111,58 @@ def error_table(summary: Summary) -> Table:
         (text_cell(arm.label), *(interval_cell(summary.get(arm.label, *place), 2, 100) for place in places))
         for arm in summary.results.arms
     ]
-    headers = ("acquisition function", *(f"at {point:,}" for point in summary.points), "along the curve")
+    headers = (FUNCTION, *(f"at {point:,}" for point in summary.points), "along the curve")
     note = (
-        "Per cent: mean ± standard deviation [95 % percentile-bootstrap interval of the mean, "
-        f"{BOOTSTRAP_RESAMPLES:,} resamples] (runs behind it). "
-        "Along the curve: the area under the error curve divided by the images acquired."
+        f"Per cent. Each cell: mean ± standard deviation {_bracket_words(summary)} (runs). "
+        "Along the curve: the area under the error curve, divided by the acquired images."
     )
     return Table("error", "Test error after so many acquired images", headers, tuple(rows), (note,))
+
+
+def _bracket_words(summary: Summary) -> str:
+    """Return what stands in an error's brackets: the same for all, or by the number of runs."""
+    interval = f"95 % percentile-bootstrap interval of the mean, {BOOTSTRAP_RESAMPLES:,} resamples"
+    ends = "lowest run, highest run"
+    errors = [e for e in summary.estimates if e.statistic == "test_error" and e.brackets is not None]
+    if all(estimate.interval is None for estimate in errors):
+        return f"[{ends}]"
+    if all(estimate.interval is not None for estimate in errors):
+        return f"[{interval}]"
+    return f"[{interval}; of fewer than {FEWEST_FOR_INTERVAL} runs: {ends}]"
+
+
+def paper_tables(summary: Summary) -> list[Table]:
+    """Return Tables 1 and 2 of the paper, its figures beside ours; none if no run is comparable."""
+    cited = cited_figures()
+    known = cited.acquired_to_reach["paper"]
+    arms = [arm for arm in summary.results.arms if cited.comparable(arm) and arm.acquisition in known]
+    return [_paper_reach_table(summary, arms), _paper_error_table(summary, arms)] if arms else []
+
+
+def _paper_reach_table(summary: Summary, arms: Sequence[Arm]) -> Table:
+    levels, rows = (0.10, 0.05), []
+    for arm in arms:
+        theirs = cited_figures().acquired_to_reach["paper"][arm.acquisition]
+        row = [text_cell(arm.label)]
+        for level in levels:
+            row += [quartile_cell(summary.get(arm.label, REACH, level)), cited_cell(theirs[level], None)]
+        rows.append(tuple(row))
+    headers = [word for level in levels for word in (f"to {100 * level:.0f} %", "Gal et al.")]
+    note = "Median [lower quartile, upper quartile] of the acquired images (runs that reached the error/all runs)."
+    return Table("paper_1", "Acquired images to reach a test error", (FUNCTION, *headers), tuple(rows), (note,))
+
+
+def _paper_error_table(summary: Summary, arms: Sequence[Arm]) -> Table:
+    cited, rows = cited_figures(), []
+    for arm in arms:
+        ours = summary.get(arm.label, "test_error", cited.error_acquired)
+        theirs = cited.test_errors["paper"].get(arm.acquisition)
+        cell = Cell(NOTHING, math.inf) if theirs is None else number_cell(100 * theirs, 2)
+        rows.append((text_cell(arm.label), interval_cell(ours, 2, 100), cell))
+    title = f"Test error after {cited.error_acquired:,} acquired images"
+    validation = f"Gal et al. had {int(cited.error_validation_images['paper']):,} validation images."
+    note = f"Per cent: mean ± standard deviation {_bracket_words(summary)} (runs). {validation}"
+    return Table("paper_2", title, (FUNCTION, "here", "Gal et al."), tuple(rows), (note,))
 
 
 def cited_reach_table(summary: Summary) -> Table | None:
@@ -181,8 +225,8 @@ def cited_error_table(summary: Summary) -> Table | None:
         headers,
         tuple(row for _, row in sorted(rows, key=lambda entry: entry[0])),
         (
-            "Labelled images: those trained on, the initial ones included. Validation images are labelled too, and not "
-            "counted there; a difference is given where theirs are as many as ours.",
+            "Labelled images: all that the method was trained on, the initial ones included. Validation images are "
+            "labelled too, and counted apart. A difference is given where theirs are as many as ours.",
             *_source_notes([cited.sources[source] for source in cited.test_errors]),
         ),
     )
@@ -202,20 +246,21 @@ def _cited_error_row(
     )
 
 
-_MEAN_WORDS = "Mean ± standard deviation over runs; (n): over n of them, as far as the others have not come."
+_MEAN_WORDS = "Mean ± standard deviation over the runs. (n): over n runs, since the others have not come so far."
 
 
 def calibration_table(summary: Summary) -> Table | None:
     """Return expected calibration errors at fixed numbers of acquired images."""
     note = (
-        f"Expected calibration error on the test set in per cent, 15 bins (Guo et al. 2017, equation 3). {_MEAN_WORDS}"
+        f"Expected calibration error on the test images in per cent, 15 bins (Guo et al. 2017, equation 3). "
+        f"{_MEAN_WORDS}"
     )
     return _points_table(summary, "test_ece", "calibration", "Calibration error", note, 2, 100)
 
 
 def likelihood_table(summary: Summary) -> Table | None:
     """Return negative log likelihoods at fixed numbers of acquired images."""
-    note = f"Negative log likelihood of the test labels in nats an image. {_MEAN_WORDS}"
+    note = f"Negative log likelihood of the test labels in nats for each image. {_MEAN_WORDS}"
     return _points_table(summary, "test_nll", "likelihood", "Negative log likelihood", note, 3, 1)
 
 
@@ -227,14 +272,25 @@ def _points_table(
         estimates = [summary.get(arm.label, metric, point) for point in summary.points]
         if any(estimate.values for estimate in estimates):
             rows.append((text_cell(arm.label), *(mean_cell(e, len(arm.runs), digits, factor) for e in estimates)))
-    headers = ("acquisition function", *(f"at {point:,}" for point in summary.points))
+    headers = (FUNCTION, *(f"at {point:,}" for point in summary.points))
     return Table(key, title, headers, tuple(rows), (note,))
 
 
 def comparison_tables(summary: Summary) -> list[Table]:
-    """Return the paired differences with their corrected p-values, a table a family; none with one repetition."""
-    families = list(dict.fromkeys(c.family for c in summary.comparisons))
-    return [_comparison_table(family, [c for c in summary.comparisons if c.family == family]) for family in families]
+    """Return the paired differences with their corrected p-values, a table a family.
+
+    A family has none in which no difference can be significant: its p-values would say nothing.
+    """
+    families: dict[str, list[Comparison]] = {}
+    for comparison in summary.comparisons:
+        families.setdefault(comparison.family, []).append(comparison)
+    return [_comparison_table(family, found) for family, found in families.items() if can_be_significant(found)]
+
+
+def can_be_significant(family: Sequence[Comparison]) -> bool:
+    """Return whether a family's comparisons have the repetitions for a corrected p-value of 5 %."""
+    pairs = {(c.first, c.second) for c in family}
+    return max(c.repetitions for c in family) >= repetitions_needed(len(pairs))
 
 
 def _comparison_table(family: str, comparisons: Sequence[Comparison]) -> Table:
@@ -263,24 +319,16 @@ def _comparison_cell(comparison: Comparison | None) -> Cell:
 
 
 def _comparison_notes(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
-    pairs = max(c.repetitions for c in comparisons)
     compared = len({(c.first, c.second) for c in comparisons})
     correction = f"corrected by Holm over the {compared} pairs of a column" if compared > 1 else "of the only pair"
-    note = (
-        "Percentage points, mean over paired repetitions; in brackets the p of a two-sided paired permutation test, "
-        f"{correction}. Negative: the first is better."
+    return (
+        "Percentage points: the first minus the second, mean over the repetitions that both have. Below 0 the first is "
+        f"better. p: two-sided paired permutation test, {correction}.",
     )
-    least = smallest_permutation_p(pairs)
-    limit = (
-        f"With {pairs} repetitions no p-value can be below {least:.2g} before correction; {compared} "
-        f"comparison{'s' * (compared > 1)} can be significant at 5 % from {repetitions_needed(compared)} "
-        "repetitions on."
-    )
-    return (note, limit) if least * compared > SIGNIFICANCE else (note,)
 
 
 def penalty_table(summary: Summary) -> Table | None:
-    """Return the pairwise penalty matrix with its column means; None with one repetition."""
+    """Return the pairwise penalty matrix with its column means; None of too few repetitions."""
     penalty = summary.penalty
     if penalty is None:
         return None
@@ -291,11 +339,10 @@ def penalty_table(summary: Summary) -> Table | None:
     rows.append((text_cell("mean of the column"), *(number_cell(value, 2) for value in penalty.matrix_aa.mean(axis=0))))
     places = ", ".join(f"{acquired:,}" for acquired in penalty.acquired)
     note = (
-        f"How often the row had a significantly lower error than the column (two-sided paired t-test, 5 %, over "
-        f"{penalty.repetitions} repetitions; Ash et al. 2020), of the comparisons at {places} acquired images. "
-        "A low column mean is good. "
-        f"The t-tests are uncorrected, with n = {penalty.repetitions}: they are not comparable with the Holm-corrected "
-        "permutation tests above, and win where those cannot."
+        f"Each cell: how often the row's error was significantly lower than the column's, of the comparisons at "
+        f"{places} acquired images (two-sided paired t-test at 5 %, {penalty.repetitions} repetitions; Ash et al. "
+        "2020). A low mean of the column is good. The t-tests are not corrected for their number, so one in twenty "
+        "wins by chance."
     )
     return Table(
         "penalty", "Pairwise penalties", ("row beats column", *penalty.arms), tuple(rows), (note,), sortable=False
@@ -315,10 +362,10 @@ def class_table(summary: Summary) -> Table:
         if summary.get(arm.label, BALANCE).values
     ]
     note = (
-        "Per cent of all acquired images, mean over finished runs; (n): n of the arm's runs are finished. "
-        "Balance: entropy of the shares over its maximum, 1 if even."
+        "Per cent of all acquired images, mean over the finished runs. (n): over n runs, since the others are not "
+        "finished. Balance: entropy of the shares divided by its maximum; 1 if all classes are equally frequent."
     )
-    headers = ("acquisition function", *(f"class {class_}" for class_ in classes), "balance")
+    headers = (FUNCTION, *(f"class {class_}" for class_ in classes), "balance")
     return Table("classes", "Class balance of the acquired images", headers, tuple(rows), (note,))
 
 
@@ -331,10 +378,12 @@ def seconds_table(summary: Summary) -> Table:
         if phases
     ]
     note = (
-        "Seconds of a finished run, mean ± standard deviation; (n): of n of the arm's runs. "
-        "Runs may have shared the machine with others."
+        "Seconds of a finished run, mean ± standard deviation. (n): over n runs, since the others are not finished. "
+        "Other runs may have shared the machine."
     )
-    return Table("seconds", "Where the time went", ("acquisition function", *phases), tuple(rows), (note,))
+    mixed = [f"{arm.label} ({len(arm.commits)} commits)" for arm in summary.results.arms if len(arm.commits) > 1]
+    notes = (note, *([f"These means are over runs of different code: {', '.join(mixed)}."] if mixed else ()))
+    return Table("seconds", "Where the time went", (FUNCTION, *phases), tuple(rows), notes)
 
 
 def _source_notes(sources: Sequence[Source]) -> tuple[str, ...]:

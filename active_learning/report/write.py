@@ -60,8 +60,9 @@ def numbers(summary: Summary, page: Path | None = None) -> str:
 
 def draw_curves(summary: Summary, title: str) -> None:
     """Draw the test-error curves into the result folder, as PNG and SVG."""
-    for name, content in error_figure(summary, title).files.items():
-        write_atomically(summary.results.path / name, content)
+    drawn = error_figure(summary, title)
+    for name in (f"{drawn.key}.png", f"{drawn.key}.svg"):
+        write_atomically(summary.results.path / name, drawn.files[name])
 
 
 def write_report(
@@ -75,7 +76,7 @@ def write_report(
     figures, failures = all_figures(summary, gallery)
     files = write_figures(figures, output_dir / "figures")
     contents = {
-        "index.html": render_page(summary, all_tables(summary), figures, gallery, failures),
+        "index.html": render_page(summary, all_tables(summary), figures, gallery, failures, output_dir),
         **texts(summary),
     }
     for name, content in contents.items():

@@ -258,7 +258,7 @@ class ExperimentConfig:
             )
         if self.augment_strength != 1 and self.augment == "none":
             raise ConfigError(
-                f"--augment_strength {self.augment_strength} changes no run without --augment: add that too."
+                f"--augment_strength {self.augment_strength} changes no run by itself: add --augment affine, say."
             )
         if self.stopping == "validation" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to stop a fit by: leave out --stopping validation.")

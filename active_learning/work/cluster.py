@@ -34,6 +34,7 @@ from active_learning.interruption import Check, Interrupted
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.execution import Advance, describe, execute, execute_in_folder, session
+from active_learning.work.scheduler import no_scheduler
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
@@ -45,7 +46,10 @@ RUN_SOURCES = sorted(
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
         *PROGRAM_DIR.glob("active_learning/*.py"),
         *(path for name in ("settings", "models", "disk") for path in PROGRAM_DIR.glob(f"active_learning/{name}/*.py")),
-        *(Path(__file__).resolve().with_name(f"{name}.py") for name in ("__init__", "cluster", "execution")),
+        *(
+            Path(__file__).resolve().with_name(f"{name}.py")
+            for name in ("__init__", "cluster", "execution", "scheduler")
+        ),
     ]
 )
 """All code that a run's numbers can follow from."""
@@ -123,10 +127,7 @@ def existing_cluster(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ConnectionError(
-            f"--scheduler {address} does not answer as a Dask scheduler ({describe(error)}): start one with "
-            "`dask scheduler`, or leave the flag out to run on this machine"
-        ) from error
+        raise no_scheduler(address, describe(error)) from error
     with client:
         yield client
 

@@ -81,13 +81,13 @@ Demand = tuple[str, int, str]
 """What takes memory, how many bytes, and what takes less."""
 
 
-def _of_copies(config: ExperimentConfig, _runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:
+def _of_copies(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:
     if config.copies == 1:  # the data set is there already
         return "", 0, ""
     a_copy = data.train_images.nbytes + BYTES_OF_AN_INDEX * len(data.train_labels)
     a_copy += int(a_copy * _kept(config, data).mean()) if config.classes else 0  # the kept images are a copy once more
     noise = BYTES_OF_NOISE * data.train_images.size
-    fitting = max(1, (left - noise) // a_copy)
+    fitting = max(1, (left - noise - _of_passes(config, runs, data, left)[1]) // a_copy)
     return f"--copies {config.copies}", config.copies * a_copy + noise, f"give at most {fitting}"
 
 

@@ -17,6 +17,8 @@ from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
 from active_learning.settings.networks import NETWORKS
 from active_learning.work.progress import Progress
+from active_learning.work.scheduler import await_scheduler
+from load_data import DATASETS
 
 if TYPE_CHECKING:
     from active_learning.work.execution import Advance
@@ -47,6 +49,8 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
         OSError: when the disk is full or no longer writable, or the cluster cannot be reached.
     """
     with locked(config.result_dir) as holder:
+        if config.scheduler is not None:
+            await_scheduler(config.scheduler, check)
         # torch takes seconds to import: only once the folder is known to be ours
         from active_learning.work.execution import choose_hardware
 
@@ -122,6 +126,10 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
     from active_learning.work.execution import check_memory, load_cached
 
     runs = [folder.config for folder in folders]
+    if config.data_dir is not None and DATASETS[config.dataset].download is None and not config.quiet:
+        print(
+            f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
+        )
     data = load_cached(config.dataset, config.data_dir, check)  # without copies, for which there may be no memory
     smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
     if side < smallest:

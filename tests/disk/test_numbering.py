@@ -140,7 +140,7 @@ def test_the_page_names_images_as_the_data_set_does(tiny_main: Tiny, tmp_path: P
     assert tiny_main("--result_dir", tmp_path, *REDUCED) == 0
     labels = load_cached("tiny", None).train_labels
     page = write_report(summarise(read_results(tmp_path))).page.read_text(encoding="utf-8")
-    named = re.findall(r"training image (\d+), a (\d+)", page)
+    named = re.findall(r"training image (\d+), class (\d+)", page)
     assert len(named) == 16
     assert all(labels[int(index)] == int(label) for index, label in named)
 

@@ -3,11 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import pytest
 
+from active_learning.report.colours import DARK
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
 from active_learning.report.write import write_report
@@ -37,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the page of a small experiment with everything that a page can have."""
     folder = tmp_path_factory.mktemp("experiment")
-    write_experiment(folder, repetitions=2, rounds=12, dataset="mnist")
+    write_experiment(folder, repetitions=9, rounds=12, dataset="mnist")
     images = np.random.default_rng(1).integers(0, 256, (4000, 1, 28, 28), dtype=np.uint8)
     labels = np.arange(4000, dtype=np.int64) % 10
     data = ImageData(images, labels, images[:1], labels[:1], 10, (0.5,), (0.5,))
@@ -108,14 +111,67 @@ def test_no_table_is_cut_on_a_desktop(browser: Any, page: str) -> None:
     assert cut == []
 
 
-def test_a_phone_shows_the_first_numbers_and_that_there_are_more(browser: Any, page: str) -> None:
+def test_a_phone_shows_the_whole_first_table_and_that_there_is_more_of_others(browser: Any, page: str) -> None:
     show(browser, page, 360)
     right = browser.execute_script(
-        "return document.querySelector('#table-headline tbody tr').cells[4].getBoundingClientRect().right"
+        "return [...document.querySelector('#table-headline tbody tr').cells].at(-1).getBoundingClientRect().right"
     )
     assert right <= 360
     layers = browser.execute_script("return getComputedStyle(document.querySelector('.scroll')).backgroundImage")
     assert layers.count("linear-gradient") == 4  # two shadows, and what covers them at the ends
+
+
+def test_a_desktop_is_used_from_side_to_side(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    left, right = browser.execute_script(
+        "return [document.querySelector('nav').getBoundingClientRect().left,"
+        " document.querySelector('#figure-test_error img').getBoundingClientRect().right]"
+    )
+    assert left < 64
+    assert right > 1280 - 64
+
+
+def test_every_link_leads_somewhere(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    script = "return [...document.links].map((link) => [link.getAttribute('href'), link.href])"
+    links = dict(browser.execute_script(script))
+    for written, whole in links.items():
+        if written.startswith("#"):
+            assert browser.find_elements("css selector", written), written
+        elif not written.startswith("https://"):
+            assert Path(unquote(urlparse(whole).path)).exists(), written
+    assert {"numbers.csv", "numbers.json", "../runs/bald-MC_dropout%3DTrue/repetition_1"} < set(links)
+    assert "https://proceedings.mlr.press/v70/gal17a.html" in links
+    assert sum(written.startswith("#") for written in links) > 12  # a table of contents, down to figures and tables
+
+
+def test_the_command_is_copied_with_a_click(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    command = browser.find_element("css selector", "#runs pre").text
+    browser.find_element("css selector", "#runs .copy").click()
+    assert browser.find_element("css selector", "#runs .copy").text == "Copied"
+    browser.execute_script("document.querySelector('h1').contentEditable = true; document.querySelector('h1').focus()")
+    browser.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+    copied = browser.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+    assert copied.split() == command.split()
+
+
+def test_a_reader_of_dark_pages_gets_one(browser: Any, page: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        show(browser, page, 1280)
+        ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        # The figure is painted on a canvas, and the colour of its corner is taken: it has the ground of the page.
+        corner = browser.execute_script(
+            "const image = document.querySelector('#figure-test_error img'), canvas = document.createElement('canvas');"
+            "const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);"
+            "return [...context.getImageData(2, 2, 1, 1).data].slice(0, 3)"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert ground == f"rgb({', '.join(str(int(DARK[start : start + 2], 16)) for start in (1, 3, 5))})"
+    assert corner == [int(DARK[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def test_the_gallery_begins_with_its_figure_and_every_list_is_folded(browser: Any, page: str) -> None:
@@ -158,10 +214,10 @@ def column(browser: Any, key: str, number: int) -> list[str]:
 def test_a_click_sorts_by_number_and_another_turns_it_round(browser: Any, page: str) -> None:
     show(browser, page, 1280)
     before = column(browser, "headline", 1)
-    head = browser.find_elements("css selector", "#table-headline thead button")[6]
+    head = browser.find_elements("css selector", "#table-headline thead button")[5]
     head.click()
-    seconds = [float(text.split()[0]) for text in column(browser, "headline", 6)]
-    assert seconds == sorted(seconds)
+    at_the_end = [float(text.split()[0]) for text in column(browser, "headline", 5)]
+    assert at_the_end == sorted(at_the_end)
     error_head = browser.find_elements("css selector", "#table-error thead button")[1]
     error_head.click()
     upwards = [float(text.split()[0]) for text in column(browser, "error", 1)]
@@ -189,5 +245,5 @@ def test_it_reads_without_its_script(browser: Any, page: str) -> None:
         assert browser.find_elements("css selector", "thead button") == []
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
-    for words in ("Summary", "Test error against acquired images", "Behind each number stand 2 repetitions."):
+    for words in ("Summary", "Test error against acquired images", "Each number is from 9 repetitions."):
         assert words in text

@@ -196,9 +196,11 @@ def test_a_device_that_is_not_there_is_refused(
 def test_a_scheduler_that_does_not_answer(
     tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("active_learning.work.cluster.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("active_learning.work.scheduler.SECONDS", 0.2)
     assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:1") == 1
-    assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler" in capsys.readouterr().err
+    assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler (Connection" in capsys.readouterr().err
+    assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:99999") == 1
+    assert "--scheduler tcp://127.0.0.1:99999 does not answer" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_synced_refuses_no_run(
@@ -235,6 +237,14 @@ def test_a_graph_that_cannot_fit_is_refused_before_any_run(
     flags = ("--result_dir", tmp_path, "--classes", 2, 8, "--mbr", "--mbr_neighbours", 3)
     assert tiny_main(*flags) == 2
     assert "--mbr, with its graph of 30 images, takes 0.0 GB, and 1 run can have 0.0 GB: " in capsys.readouterr().err
+
+
+def test_a_data_folder_that_is_not_looked_into_is_said(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "uniform", "--data_dir", "/nope")
+    assert tiny_main(*flags) == 0
+    assert "--data_dir /nope is not looked into: tiny comes with a package.\n" in capsys.readouterr().err
 
 
 def test_copies_that_cannot_fit_are_refused_before_any_run(

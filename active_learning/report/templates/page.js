@@ -22,3 +22,14 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     });
   });
 }
+for (const command of document.querySelectorAll("pre")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy";
+  button.textContent = "Copy the command";
+  button.addEventListener("click", () => {
+    getSelection().selectAllChildren(command);
+    button.textContent = document.execCommand("copy") ? "Copied" : "Selected: copy it with the keyboard";
+  });
+  command.after(button);
+}
