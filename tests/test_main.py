@@ -75,8 +75,8 @@ BAD_INPUTS = {
     "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
     "--warm_start, --status, --quiet, --json stand alone, without a value, and run, status, report or rank come first.",
     "--acq_func bald --config a_function.yaml uniform": "'uniform' belongs to no flag: write --NAME VALUE; only "
-    "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status or report "
-    "come first.",
+    "--determ, --mbr, --warm_start, --status, --quiet, --json stand alone, without a value, and run, status, report "
+    "or rank come first.",
     "--acq_func epig --masks image": "--acq_func epig needs passes that are posterior samples, which --masks image "
     "gives none of: take --masks pass.",
     "--query 0": "--query 0 is not allowed: it takes a number of at least 1.",
