@@ -211,7 +211,9 @@ class ExperimentConfig:
     scheduler: str | None = _how(
         None, "spread the runs over the Dask cluster with this address, such as tcp://HOST:8786 (tls:// as Dask is set)"
     )
-    status: bool = _how(False, "run nothing: print which runs of these settings are done, going, failed or to do")
+    status: bool = _how(
+        False, "run nothing: print which runs of these settings are done, going, stopped, failed or to do"
+    )
     quiet: bool = _how(False, "print nothing but errors, and what --json asks for")
     json: bool = _how(False, "print every number of the results as one JSON document instead of the table")
 

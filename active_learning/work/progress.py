@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -101,10 +102,14 @@ class Progress:
         """Return about how long all runs that are not finished take."""
         now = time.monotonic()
         if now >= self.estimated_at + SECONDS_BETWEEN_ESTIMATES:
-            for run in set(self.folders) - self.read:
-                self.folders[run].load()
-            self.read = set(self.folders)
-            found = time_left(list(self.folders.values()), self.side_by_side or max(1, len(self.going)))
-            self.left = "" if found is None else f", about {found} left"
             self.estimated_at = now
+            with suppress(Exception):  # whatever is wrong with a file of seconds, no run ends by it
+                self.left = self._estimate()
         return self.left
+
+    def _estimate(self) -> str:
+        for run in set(self.folders) - self.read:
+            self.folders[run].load()
+        self.read = set(self.folders)
+        found = time_left(list(self.folders.values()), self.side_by_side or max(1, len(self.going)))
+        return "" if found is None else f", about {found} left"

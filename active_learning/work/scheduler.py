@@ -10,17 +10,22 @@ SECONDS = 5.0
 
 
 def await_scheduler(address: str, check: Check) -> None:
-    """Wait until something listens at an address, `tcp://HOST:PORT` or `tls://HOST:PORT`.
+    """Wait until a scheduler answers at an address, `tcp://HOST:PORT`; of `tls://HOST:PORT` until something listens.
+
+    A scheduler is the first to speak. For anything else that listens, such as an SSH server's forwarded port, Dask's
+    client would wait forever.
 
     Raises:
-        ConnectionError: when nothing does.
+        ConnectionError: when none does.
     """
     host, _, port = address.partition("://")[2].rpartition(":")
     deadline = time.monotonic() + SECONDS
     while True:
         check()
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS).close()
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS) as there:
+                if address.startswith("tcp:") and not there.recv(1):
+                    raise OSError("it hung up")
         except (OSError, OverflowError) as error:
             if time.monotonic() > deadline:
                 raise no_scheduler(address, getattr(error, "strerror", None) or str(error)) from error
