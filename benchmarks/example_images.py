@@ -3,6 +3,7 @@
 python -m benchmarks.example_images digits --count 4000 --labelled 20   the folder, and beside it digits_truth.csv
 python -m benchmarks.example_images digits --answer BATCH               fill in the labels of a batch.csv
 python -m benchmarks.example_images digits --check RANKING              how often a ranking.csv errs on the pool
+python -m benchmarks.example_images digits --rounds 5                   rounds by two functions, answered from the truth
 """
 
 import argparse
@@ -18,6 +19,7 @@ from PIL import Image
 from active_learning.disk.files import write_atomically
 from active_learning.ranking.tables import csv_text, normal, read_csv
 from load_data import load_data
+from main import main as rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,10 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, help="where the data set is, as in main.py")
     parser.add_argument("--answer", type=Path, metavar="BATCH", help="fill in the labels of this file")
     parser.add_argument("--check", type=Path, metavar="RANKING", help="print the error of this ranking's predictions")
-    flags = parser.parse_args(argv)
+    parser.add_argument("--rounds", type=int, metavar="N", help="rank by PowerBALD and at random, each N rounds long")
+    flags, others = parser.parse_known_args(argv)
+    if others and not flags.rounds:
+        parser.error(f"these belong to no flag: {' '.join(others)}")
     truth = flags.folder.with_name(f"{flags.folder.name}_truth.csv")
     if flags.answer:
         answer(flags.answer, truth)
+    elif flags.rounds:
+        for function in ("power_bald", "uniform"):
+            errors = walk(flags.folder, truth, function, flags.rounds, others)
+            print(f"{function}: errors on the pool after 0 to {flags.rounds} rounds, %: {errors}")
     elif flags.check:
         wrong, images = check(flags.check, truth)
         print(f"{wrong} of {images} images of the pool are taken for another digit: {wrong / images:.2%}")
@@ -66,6 +75,30 @@ def make(
         Image.fromarray(images[index]).save(path)
         rows.append((name, label))
     write_atomically(truth, csv_text(("file_name", "label"), rows))
+
+
+def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[str]) -> str:
+    """Rank, answer and rank again; return the errors on the pool after each round, in per cent.
+
+    Args:
+        folder: the images.
+        truth: their labels.
+        function: the acquisition function.
+        rounds: how often a batch is answered.
+        flags: others, for `main.py rank`.
+    """
+    results = folder.with_name(f"{folder.name}_ranking_{function}")
+    batch, errors = results / "batch.csv", []
+    for round_ in range(rounds + 1):
+        words = ["rank", str(folder), "--acq_func", function, "--result_dir", str(results), "--val_share=0", "--quiet"]
+        if round_:
+            answer(batch, truth)
+            words += ["--labels", str(batch)]
+        if code := rank([*words, *flags]):
+            raise SystemExit(code)
+        wrong, images = check(results / "ranking.csv", truth)
+        errors.append(f"{100 * wrong / images:.1f}")
+    return ", ".join(errors)
 
 
 def answer(batch: Path, truth: Path) -> None:

@@ -154,7 +154,7 @@ def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
     """Return whether more labels pay, in sentences, with the evidence."""
     unknown = (
         "What a random choice would have given is not known: it would take as many labels again, of images drawn at "
-        "random. Where the truth is known it can be measured; the README has such figures for digits."
+        "random. Where the truth is known it can be measured, as in the README's example."
     )
     halves = estimate.halves
     if halves is None:

@@ -39,5 +39,9 @@ def test_the_readmes_commands_walk_two_rounds(
     page = Path("digits_ranking/index.html").read_text()
     assert "round 2: 150 images, 30 of them labelled, 120 in the pool" in page
     assert len(list(Path("digits").glob("[0-9]/*.png"))) == 20
+    assert example_images.main(["digits", "--rounds=1", *FAST]) == 0
+    printed = capsys.readouterr().out
+    assert "power_bald: errors on the pool after 0 to 1 rounds, %: " in printed
+    assert "uniform: errors on the pool after 0 to 1 rounds, %: " in printed
     assert example_images.main(["digits", "--check", "digits_ranking/ranking.csv"]) == 0
     assert "of 120 images of the pool are taken for another digit" in capsys.readouterr().out
