@@ -24,6 +24,7 @@ from active_learning.ranking.journal import Choice, Journal, digest
 from active_learning.ranking.label_studio import interface, tasks
 from active_learning.ranking.labels import Label, given_labels, new_labels, read_answers, unread
 from active_learning.ranking.library import Library, open_library
+from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
 from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
 from active_learning.ranking.tables import csv_text, spreadsheet_safe
@@ -123,8 +124,9 @@ class _Session:
         limits = (smallest, MOST_PRETRAINED_SIDE if config.pretrained else max(smallest, MOST_SIDE))
         library = open_library(listing, config.folder / "cache", config.image_size, limits, self.progress, self.check)
         self._tell_of_images(listing, library)
-        labels, classes = self._labels(listing, library)
-        self._spare_answers(library, labels)
+        names = Names(library, self.journal.asked())
+        labels, classes = self._labels(listing, library, names)
+        self._spare_answers(names)
         inputs, weights = self._inputs(library)
         round_ = self._round(library, inputs, labels, 1)
         number = self.journal.round_of(state := digest([round_.state, weights]))
@@ -132,14 +134,14 @@ class _Session:
         if not ranking.choices:
             self.say(f"All {len(library.pictures)} images are labelled: there is nothing left to ask for.")
             return
-        self._spare_answers(library, labels)  # the training may have taken long enough for the user to fill them in
+        self._spare_answers(names)  # the training may have taken long enough for the user to fill them in
         about = {"labels": ranking.labels, "classes": list(ranking.classes), "settings": round_.state["settings"]}
         self.journal.add_round(number, state, config.acquisition, ranking.choices, about)
         with self.timed("write"):
             self._write(listing, library, labels, classes, ranking)
         self._tell(ranking, library)
 
-    def _labels(self, listing: Listing, library: Library) -> tuple[dict[str, Label], list[str]]:
+    def _labels(self, listing: Listing, library: Library, names: Names) -> tuple[dict[str, Label], list[str]]:
         """Return all labels, and all classes, once what is new is in the journal."""
         journal, place = self.journal, str(self.config.folder / "journal.jsonl")
         given = given_labels(listing, library)
@@ -151,7 +153,7 @@ class _Session:
             journal.add_classes(added)
         classes = {label.name for label in known.values()} | journal.classes()
         if self.config.labels is not None:
-            known |= self._taken_in(self.config.labels, library, known, classes)
+            known |= self._taken_in(self.config.labels, names, known, classes)
         there = {picture.sha256 for picture in library.pictures}
         if lost := sum(sha256 not in there for sha256 in known):
             self.note(f"Labelled images that are gone, or have changed: {lost}. Their labels are kept, and not used.")
@@ -159,15 +161,21 @@ class _Session:
         return {sha256: label for sha256, label in known.items() if sha256 in there}, sorted(every)
 
     def _taken_in(
-        self, path: Path, library: Library, known: Mapping[str, Label], classes: Collection[str]
+        self, path: Path, names: Names, known: Mapping[str, Label], classes: Collection[str]
     ) -> dict[str, Label]:
         """Return the labels of a file that are new, once they are in the journal."""
-        answers = read_answers(path, library)
-        new = new_labels(answers, library, known, classes, relabel=self.config.relabel)
+        answers = read_answers(path, names)
+        new = new_labels(answers, names, known, classes, relabel=self.config.relabel)
         if new:
             rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
             self.journal.add_labels(rows, str(path))
         self.say(f"{path}: {len(answers)} labels, {len(new)} of them new.")
+        renamed = [(answer.file_name, now) for answer in answers if (now := names.renamed(answer))]
+        if renamed:
+            self.note(
+                f"Labels of files that were renamed since they were asked for: {len(renamed)} (the first: "
+                f"{renamed[0][0]!r}, now {renamed[0][1]!r}). They stay with the images that were asked for."
+            )
         return new
 
     def _tell_of_answers(self, given: Mapping[str, Label], kept: Mapping[str, Label]) -> None:
@@ -187,11 +195,12 @@ class _Session:
                 f"{self.config.images}; name another folder."
             )
 
-    def _spare_answers(self, library: Library, labels: Mapping[str, Label]) -> None:
+    def _spare_answers(self, names: Names) -> None:
         """Refuse to write over labels that the user has filled in and not handed over."""
+        stored = {sha256: label for sha256, (_, label) in self.journal.labels().items()}
         for name in ("batch.csv", "ranking.csv"):
             path = self.config.folder / name
-            if count := unread(path, library, labels):
+            if count := unread(path, names, stored):
                 raise StoreError(
                     f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
                     f"{path} to take them in, or delete the file."

@@ -98,6 +98,10 @@ class Journal:
                     found[row["sha256"]] = (row["file_name"], row["label"])
         return found
 
+    def asked(self) -> dict[str, str]:
+        """Return the content's sha256 of each file name that was asked for, as it was when it was asked for last."""
+        return {row["file_name"]: row["sha256"] for event in self._rounds() for row in event["images"]}
+
     def classes(self) -> set[str]:
         """Return the classes that the user named."""
         return {name for event in self.events if event["event"] == "classes" for name in event["classes"]}

@@ -10,7 +10,8 @@ from active_learning.ranking.config import check_class
 from active_learning.ranking.files import Listing
 from active_learning.ranking.label_studio import read_export
 from active_learning.ranking.library import Library
-from active_learning.ranking.tables import Answer, normal, read_csv
+from active_learning.ranking.names import Names
+from active_learning.ranking.tables import Answer, read_csv
 from active_learning.settings.config import ConfigError
 from load_data import DataError
 
@@ -45,7 +46,7 @@ def given_labels(listing: Listing, library: Library) -> dict[str, Label]:
     return found
 
 
-def read_answers(path: Path, library: Library) -> list[Answer]:
+def read_answers(path: Path, names: Names) -> list[Answer]:
     """Return the labels of a CSV or of an export of Label Studio; images without one are left out.
 
     Raises:
@@ -58,13 +59,13 @@ def read_answers(path: Path, library: Library) -> list[Answer]:
     except OSError as error:
         raise ConfigError(f"--labels {path} cannot be read ({error.strerror}): name a CSV or a JSON file.") from error
     if path.suffix.lower() == ".json" or start[:1] in (b"[", b"{"):
-        return read_export(path, library.by_name())
+        return read_export(path, names.pictures)
     return [answer for answer in read_csv(path) if answer.label]
 
 
 def new_labels(
     answers: Sequence[Answer],
-    library: Library,
+    names: Names,
     known: Mapping[str, Label],
     classes: Collection[str],
     *,
@@ -74,7 +75,7 @@ def new_labels(
 
     Args:
         answers: what a file says.
-        library: the images.
+        names: which image each of them is about.
         known: the labels so far.
         classes: those that a label may have; without any, every name is one.
         relabel: whether an answer may differ from a known label, and replace it.
@@ -82,26 +83,28 @@ def new_labels(
     Raises:
         DataError: for an unknown image or class, and for labels that contradict each other.
     """
-    pictures = library.by_name()
     found: dict[str, Label] = {}
     for answer in answers:
-        picture = pictures.get(answer.file_name) or pictures.get(normal(answer.file_name))
+        sha256 = names.content(answer) or ""
+        picture = names.contents.get(sha256)
         if picture is None:
-            raise DataError(_unknown_file(answer, library, pictures))
+            if sha256 in known and known[sha256].name == answer.label:
+                continue  # a file of all labels so far, and this image has gone since
+            raise DataError(_no_image(answer, names))
         _check_class(answer, classes)
-        before = found.get(picture.sha256) or (None if relabel else known.get(picture.sha256))
+        before = found.get(sha256) or (None if relabel else known.get(sha256))
         if before is not None and before.name != answer.label:
-            again = "" if picture.sha256 in found else ", or add --relabel to let the new label replace the old one"
+            again = "" if sha256 in found else ", or add --relabel to let the new label replace the old one"
             raise DataError(
                 f"{answer.where}: {answer.file_name!r} is {answer.label!r} here and {before.name!r} in {before.where}: "
                 f"correct one of the two{again}."
             )
-        found[picture.sha256] = Label(answer.label, answer.file_name, answer.where)
+        found[sha256] = Label(answer.label, names.named(answer, picture), answer.where)
     return {sha256: label for sha256, label in found.items() if sha256 not in known or known[sha256].name != label.name}
 
 
-def unread(path: Path, library: Library, known: Mapping[str, Label]) -> int:
-    """Return how many labels a file of ours holds, filled in by the user, that have not been taken in.
+def unread(path: Path, names: Names, stored: Mapping[str, str]) -> int:
+    """Return how many labels a file of ours holds, filled in by the user, that the journal's labels `stored` lack.
 
     Raises:
         DataError: when it has been changed into what cannot be read.
@@ -109,19 +112,23 @@ def unread(path: Path, library: Library, known: Mapping[str, Label]) -> int:
     if not path.exists():
         return 0
     answers = [answer for answer in read_csv(path, needs_label=False) if answer.label]
-    pictures = library.by_name()
-    held = {name: known[picture.sha256].name for name, picture in pictures.items() if picture.sha256 in known}
-    return sum(held.get(answer.file_name) != answer.label for answer in answers)
+    return sum(stored.get(names.content(answer) or "") != answer.label for answer in answers)
 
 
-def _unknown_file(answer: Answer, library: Library, names: Collection[str]) -> str:
-    if answer.file_name in library.skipped:
-        reason = library.skipped[answer.file_name]
-        return f"{answer.where}: {answer.file_name!r} has been left out, since {reason}: delete this line."
-    close = difflib.get_close_matches(answer.file_name, list(names)[:10_000], n=1)
+def _no_image(answer: Answer, names: Names) -> str:
+    name, skipped = answer.file_name, names.library.skipped
+    if name in skipped:
+        return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: delete this line."
+    if names.known(name) in names.pictures:
+        return (
+            f"{answer.where}: {name!r} is another picture now than when it was asked for, and the one that was asked "
+            "for is gone: put that one back under any name, or delete this line; to label the new picture, rename the "
+            "file and give its label under the new name."
+        )
+    close = difflib.get_close_matches(name, list(names.pictures)[:10_000], n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (
-        f"{answer.where}: {answer.file_name!r} is none of the {len(names)} images{hint}: names are relative to the "
+        f"{answer.where}: {name!r} is none of the {len(names.pictures)} images{hint}: names are relative to the "
         "images' folder; correct or delete this line."
     )
 

@@ -463,3 +463,43 @@ def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended.value.code == 0
     printed = capsys.readouterr().out
     assert all(f"--{name}" in printed for name in ("labels", "query", "export", "random_share", "image_size"))
+
+
+def test_a_label_stays_with_the_image_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two files swap their names, and a third one moves, between the question and the answer."""
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images)
+    assert rank(images) == 0
+    one, two, three, _ = names(results / "batch.csv")
+    before = {name: (images / name).read_bytes() for name in (one, two, three)}
+    (images / one).write_bytes(before[two])
+    (images / two).write_bytes(before[one])
+    (images / three).rename(images / "moved.png")
+    fill_in(results / "batch.csv", {one: "cat", two: "dog", three: "owl"}, only=3)
+    assert rank(images) == 1  # the answers would be written over
+    assert rank(images, "--labels", results / "batch.csv") == 0
+    assert answered(results) == {two: "cat", one: "dog", "moved.png": "owl"}
+    assert f"renamed since they were asked for: 3 (the first: {one!r}, now {two!r})" in capsys.readouterr().err
+
+
+def test_a_label_of_an_image_that_was_replaced_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images)
+    assert rank(images) == 0
+    one, two, *_ = names(results / "batch.csv")
+    first = labels(tmp_path, f"file_name,label\n{one},cat\n")
+    replaced = (images / one).read_bytes()
+    save(draw(2, 77), images / one)
+    assert rank(images, "--labels", first) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"labels.csv, line 2: {one!r} is another picture now than when it was asked for" in told
+    assert "rename the file" in told
+    assert answered(results) == {}
+    (images / one).rename(images / "new.png")  # the way out that is told, for the new picture
+    assert rank(images, "--labels", labels(tmp_path, "file_name,label\nnew.png,owl\n")) == 0
+    (images / one).write_bytes(replaced)  # and for the old one
+    assert rank(images, "--labels", labels(tmp_path, f"file_name,label\n{one},cat\n")) == 0
+    (images / one).unlink()  # a file of all labels is taken again, since the journal has this one
+    both = labels(tmp_path, f"file_name,label\n{one},cat\n{two},dog\n")
+    assert rank(images, "--labels", both) == 0
+    assert answered(results) == {"new.png": "owl", one: "cat", two: "dog"}

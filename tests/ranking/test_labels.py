@@ -15,6 +15,7 @@ from active_learning.ranking.journal import Choice, Journal
 from active_learning.ranking.label_studio import interface, read_export, tasks
 from active_learning.ranking.labels import Label, new_labels, read_answers
 from active_learning.ranking.library import Library, Picture
+from active_learning.ranking.names import Names
 from active_learning.ranking.tables import csv_text, normal, read_csv, spreadsheet_safe
 from load_data import DataError
 
@@ -23,6 +24,7 @@ LIBRARY = Library(
     tuple(Picture(name, f"digest of {name}", row) for row, name in enumerate(NAMES)),
     np.zeros((4, 1, 8, 8), np.uint8), {"bad.png": "it is no image that Pillow knows"}, 0, (0, ""),
 )  # fmt: skip
+NAMED = Names(LIBRARY)
 
 
 def written(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
@@ -34,7 +36,7 @@ def written(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_csv_of_any_editor_is_read(tmp_path: Path, end: str, encoding: str) -> None:
     text = end.join(["file_name, label ,rank", '"sub/c,d.png",Käse,1', "", "./=1.png,  dog ,2", "a.png,,3"])
-    answers = read_answers(written(tmp_path, text.encode(encoding)), LIBRARY)
+    answers = read_answers(written(tmp_path, text.encode(encoding)), NAMED)
     assert [(answer.file_name, answer.label) for answer in answers] == [("sub/c,d.png", "Käse"), ("=1.png", "dog")]
     assert answers[1].where == f"{tmp_path / 'labels.csv'}, line 4"
 
@@ -65,15 +67,15 @@ def test_what_is_no_such_table_is_told_in_a_sentence(tmp_path: Path, case: str) 
     content, told = BROKEN[case]
     path = written(tmp_path, content)
     with pytest.raises(DataError) as caught:
-        read_answers(path, LIBRARY)
+        read_answers(path, NAMED)
     assert str(caught.value).startswith(str(path))
     assert told in str(caught.value)
 
 
 def added(text: str, folder: Path, *, relabel: bool = False) -> dict[str, str]:
     known = {"digest of a.png": Label("cat", "a.png", "the journal")}
-    answers = read_answers(written(folder, text), LIBRARY)
-    new = new_labels(answers, LIBRARY, known, {"cat", "dog"}, relabel=relabel)
+    answers = read_answers(written(folder, text), NAMED)
+    new = new_labels(answers, NAMED, known, {"cat", "dog"}, relabel=relabel)
     return {label.file_name: label.name for label in new.values()}
 
 
@@ -117,7 +119,7 @@ def test_an_export_of_label_studio_is_read(tmp_path: Path) -> None:
         {"id": 3, "data": {"image": "b b.png"}, "annotations": []},
     ]
     path = written(tmp_path, json.dumps(content), "export.json")
-    found = [(answer.file_name, answer.label, answer.where) for answer in read_answers(path, LIBRARY)]
+    found = [(answer.file_name, answer.label, answer.where) for answer in read_answers(path, NAMED)]
     assert found == [("a.png", "cat", f"{path}, task 1"), ("sub/c,d.png", "dog", f"{path}, task 2")]
 
 
@@ -202,7 +204,7 @@ def test_what_goes_out_comes_back(tmp_path: Path) -> None:
     for one in content:
         one["annotations"] = [{"result": one["predictions"][0]["result"], "was_cancelled": False}]
         del one["data"]["file_name"]  # the address alone is enough
-    answers = read_answers(written(tmp_path, json.dumps(content), "export.json"), LIBRARY)
+    answers = read_answers(written(tmp_path, json.dumps(content), "export.json"), NAMED)
     assert [(answer.file_name, answer.label) for answer in answers] == [(name, "cat") for name in NAMES]
 
 

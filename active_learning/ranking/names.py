@@ -1,0 +1,47 @@
+"""Which image an answer is about: by the content that was asked for under its name, else by the file of that name."""
+
+from collections.abc import Mapping
+
+from active_learning.ranking.library import Library, Picture
+from active_learning.ranking.tables import Answer, normal
+
+
+class Names:
+    """The names that images have, or had when they were asked for.
+
+    Args:
+        library: the images.
+        asked: the content's sha256 of each file name that was asked for, as it was then.
+
+    Attributes:
+        pictures: by the names of the files that are there now, copies too.
+        contents: the same by their sha256.
+    """
+
+    def __init__(self, library: Library, asked: Mapping[str, str] | None = None) -> None:
+        self.library = library
+        self.pictures = library.by_name()
+        self.contents: dict[str, Picture] = {picture.sha256: picture for picture in library.pictures}
+        # Whoever answers has looked at the image that was asked for, whatever lies under its name by now.
+        self._sha256s = {name: picture.sha256 for name, picture in self.pictures.items()} | dict(asked or {})
+
+    def content(self, answer: Answer) -> str | None:
+        """Return the sha256 of the image that an answer is about, which may be gone; None for an unknown name."""
+        name = self.known(answer.file_name)
+        return None if name is None else self._sha256s[name]
+
+    def known(self, file_name: str) -> str | None:
+        """Return a name as it is known here; None where it is not."""
+        return next((name for name in (file_name, normal(file_name)) if name in self._sha256s), None)
+
+    def renamed(self, answer: Answer) -> str:
+        """Return the name that the image of an answer has now, where it is another than the answer says; else ""."""
+        picture = self.contents.get(self.content(answer) or "")
+        return (
+            "" if picture is None or self.named(answer, picture) == self.known(answer.file_name) else picture.file_name
+        )
+
+    def named(self, answer: Answer, picture: Picture) -> str:
+        """Return the name of an answer's image: the one it says where a file of this content has that, else another."""
+        name = self.known(answer.file_name)
+        return name if name is not None and self.pictures.get(name) is picture else picture.file_name
