@@ -165,7 +165,7 @@ class _Session:
     ) -> dict[str, Label]:
         """Return the labels of a file that are new, once they are in the journal."""
         answers = read_answers(path, names)
-        new = new_labels(answers, names, known, classes, relabel=self.config.relabel)
+        new = new_labels(answers, names, known, self._stored(), classes, relabel=self.config.relabel)
         if new:
             rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
             self.journal.add_labels(rows, str(path))
@@ -197,14 +197,17 @@ class _Session:
 
     def _spare_answers(self, names: Names) -> None:
         """Refuse to write over labels that the user has filled in and not handed over."""
-        stored = {sha256: label for sha256, (_, label) in self.journal.labels().items()}
         for name in ("batch.csv", "ranking.csv"):
             path = self.config.folder / name
-            if count := unread(path, names, stored):
+            if count := unread(path, names, self._stored()):
                 raise StoreError(
                     f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
                     f"{path} to take them in, or delete the file."
                 )
+
+    def _stored(self) -> dict[str, str]:
+        """Return the class of each content's sha256 that the journal has a label of."""
+        return {sha256: label for sha256, (_, label) in self.journal.labels().items()}
 
     def _inputs(self, library: Library) -> tuple[Inputs, str]:
         """Return what the network takes of each image, and the digest of the weights that made it."""

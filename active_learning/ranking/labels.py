@@ -67,16 +67,18 @@ def new_labels(
     answers: Sequence[Answer],
     names: Names,
     known: Mapping[str, Label],
+    stored: Mapping[str, str],
     classes: Collection[str],
     *,
     relabel: bool,
 ) -> dict[str, Label]:
-    """Return what the answers add to the labels that are known: by the content's sha256.
+    """Return what the answers add to the journal's labels: by the content's sha256.
 
     Args:
         answers: what a file says.
         names: which image each of them is about.
-        known: the labels so far.
+        known: the labels so far, those that folders and the CSV of the images give too.
+        stored: those of the journal; all others may be gone with the next change of the user's files.
         classes: those that a label may have; without any, every name is one.
         relabel: whether an answer may differ from a known label, and replace it.
 
@@ -88,7 +90,7 @@ def new_labels(
         sha256 = names.content(answer) or ""
         picture = names.contents.get(sha256)
         if picture is None:
-            if sha256 in known and known[sha256].name == answer.label:
+            if stored.get(sha256) == answer.label:
                 continue  # a file of all labels so far, and this image has gone since
             raise DataError(_no_image(answer, names))
         _check_class(answer, classes)
@@ -100,7 +102,7 @@ def new_labels(
                 f"correct one of the two{again}."
             )
         found[sha256] = Label(answer.label, names.named(answer, picture), answer.where)
-    return {sha256: label for sha256, label in found.items() if sha256 not in known or known[sha256].name != label.name}
+    return {sha256: label for sha256, label in found.items() if stored.get(sha256) != label.name}
 
 
 def unread(path: Path, names: Names, stored: Mapping[str, str]) -> int:

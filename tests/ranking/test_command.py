@@ -503,3 +503,20 @@ def test_a_label_of_an_image_that_was_replaced_is_refused(tmp_path: Path, capsys
     both = labels(tmp_path, f"file_name,label\n{one},cat\n{two},dog\n")
     assert rank(images, "--labels", both) == 0
     assert answered(results) == {"new.png": "owl", one: "cat", two: "dog"}
+
+
+def test_labels_handed_over_are_kept_though_the_folders_say_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the journal does not have is stored: the folders and the CSV of images are the user's, and may change."""
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images)
+    given = labels(tmp_path, "file_name,label\ncat/0.png,cat\ndog/1.png,dog\n")
+    assert rank(images, "--labels", given) == 0
+    assert "2 labels, 2 of them new" in capsys.readouterr().out
+    assert answered(results) == {"cat/0.png": "cat", "dog/1.png": "dog"}
+    assert rank(images, "--labels", given) == 0
+    assert "2 labels, 0 of them new" in capsys.readouterr().out
+    (images / "cat/0.png").rename(images / "0.png")
+    assert rank(images) == 0
+    assert "9 of them labelled" in (results / "index.html").read_text()

@@ -74,8 +74,9 @@ def test_what_is_no_such_table_is_told_in_a_sentence(tmp_path: Path, case: str) 
 
 def added(text: str, folder: Path, *, relabel: bool = False) -> dict[str, str]:
     known = {"digest of a.png": Label("cat", "a.png", "the journal")}
+    stored = {sha256: label.name for sha256, label in known.items()}
     answers = read_answers(written(folder, text), NAMED)
-    new = new_labels(answers, NAMED, known, {"cat", "dog"}, relabel=relabel)
+    new = new_labels(answers, NAMED, known, stored, {"cat", "dog"}, relabel=relabel)
     return {label.file_name: label.name for label in new.values()}
 
 
