@@ -169,7 +169,9 @@ class _Session:
         if new:
             rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
             self.journal.add_labels(rows, str(path))
-        self.say(f"{path}: {len(answers)} labels, {len(new)} of them new.")
+        count = sum(bool(answer.label) for answer in answers)
+        without = f", {len(answers) - count} tasks without an answer" if count < len(answers) else ""
+        self.say(f"{path}: {count} labels, {len(new)} of them new{without}.")
         renamed = [(answer.file_name, now) for answer in answers if (now := names.renamed(answer))]
         if renamed:
             self.note(

@@ -7,6 +7,7 @@ confidence; what the acquisition function says stands in the task's data.
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,15 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
 from active_learning.ranking.journal import Choice
-from active_learning.ranking.library import Picture
+from active_learning.ranking.names import Names
 from active_learning.ranking.tables import Answer
 from load_data import DataError
 
 FROM_NAME, TO_NAME = "label", "image"
 """What the labelling interface calls the classes to choose from, and the image."""
+
+UPLOAD = re.compile(r"[0-9a-f]{8}-")
+"""What Label Studio puts before the name of a file that is uploaded to it."""
 
 
 def tasks(choices: Sequence[Choice], round_: int, acquisition: str, image_url: str) -> bytes:
@@ -60,12 +64,13 @@ def interface(classes: Sequence[str]) -> bytes:
     return content + b"\n"
 
 
-def read_export(path: Path, pictures: Mapping[str, Picture]) -> list[Answer]:
-    """Return the labels of an export in JSON; tasks that were skipped, or have no annotation, have none.
+def read_export(path: Path, names: Names) -> list[Answer]:
+    """Return the answers of an export in JSON: one a task, without a label where it was skipped or left empty.
 
     Args:
         path: the file.
-        pictures: by their names; an image is known by the name in its task's data, else by the end of its address.
+        names: of the images; one is known by the sha256 in its task's data, else by its name there, else by the end of
+            its address.
 
     Raises:
         DataError: when it is no such export, saying which task is wrong.
@@ -76,7 +81,7 @@ def read_export(path: Path, pictures: Mapping[str, Picture]) -> list[Answer]:
         raise DataError(f"{path} is no JSON ({error}): export the project from Label Studio as JSON.") from error
     if not isinstance(content, list):
         raise DataError(f"{path} is no list of tasks: export the project from Label Studio as JSON.")
-    return [answer for number, task in enumerate(content, 1) for answer in _answers(path, number, task, pictures)]
+    return [_answer(path, number, task, names) for number, task in enumerate(content, 1)]
 
 
 def _prediction(choice: Choice, model_version: str) -> dict[str, Any]:
@@ -85,37 +90,63 @@ def _prediction(choice: Choice, model_version: str) -> dict[str, Any]:
     return {"model_version": model_version, "score": choice.confidence, "result": [result]}
 
 
-def _answers(path: Path, number: int, task: Any, pictures: Mapping[str, Picture]) -> list[Answer]:
+def _answer(path: Path, number: int, task: Any, names: Names) -> Answer:
     where = f"{path}, task {number}"
     if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
         raise DataError(f"{where}: there is no data: export the project from Label Studio as JSON, not as JSON-MIN.")
+    where += f" (id {task['id']})" if "id" in task else ""  # which Label Studio shows
     annotations = task.get("annotations", [])
     if not isinstance(annotations, list):
         raise DataError(f"{where}: its annotations are no list: export the project from Label Studio as JSON.")
     done = [entry for entry in annotations if not (isinstance(entry, dict) and entry.get("was_cancelled"))]
-    return [Answer(_file_name(where, task["data"], pictures), _choice(where, entry), where) for entry in done]
+    found = sorted({label for entry in done if (label := _choice(where, entry))})
+    if len(found) > 1:
+        raise DataError(
+            f"{where}: its annotations disagree ({' and '.join(map(repr, found))}): delete one of them in Label "
+            "Studio, and export again."
+        )
+    if not found:
+        return Answer("", "", where, task=True)
+    data = task["data"]
+    sha256 = str(data.get("sha256") or "").strip().lower()
+    return Answer(_file_name(where, data, names, needed=not sha256), found[0], where, sha256, task=True)
 
 
 def _choice(where: str, annotation: Any) -> str:
+    """Return the class that an annotation says; nothing where it was submitted without any."""
+    result = annotation.get("result") if isinstance(annotation, dict) else None
+    if result == []:
+        return ""
+    entries = result if isinstance(result, list) else []
+    choices = [entry for entry in entries if isinstance(entry, dict) and entry.get("type") == "choices"]
+    if len(choices) > 1:  # an interface of the user's own, which asks for other things as well
+        choices = [entry for entry in choices if entry.get("from_name") == FROM_NAME]
     try:
-        (label,) = annotation["result"][0]["value"]["choices"]
+        (choice,) = choices
+        (label,) = choice["value"]["choices"]
     except (LookupError, TypeError, ValueError):
         label = None
     if not isinstance(label, str):
         raise DataError(
-            f"{where}: its annotation is not one class (result[0].value.choices with one name): an image has one."
+            f"{where}: its annotation is not one class (one result of the type choices, called {FROM_NAME!r} where "
+            "there are several, with one name): correct it in Label Studio, and export again."
         )
     return label.strip()
 
 
-def _file_name(where: str, data: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
+def _file_name(where: str, data: Mapping[str, Any], names: Names, *, needed: bool) -> str:
     if isinstance(data.get("file_name"), str):
         return str(data["file_name"])
     address = data.get("image")
     if not isinstance(address, str):
-        raise DataError(f"{where}: its data has neither file_name nor image: which image is it?")
+        if needed:
+            raise DataError(f"{where}: its data has neither file_name nor image: which image is it?")
+        return ""
     split = urlsplit(address)
     path = parse_qs(split.query).get("d", [unquote(split.path)])[0].lstrip("/")
-    while path not in pictures and "/" in path:  # the folder of images may be some way down
+    while names.known(path) is None and "/" in path:  # the folder of images may be some way down
         path = path.partition("/")[2]
-    return path if path in pictures else posixpath.basename(unquote(split.path)) or address
+    if names.known(path) is not None:
+        return path
+    plain = UPLOAD.sub("", path, count=1) if UPLOAD.match(path) else path
+    return plain if names.known(plain) is not None else posixpath.basename(unquote(split.path)) or address

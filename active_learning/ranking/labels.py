@@ -47,7 +47,7 @@ def given_labels(listing: Listing, library: Library) -> dict[str, Label]:
 
 
 def read_answers(path: Path, names: Names) -> list[Answer]:
-    """Return the labels of a CSV or of an export of Label Studio; images without one are left out.
+    """Return the labels of a CSV, or the answers of an export of Label Studio, of which some may have no label.
 
     Raises:
         ConfigError: when there is no such file.
@@ -59,7 +59,7 @@ def read_answers(path: Path, names: Names) -> list[Answer]:
     except OSError as error:
         raise ConfigError(f"--labels {path} cannot be read ({error.strerror}): name a CSV or a JSON file.") from error
     if path.suffix.lower() == ".json" or start[:1] in (b"[", b"{"):
-        return read_export(path, names.pictures)
+        return read_export(path, names)
     return [answer for answer in read_csv(path) if answer.label]
 
 
@@ -87,6 +87,8 @@ def new_labels(
     """
     found: dict[str, Label] = {}
     for answer in answers:
+        if not answer.label:
+            continue
         sha256 = names.content(answer) or ""
         picture = names.contents.get(sha256)
         if picture is None:
@@ -119,19 +121,26 @@ def unread(path: Path, names: Names, stored: Mapping[str, str]) -> int:
 
 def _no_image(answer: Answer, names: Names) -> str:
     name, skipped = answer.file_name, names.library.skipped
+    delete = "delete the task in Label Studio, and export again" if answer.task else "delete this line"
     if name in skipped:
-        return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: delete this line."
+        return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: {delete}."
+    if answer.sha256:
+        return (
+            f"{answer.where}: none of the {len(names.contents)} images is the one that the task was made for "
+            f"({name!r}, sha256 {answer.sha256[:12]}): put the file back, or {delete}."
+        )
     if names.known(name) in names.pictures:
         return (
             f"{answer.where}: {name!r} is another picture now than when it was asked for, and the one that was asked "
-            "for is gone: put that one back under any name, or delete this line; to label the new picture, rename the "
-            "file and give its label under the new name."
+            f"for is gone: put that one back under any name, or {delete}; to label the new picture, rename the file "
+            "and give its label under the new name."
         )
     close = difflib.get_close_matches(name, list(names.pictures)[:10_000], n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
+    way_out = f"put the file back, or {delete}" if answer.task else "correct or delete this line"
     return (
         f"{answer.where}: {name!r} is none of the {len(names.pictures)} images{hint}: names are relative to the "
-        "images' folder; correct or delete this line."
+        f"images' folder; {way_out}."
     )
 
 

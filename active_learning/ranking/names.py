@@ -27,6 +27,8 @@ class Names:
 
     def content(self, answer: Answer) -> str | None:
         """Return the sha256 of the image that an answer is about, which may be gone; None for an unknown name."""
+        if answer.sha256:
+            return answer.sha256
         name = self.known(answer.file_name)
         return None if name is None else self._sha256s[name]
 
@@ -36,10 +38,8 @@ class Names:
 
     def renamed(self, answer: Answer) -> str:
         """Return the name that the image of an answer has now, where it is another than the answer says; else ""."""
-        picture = self.contents.get(self.content(answer) or "")
-        return (
-            "" if picture is None or self.named(answer, picture) == self.known(answer.file_name) else picture.file_name
-        )
+        picture, name = self.contents.get(self.content(answer) or ""), self.known(answer.file_name)
+        return "" if picture is None or name in (None, self.named(answer, picture)) else picture.file_name
 
     def named(self, answer: Answer, picture: Picture) -> str:
         """Return the name of an answer's image: the one it says where a file of this content has that, else another."""

@@ -21,11 +21,15 @@ class Answer:
         file_name: the image's path relative to the folder of images, with slashes.
         label: its class; empty where there is none.
         where: the file and the line, in words.
+        sha256: of the image's content, where the file says it.
+        task: whether this is a task of Label Studio, and no line.
     """
 
     file_name: str
     label: str
     where: str
+    sha256: str = ""
+    task: bool = False
 
 
 def read_csv(path: Path, *, needs_label: bool = True) -> list[Answer]:

@@ -120,8 +120,8 @@ def test_an_export_of_label_studio_is_read(tmp_path: Path) -> None:
         {"id": 3, "data": {"image": "b b.png"}, "annotations": []},
     ]
     path = written(tmp_path, json.dumps(content), "export.json")
-    found = [(answer.file_name, answer.label, answer.where) for answer in read_answers(path, NAMED)]
-    assert found == [("a.png", "cat", f"{path}, task 1"), ("sub/c,d.png", "dog", f"{path}, task 2")]
+    found = [(answer.file_name, answer.label, answer.where) for answer in read_answers(path, NAMED) if answer.label]
+    assert found == [("a.png", "cat", f"{path}, task 1 (id 1)"), ("sub/c,d.png", "dog", f"{path}, task 2 (id 1)")]
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,71 @@ def test_an_export_of_label_studio_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, " is no JSON"),
         ('{"a": 1}', " is no list of tasks"),
         ('[{"image": "a.png", "choice": "cat"}]', ", task 1: there is no data"),
-        ('[{"data": {"text": "a"}, "annotations": [{"result": []}]}]', "its data has neither file_name nor image"),
-        (json.dumps([task("a.png", "cat"), task("a.png", "cat", "dog")]), ", task 2: its annotation is not one class"),
+        (json.dumps([{**task("", "cat"), "data": {"text": "a"}}]), "its data has neither file_name nor image"),
+        (
+            json.dumps([task("a.png", "cat"), task("a.png", "cat", "dog")]),
+            ", task 2 (id 1): its annotation is not one class",
+        ),
         (json.dumps([{"data": {"image": "a.png"}, "annotations": 3}]), ", task 1: its annotations are no list"),
     ],
 )
 def test_what_is_no_export_is_told_in_a_sentence(tmp_path: Path, content: str, told: str) -> None:
     path = written(tmp_path, content, "export.json")
     with pytest.raises(DataError) as caught:
-        read_export(path, LIBRARY.by_name())
+        read_export(path, NAMED)
     assert str(caught.value).startswith(f"{path}{told}" if told[0] in ", " else str(path))
     assert told in str(caught.value)
+
+
+def of_export(folder: Path, *content: dict[str, Any]) -> dict[str, str]:
+    """The labels of an export, by the names of the images that they are stored for."""
+    answers = read_answers(written(folder, json.dumps(content), "export.json"), NAMED)
+    return {label.file_name: label.name for label in new_labels(answers, NAMED, {}, {}, (), relabel=False).values()}
+
+
+def test_a_task_is_of_the_image_whose_sha256_it_carries(tmp_path: Path) -> None:
+    assert of_export(tmp_path, task("a.png", "cat", file_name="a.png", sha256="digest of b b.png")) == {
+        "b b.png": "cat"
+    }
+    told = r"task 1 \(id 1\): none of the 4 images is the one .* \('a.png', sha256 digest of z\): .* delete the task"
+    with pytest.raises(DataError, match=told):
+        of_export(tmp_path, task("a.png", "cat", sha256="digest of z"))
+
+
+def test_a_task_whose_image_has_gone_is_told_of_as_a_task(tmp_path: Path) -> None:
+    told = r"task 1 \(id 1\): 'z/none.png' is none of the 4 images.*; put the file back, or delete the task in Label"
+    with pytest.raises(DataError, match=told) as caught:
+        of_export(tmp_path, task("z/none.png", "cat", file_name="z/none.png"))
+    assert "line" not in str(caught.value)
+
+
+def test_an_annotation_without_a_result_is_no_answer(tmp_path: Path) -> None:
+    empty = {**task("a.png"), "annotations": [{"result": [], "was_cancelled": False}]}
+    assert of_export(tmp_path, empty, task("b%20b.png", "dog")) == {"b b.png": "dog"}
+
+
+def test_the_class_stands_in_the_result_of_choices(tmp_path: Path) -> None:
+    content = task("a.png", "cat")
+    box = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": {"rectanglelabels": ["ear"]}}
+    other = {"from_name": "quality", "to_name": "image", "type": "choices", "value": {"choices": ["blurred"]}}
+    content["annotations"][0]["result"][:0] = [box, other]
+    assert of_export(tmp_path, content) == {"a.png": "cat"}
+
+
+def test_a_file_that_label_studio_was_given_is_known_without_its_prefix(tmp_path: Path) -> None:
+    content = task("", "cat")
+    content["data"]["image"] = "/data/upload/1/ab12cd34-a.png"
+    assert of_export(tmp_path, content) == {"a.png": "cat"}
+
+
+def test_annotators_who_disagree_are_told_of_once(tmp_path: Path) -> None:
+    content = task("a.png", "cat")
+    content["annotations"] *= 2
+    assert of_export(tmp_path, content) == {"a.png": "cat"}
+    content["annotations"][1] = task("a.png", "dog")["annotations"][0]
+    with pytest.raises(DataError, match=r"'cat' and 'dog'.*: delete one of them in Label Studio") as caught:
+        of_export(tmp_path, content)
+    assert str(caught.value).count("task 1 (id 1)") == 1
 
 
 TASKS = {
