@@ -1,12 +1,13 @@
 """Image files: which there are, in a folder or in a CSV, and which classes they are given there."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from active_learning.ranking.config import check_class
-from active_learning.ranking.tables import Answer, read_csv
+from active_learning.ranking.tables import Answer, normal, read_csv
 from active_learning.settings.config import ConfigError
 from load_data import DataError
 
@@ -130,8 +131,9 @@ def _unusable(name: str) -> str:
 def _in_csv(path: Path, check: Callable[[], None]) -> Listing:
     listing = Listing(path.parent)
     first: dict[str, Answer] = {}
-    for answer in read_csv(path, needs_label=False):
+    for line in read_csv(path, needs_label=False):
         check()
+        answer = replace(line, file_name=_on_disk(path.parent, line))
         before = first.setdefault(answer.file_name, answer)
         if before.label != answer.label:
             raise DataError(
@@ -139,12 +141,18 @@ def _in_csv(path: Path, check: Callable[[], None]) -> Listing:
                 f"{before.label or 'without a label'!r} in {before.where}: leave one of the two lines out."
             )
         if before is answer:
-            if not listing.path(answer.file_name).is_file():
-                raise DataError(
-                    f"{answer.where}: there is no file {answer.file_name!r}: paths are relative to {path.parent}."
-                )
             listing.answers.append(answer)
     return listing
+
+
+def _on_disk(root: Path, answer: Answer) -> str:
+    """Return a name as the disk has it: with slashes for those of Windows, and its accents in one form or the other."""
+    name, slashes = answer.file_name, normal(answer.file_name.replace("\\", "/"))
+    spellings = (name, slashes, unicodedata.normalize("NFC", slashes), unicodedata.normalize("NFD", slashes))
+    for spelling in spellings:
+        if (root / spelling).is_file():
+            return spelling
+    raise DataError(f"{answer.where}: there is no file {name!r}: paths are relative to {root}.")
 
 
 def _first(skipped: dict[str, str]) -> str:

@@ -1,6 +1,8 @@
 """Which image an answer is about: by the content that was asked for under its name, else by the file of that name."""
 
+import unicodedata
 from collections.abc import Mapping
+from functools import cached_property
 
 from active_learning.ranking.library import Library, Picture
 from active_learning.ranking.tables import Answer, normal
@@ -33,8 +35,23 @@ class Names:
         return None if name is None else self._sha256s[name]
 
     def known(self, file_name: str) -> str | None:
-        """Return a name as it is known here; None where it is not."""
-        return next((name for name in (file_name, normal(file_name)) if name in self._sha256s), None)
+        """Return a name as it is known here; None where it is not, or could be either of two.
+
+        A path of Windows has backslashes, and an accent may be a character of its own (NFD, as macOS has it) or a part
+        of its letter (NFC): a name is tried as it is, before it is taken for another.
+        """
+        spellings = (file_name, normal(file_name), normal(file_name.replace("\\", "/")))
+        if exact := next((name for name in spellings if name in self._sha256s), None):
+            return exact
+        alike = [self._composed.get(unicodedata.normalize("NFC", name), []) for name in spellings]
+        return next((several[0] for several in alike if len(several) == 1), None)
+
+    @cached_property
+    def _composed(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name in self._sha256s:
+            found.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+        return found
 
     def renamed(self, answer: Answer) -> str:
         """Return the name that the image of an answer has now, where it is another than the answer says; else ""."""

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import numpy as np
@@ -16,7 +18,7 @@ from active_learning.ranking.label_studio import interface, read_export, tasks
 from active_learning.ranking.labels import Label, new_labels, read_answers
 from active_learning.ranking.library import Library, Picture
 from active_learning.ranking.names import Names
-from active_learning.ranking.tables import csv_text, normal, read_csv, spreadsheet_safe
+from active_learning.ranking.tables import Answer, csv_text, normal, read_csv, spreadsheet_safe
 from load_data import DataError
 
 NAMES = ("a.png", "b b.png", "sub/c,d.png", "=1.png")
@@ -196,6 +198,26 @@ def test_annotators_who_disagree_are_told_of_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'cat' and 'dog'.*: delete one of them in Label Studio") as caught:
         of_export(tmp_path, content)
     assert str(caught.value).count("task 1 (id 1)") == 1
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_is_known_in_either_form_of_unicode(form: Literal["NFC", "NFD"]) -> None:
+    on_disk = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "sub/é.png")
+    names = Names(replace(LIBRARY, pictures=(Picture(on_disk, "digest", 0),)))
+    answer = Answer(unicodedata.normalize(form, "sub/é.png"), "cat", "line 2")
+    assert new_labels([answer], names, {}, {}, (), relabel=False) == {"digest": Label("cat", on_disk, "line 2")}
+
+
+def test_two_files_that_differ_only_in_their_form_are_kept_apart() -> None:
+    both = [unicodedata.normalize("NFC", "é ô.png"), unicodedata.normalize("NFD", "é ô.png")]
+    names = Names(replace(LIBRARY, pictures=tuple(Picture(name, name, 0) for name in both)))
+    assert [names.content(Answer(name, "cat", "")) for name in both] == both
+    assert names.content(Answer("\u00e9 o\u0302.png", "cat", "")) is None
+
+
+def test_a_path_of_windows_is_known() -> None:
+    names = Names(replace(LIBRARY, pictures=(Picture("0/1.png", "a", 0), Picture("0\\2.png", "b", 1))))
+    assert [names.content(Answer(name, "cat", "")) for name in (".\\0\\1.png", "0\\2.png")] == ["a", "b"]
 
 
 TASKS = {
