@@ -131,14 +131,15 @@ class _Session:
         round_ = self._round(library, inputs, labels, 1)
         number = self.journal.round_of(state := digest([round_.state, weights]))
         ranking = self._result(self._round(library, inputs, labels, number))
+        self._spare_answers(names)  # the training may have taken long enough for the user to fill them in
+        if ranking.choices:
+            about = {"labels": ranking.labels, "classes": list(ranking.classes), "settings": round_.state["settings"]}
+            self.journal.add_round(number, state, config.acquisition, ranking.choices, about)
+        with self.timed("write"):  # without choices too, so that no file asks any more for what is labelled
+            self._write(listing, library, labels, classes, ranking)
         if not ranking.choices:
             self.say(f"All {len(library.pictures)} images are labelled: there is nothing left to ask for.")
             return
-        self._spare_answers(names)  # the training may have taken long enough for the user to fill them in
-        about = {"labels": ranking.labels, "classes": list(ranking.classes), "settings": round_.state["settings"]}
-        self.journal.add_round(number, state, config.acquisition, ranking.choices, about)
-        with self.timed("write"):
-            self._write(listing, library, labels, classes, ranking)
         self._tell(ranking, library)
 
     def _labels(self, listing: Listing, library: Library, names: Names) -> tuple[dict[str, Label], list[str]]:

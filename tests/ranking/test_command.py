@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_a_cold_start_names_its_classes_at_once_or_later(tmp_path: Path, capsys:
     assert "<td>bat</td><td>0</td>" in (tmp_path / "images_ranking" / "index.html").read_text()
 
 
-def test_label_studio_there_and_back(tmp_path: Path) -> None:
+def test_label_studio_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, results = tmp_path / "images", tmp_path / "images_ranking"
     truth = make_folder(images)
     assert rank(images, "--export=label_studio") == 0
@@ -151,6 +152,7 @@ def test_label_studio_there_and_back(tmp_path: Path) -> None:
         task["annotations"] = [{"result": result, "was_cancelled": task["data"]["rank"] == 1}]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     assert rank(images, "--labels", tmp_path / "export.json") == 0
+    assert "3 labels, 3 of them new, 1 tasks without an answer." in capsys.readouterr().out
     asked = [task["data"]["file_name"] for task in tasks]
     assert answered(results) == {name: truth[name] for name in asked[1:]}
 
@@ -169,6 +171,16 @@ def test_a_csv_of_images_ranks_as_a_folder_does(tmp_path: Path) -> None:
     assert rank(tmp_path / "images") == 0
     found = names(tmp_path / "list_ranking" / "batch.csv")
     assert [name.removeprefix("images/") for name in found] == names(tmp_path / "images_ranking" / "batch.csv")
+
+
+def test_a_csv_of_images_may_write_their_names_as_other_systems_do(tmp_path: Path) -> None:
+    make_folder(tmp_path / "images")
+    on_disk = unicodedata.normalize("NFD", "images/é.png")
+    save(draw(0, 99), tmp_path / on_disk)
+    lines = ["images\\cat\\0.png,cat", "images/dog/1.png,dog", unicodedata.normalize("NFC", f"{on_disk},")]
+    lines.append("images\\cat/0.png,cat")  # the same file again
+    assert rank(labels(tmp_path, "\n".join(["file_name,label", *lines]) + "\n", "list.csv")) == 0
+    assert names(tmp_path / "list_ranking" / "batch.csv") == [on_disk]
 
 
 def test_a_ranking_with_a_column_of_labels_comes_back_too(tmp_path: Path) -> None:
@@ -265,9 +277,28 @@ def test_a_label_follows_its_image_and_outlives_it(tmp_path: Path, capsys: pytes
 
 
 def test_all_labelled_is_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    truth = make_folder(images, pool=3)
+    assert rank(images, "--export=label_studio") == 0
+    fill_in(results / "batch.csv", truth)
+    assert rank(images, "--labels", results / "batch.csv", "--export=label_studio") == 0
+    assert "All 12 images are labelled: there is nothing left to ask for." in capsys.readouterr().out
+    assert (names(results / "ranking.csv"), names(results / "batch.csv")) == ([], [])
+    assert json.loads((results / "label_studio.json").read_text()) == []
+    page = (results / "index.html").read_text()
+    assert "round 2: 12 images, 12 of them labelled, 0 in the pool" in page
+    assert not [name for name in truth if name in page]
+    assert "All images are labelled" in page
+    assert "Write each image's class" not in page
+    before = contents(results)
+    assert rank(images, "--export=label_studio") == 0
+    assert contents(results) == before
+
+
+def test_images_that_are_all_labelled_at_once_are_an_end_too(tmp_path: Path) -> None:
     make_folder(tmp_path / "images", pool=0)
     assert rank(tmp_path / "images") == 0
-    assert "All 9 images are labelled: there is nothing left to ask for." in capsys.readouterr().out
+    assert "9 of them labelled, 0 in the pool" in (tmp_path / "images_ranking" / "index.html").read_text()
 
 
 def test_the_page_escapes_and_needs_nothing(tmp_path: Path) -> None:
