@@ -4,7 +4,6 @@ ResNet-18 (He, Zhang, Ren and Sun, 2016) as torchvision has it, up to its mean o
 """
 
 import hashlib
-import pickle
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,8 +91,11 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"--weights {path} cannot be read ({error.strerror or error}): {_WANTED}.") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch reads any bytes, and each kind of wrong ones ends in another exception
         raise DataError(f"--weights {path} is no file of weights: {_WANTED}.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named:
         raise DataError(f"--weights {path} holds no weights by name: {_WANTED}.")
-    return state
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise DataError(f"--weights {path} holds numbers that are not finite: {_WANTED}.")
+    return dict(state)

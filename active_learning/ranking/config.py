@@ -1,5 +1,7 @@
 """What the user of `main.py rank` may set, and the run that the network takes it for."""
 
+import os
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -145,8 +147,9 @@ class RankConfig:
         """Where everything is written."""
         if self.result_dir is not None:
             return self.result_dir
-        images = self.images.absolute()
-        return images.with_name(f"{images.stem if images.suffix.lower() == '.csv' else images.name}_ranking")
+        images = Path(os.path.normpath(self.images.absolute()))  # without the dots of a/..
+        name = images.stem if images.suffix.lower() == ".csv" else images.name
+        return images.parent / f"{name or 'images'}_ranking"
 
     def run(self, precision: Literal["float32", "bfloat16"], device: Literal["cpu", "cuda", "mps"]) -> RunConfig:
         """Return the run whose network ranks.
@@ -171,8 +174,9 @@ def check_class(name: str, where: str) -> None:
     Raises:
         ConfigError: saying where it stands.
     """
-    if not name or not name.isprintable() or name[0] in "=@" or name != name.strip():
+    formula = name[:1] in tuple("=@+-") and not re.fullmatch(r"[+-]\d+(\.\d+)?", name)
+    if not name or not name.isprintable() or formula or name != name.strip():
         raise ConfigError(
-            f"{where}: {name!r} can be no class: a name has printable characters, begins with neither = nor @ (a "
-            "spreadsheet would take it for a formula), and has no space at its ends."
+            f"{where}: {name!r} can be no class: a name has printable characters, begins with none of = @ + - unless "
+            "it is a number (a spreadsheet would take it for a formula), and has no space at its ends."
         )

@@ -5,7 +5,6 @@ trained on all others. The other images were chosen because they are hard, or gi
 them is another one, and is measured only while there are few of the first kind. Of many labels one share is held out.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
@@ -70,11 +69,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Halves:
-    """The same held-out images, by networks that learned from the first half of the labels and from all of them.
+    """The same held-out images, by networks that learned from a random half of the labels and from all of them.
+
+    Half of each class, not the first half: labels often come class by class.
 
     Attributes:
         labels: how many labels there are now; a fold's network had all but the held-out share of them.
-        before: errors after the first half.
+        before: errors after that half.
         after: errors after all.
         gained: images that only the second network has right.
         lost: images that only the first has right.
@@ -113,7 +114,7 @@ class Estimate:
         random: errors on images that were asked for at random, by networks that learned from all other labels; None
             where these are too few, or no estimate is wanted.
         every: errors on all labelled images; None too where those asked for at random are enough.
-        halves: what the last half of the labels has brought; None where too few were held out.
+        halves: what all labels have brought over half of them; None where too few were held out.
     """
 
     labels: int
@@ -151,10 +152,13 @@ def estimate(
     if count < LEAST_LABELS or not val_share:
         return Estimate(count)
 
+    rng = stream(seed, 0, round_, Purpose.SPLIT)
+    half_n = folds(labels, 2, rng) == 0
+
     def held_out(may_n: npt.NDArray[np.bool_]) -> _HeldOut:
         fold_n = np.full(count, -1)
-        fold_n[may_n] = folds(labels[may_n], max(2, round(1 / val_share)), seed, round_)
-        return _held_out(classifier, pixels, rows, labels, fold_n, round_, progress)
+        fold_n[may_n] = folds(labels[may_n], max(2, round(1 / val_share)), rng)
+        return _held_out(classifier, pixels, rows, labels, fold_n, half_n, round_, progress)
 
     random = held_out(at_random) if at_random.sum() >= LEAST_RANDOM else None
     if random is not None and random.halves is not None:
@@ -174,23 +178,23 @@ def _held_out(
     rows: Index,
     labels: Index,
     fold_n: Index,
+    half_n: npt.NDArray[np.bool_],
     round_: int,
     progress: Callable[[Sequence[int]], Iterable[int]],
 ) -> _HeldOut:
-    """Hold out fold after fold (-1 = never), and compare with the first half of the labels if that says anything."""
+    """Hold out fold after fold (-1 = never), and compare with half of the labels if that says anything."""
     held = range(fold_n.max() + 1) if int((fold_n >= 0).sum()) <= MOST_CROSS_VALIDATED else range(1)
     out_n = np.isin(fold_n, held)
-    early_n = np.arange(len(rows)) < math.ceil(len(rows) / 2)
-    wrong_n, early_wrong_n = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    wrong_n, half_wrong_n = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     compared = int(out_n.sum()) >= LEAST_HELD_OUT
     for fold in progress(held):
         test_n = fold_n == fold
-        for wrong, train_n in [(wrong_n, ~test_n), (early_wrong_n, ~test_n & early_n)][: 1 + compared]:
+        for wrong, train_n in [(wrong_n, ~test_n), (half_wrong_n, ~test_n & half_n)][: 1 + compared]:
             classifier.fit(rows[train_n], labels[train_n], round_=round_)
             tested = np.asarray(pixels[rows[test_n]])
             probs_nc = classifier.probabilities(tested, round_=round_, purpose=Purpose.VALIDATION_PASSES)
             wrong[test_n] = probs_nc.argmax(axis=1) != labels[test_n]
-    now, before = wrong_n[out_n], early_wrong_n[out_n]
+    now, before = wrong_n[out_n], half_wrong_n[out_n]
     halves = Halves(
         labels=len(rows),
         before=_share(before),
@@ -201,13 +205,13 @@ def _held_out(
     return _HeldOut(_share(now), halves if compared else None)
 
 
-def folds(labels_n: Index, count: int, seed: int, round_: int) -> Index:
+def folds(labels_n: Index, count: int, rng: np.random.Generator) -> Index:
     """Return the fold of each label, such that each class is spread over the folds as evenly as it can be.
 
-    >>> np.bincount(folds(np.array([0, 0, 1, 1, 1, 1]), 2, seed=0, round_=1)).tolist()
+    >>> np.bincount(folds(np.array([0, 0, 1, 1, 1, 1]), 2, np.random.default_rng(0))).tolist()
     [3, 3]
     """
-    order = stream(seed, 0, round_, Purpose.SPLIT).permutation(len(labels_n))
+    order = rng.permutation(len(labels_n))
     by_class = order[np.argsort(labels_n[order], kind="stable")]
     fold_n = np.empty(len(labels_n), np.int64)
     fold_n[by_class] = np.arange(len(labels_n)) % min(count, len(labels_n))

@@ -128,8 +128,8 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
     if estimate.random is not None:
         few = " That is few, as the width of the interval says." if estimate.random.images < LEAST_HELD_OUT else ""
         found.append(
-            f"On the images that were asked for at random: {_share(estimate.random)}. They stand for the pool, so this "
-            f"is the honest one.{few}"
+            f"On the images that were asked for at random: {_share(estimate.random)}. They stand for the pool, "
+            f"if each image that was drawn at random got its label.{few}"
         )
     else:
         found.append(
@@ -138,9 +138,8 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
         )
     if estimate.every is not None:
         found.append(
-            f"On all labels: {_share(estimate.every)}. Most of these images were given by you or chosen because they "
-            "are hard, and the network was trained without its hardest lessons: the pool's error is another one, and "
-            "mostly lower."
+            f"On all labels: {_share(estimate.every)}. These images were given by you or chosen, and not drawn from "
+            "the pool, so the pool's error is another one: a lower one, if they were chosen because they are hard."
         )
     found.append(
         f"How: the labels were held out, a share of {config.val_share:g} at a time, each of them once (of more than "
@@ -165,9 +164,9 @@ def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
         ]
     on = "asked for at random," if halves.random else "labelled so far, which are no random ones,"
     evidence = (
-        f"The evidence: on the {halves.after.images} images {on} the network erred on {_percent(halves.before)} with "
-        f"the first half of the labels and errs on {_percent(halves.after)} with all {halves.labels}: {halves.gained} "
-        f"images gained, {halves.lost} lost (sign test, p = {halves.p_value:.2g})."
+        f"The evidence: on the {halves.after.images} images {on} a network errs on {_percent(halves.before)} with half "
+        f"of each class's labels, drawn at random, and on {_percent(halves.after)} with all {halves.labels}: "
+        f"{halves.gained} images gained, {halves.lost} lost (sign test, p = {halves.p_value:.2g})."
     )
     return [_verdict(halves), evidence, unknown]
 
@@ -175,8 +174,8 @@ def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
 def _verdict(halves: Halves) -> str:
     if halves.expected is None:
         return (
-            "Whether more labels pay cannot be told: the last half of them has brought no gain that these held-out "
-            "images can show. Either labels have stopped paying, or there are too few to see it."
+            "Whether more labels pay cannot be told: all of them show no gain over half of them on these held-out "
+            "images. Either labels have stopped paying, or there are too few to see it."
         )
     return (
         f"More labels still pay. If the error goes on falling by the same factor each time the labels double (a power "
@@ -232,7 +231,7 @@ def _why(ranking: Ranking, choice: Choice) -> str:
         size = ranking.clusters[choice.picture.sha256]
         return f"typical of a group of {size:,}" if size else "to fill the batch"
     lower = [one.score < choice.score for one in ranking.rest if one.score is not None and choice.score is not None]
-    above = f", above {int(100 * np.mean(lower))}% of the pool" if lower else ""
+    above = f", above {int(100 * np.mean(lower))}% of the rest" if lower else ""
     return f"{ranking.function.label} {choice.score:.3g}{above}"
 
 

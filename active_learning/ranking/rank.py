@@ -1,5 +1,6 @@
 """One round: train on what is labelled, score the pool, choose what to ask for."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,9 +21,16 @@ from active_learning.ranking.library import Library, Picture
 from active_learning.settings.config import ConfigError
 from active_learning.settings.learners import Index, Timed
 from active_learning.streams import Purpose, stream
+from cnn_model import Device, Precision
 from load_data import ImageData, Splits
 
 Inputs = npt.NDArray[Any]
+
+DECIDES_NOTHING = frozenset({
+    "images", "labels", "relabel", "add_classes", "result_dir", "export", "image_url", "quiet", "flat", "val_share",
+    "weights", "precision", "device",
+})  # fmt: skip
+"""Settings that no choice follows from; of the weights it is their content, of the last two what they come to."""
 
 MOST_MEASURED = 10_000
 """Images, evenly spread over all, whose pixels give the mean and the standard deviation."""
@@ -128,12 +136,14 @@ class Round:
             return self._ranked(left, count - len(drawn), drawn)
 
     def _drawn(self, count: int) -> Index:
-        """Return the images that a lot decides on: so many that of all that were asked for they are the share."""
+        """Return the images that a lot decides on: their share, rounded so that it is right over all batches."""
         asked = len(self._before) + count
         drawn_before = sum(by == "random" for by in self._before.values())
-        wanted = round(self._config.random_share * asked) - drawn_before
+        share = self._config.random_share
+        least, most = math.floor(share * count), math.ceil(share * count)
+        wanted = min(max(round(share * asked) - drawn_before, least), most)
         rng = stream(self._config.seed, 0, self._round, Purpose.POOL_ORDER)
-        return rng.permutation(self._pool)[: min(max(wanted, 0), count)]
+        return rng.permutation(self._pool)[:wanted]
 
     def _covered(self, left: Index, count: int, drawn: Index) -> Ranking:
         rng = stream(self._config.seed, 0, self._round, Purpose.TIES)
@@ -198,12 +208,16 @@ class Round:
         picks = self._function.select(evidence, count, ties, **settings)
         return candidates[picks.positions_k].tolist(), picks.values_k.tolist(), len(candidates)
 
-    def _learner(self, timed: Timed) -> NetworkLearner:
+    def _machine(self) -> tuple[Precision, Device]:
+        """Return what computes here: the precision and the device."""
         try:
             device = choose_device(self._config.device)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        run = self._config.run(choose_precision(self._config.precision, device), device)
+        return choose_precision(self._config.precision, device), device
+
+    def _learner(self, timed: Timed) -> NetworkLearner:
+        run = self._config.run(*self._machine())
         inputs = np.asarray(self._inputs)
         labels = np.zeros(len(inputs), np.int64)
         labels[self._labelled] = self._labels
@@ -238,8 +252,8 @@ class Round:
         """What decides the round, but for its number: labels, pool and settings."""
         names = {row: picture.sha256 for row, picture in self._pictures.items()}
         labelled = zip(self._labelled.tolist(), self._labels.tolist(), strict=True)
-        skipped = ("images", "labels", "relabel", "add_classes", "result_dir", "export", "image_url", "quiet", "flat")
-        settings = {name: value for name, value in vars(self._config).items() if name not in skipped}
+        settings = {name: value for name, value in vars(self._config).items() if name not in DECIDES_NOTHING}
+        settings |= {"acq_func": self._config.acquisition, "machine": self._machine()}
         return {
             "labelled": [[names[row], self.classes[label]] for row, label in labelled],
             "pool": [names[row] for row in self._pool.tolist()],

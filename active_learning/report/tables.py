@@ -365,6 +365,8 @@ def class_table(summary: Summary) -> Table:
         "Per cent of all acquired images, mean over the finished runs. (n): over n runs, since the others are not "
         "finished. Balance: entropy of the shares divided by its maximum; 1 if all classes are equally frequent."
     )
+    if any(run.configuration.get("label_noise") for run in summary.results.runs):
+        note += " The classes are those that the runs were told; with label_noise some of them are wrong."
     headers = (FUNCTION, *(f"class {class_}" for class_ in classes), "balance")
     return Table("classes", "Class balance of the acquired images", headers, tuple(rows), (note,))
 

@@ -5,6 +5,7 @@ curve of it: its fields are the run's identity.
 """
 
 import difflib
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,9 @@ Stopping = Literal["none", "validation"]
 Initialisation = Literal["glorot", "torch"]
 Masks = Literal["pass", "image"]
 
+
+LONGEST_FOLDER_NAME = 150
+"""Bytes of the default folder's name; of a longer one a hash stands for the settings."""
 
 MOST_AUGMENTED = 3.0
 """The largest --augment_strength: up to 45 degrees, 30 %, 0.6, 6 pixels, of which few labels are left."""
@@ -250,7 +254,10 @@ class ExperimentConfig:
             value = getattr(self, entry.name)
             if entry.metadata["computed"] and entry.name not in own and value != entry.default:
                 words.append(entry.name if value is True else f"{entry.name}={_words(value, '_')}")
-        return "-".join(words)
+        name = "-".join(words)
+        if len(name.encode()) > LONGEST_FOLDER_NAME:  # file systems take 255 bytes
+            name = f"{self.dataset}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return name
 
     def _check_training(self) -> None:
         if not 0 < self.augment_strength <= MOST_AUGMENTED:
@@ -374,10 +381,12 @@ class ExperimentConfig:
             )
         pool = self._pool_size(sizes)
         if self.query * self.rounds > pool:
-            left = f"{self.dataset}{' with --imbalance' if self.imbalance else ''}"
+            least = f"{max(pool, 0)} that {self.dataset} leaves"
+            if self.imbalance:
+                least = f"{max(pool, 0)} that {self.dataset} with --imbalance leaves for certain"
             raise ConfigError(
                 f"--query {self.query} x --rounds {self.rounds} = {self.query * self.rounds} images are more than the "
-                f"pool of {pool} that {left} leaves: lower one of them."
+                f"pool of {least}: lower one of them."
             )
         if 0 < self.pool_subset < self.query:
             raise ConfigError(

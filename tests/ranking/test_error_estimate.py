@@ -55,7 +55,7 @@ def test_images_asked_for_at_random_are_held_out_of_all_others() -> None:
     assert all(set(range(10, 20)) <= rows for rows in classifier.fits[:5])
 
 
-def test_what_the_last_half_brought_is_measured_on_the_same_images() -> None:
+def test_what_all_labels_bring_over_half_is_measured_on_the_same_images() -> None:
     found = measured(Remembers(LABELS, needed=40), count=60, at_random=0)
     assert found.random is None
     assert found.halves == Halves(60, Share(40, 60), Share(0, 60), gained=40, lost=0, random=False)
@@ -65,6 +65,19 @@ def test_what_the_last_half_brought_is_measured_on_the_same_images() -> None:
     assert on_random is not None
     assert (on_random.after.images, on_random.random) == (30, True)
     assert measured(Remembers(LABELS, needed=40), count=60, at_random=30).every is None
+
+
+def test_half_of_the_labels_has_half_of_each_class_in_whatever_order_they_came() -> None:
+    """Labels of class folders come class by class: of their first half no network could know the other classes."""
+    labels = np.repeat([0, 1, 2], 20)
+    classifier = Remembers(labels, needed=0)
+    rows = np.arange(60)
+    estimate(classifier, PIXELS, rows, labels, rows < 0, val_share=0.2, seed=0, round_=1)
+    halves = [labels[sorted(fitted)] for fitted in classifier.fits if len(fitted) < 40]
+    assert len(halves) == 5
+    for half in halves:
+        assert all(6 <= count <= 10 for count in np.bincount(half, minlength=3))
+    assert sum(len(half) for half in halves) == 4 * 30  # each of the half is out of one fold
 
 
 def test_no_statement_is_made_of_too_few() -> None:
@@ -99,12 +112,12 @@ def test_of_many_labels_one_share_is_held_out() -> None:
         classifier, pixels, np.arange(1500), labels, np.ones(1500, bool), val_share=0.2, seed=0, round_=1
     )  # fmt: skip
     assert (found.random, found.every) == (Share(0, 300), None)
-    assert len(classifier.fits) == 2  # of all and of the first half
+    assert len(classifier.fits) == 2  # of all and of half
 
 
 def test_classes_are_spread_over_the_folds() -> None:
     labels = np.repeat([0, 1, 2], [10, 5, 3])
-    fold_n = folds(labels, 5, seed=3, round_=2)
+    fold_n = folds(labels, 5, np.random.default_rng(3))
     counts = np.array([[np.sum((fold_n == fold) & (labels == label)) for label in range(3)] for fold in range(5)])
     assert (counts.max(axis=0) - counts.min(axis=0)).max() <= 1
 

@@ -78,7 +78,10 @@ def test_a_damaged_cache_of_features_is_made_anew(tmp_path: Path, weights: Path)
     [
         (None, "cannot be read (No such file or directory)"),
         (b"not weights", "is no file of weights"),
+        (b"junk", "is no file of weights"),
         ([1, 2], "holds no weights by name"),
+        ({1: torch.zeros(2)}, "holds no weights by name"),
+        ({"conv1.weight": torch.tensor([1.0, float("nan")])}, "holds numbers that are not finite"),
         ({"a": torch.zeros(2)}, "are of no ResNet-18"),
     ],
 )

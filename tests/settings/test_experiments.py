@@ -40,6 +40,16 @@ def test_a_preset_plans_the_experiment_in_full(name: str) -> None:
     assert config.result_dir == Path("result_npy") / name
 
 
+def test_the_default_folder_has_a_name_that_file_systems_take() -> None:
+    words = ["--dataset", "emnist_balanced", "--imbalance", *["0.12345"] * 47]
+    folder, other = (read_flags([*words, "--seed", seed]).result_dir for seed in ("1", "2"))
+    assert folder is not None
+    assert folder.parent == Path("result_npy")
+    assert folder.name.startswith("emnist_balanced-")
+    assert len(folder.name.encode()) < 255
+    assert folder != other
+
+
 def test_the_papers_preset_is_what_main_does_without_flags() -> None:
     paper, without = (read_flags(words) for words in (["--config", str(PRESETS["paper"])], []))
     assert paper.acquisitions == without.acquisitions
