@@ -194,7 +194,7 @@ def load_data(name: str, data_dir: Path | None = None, check: Check | None = Non
     """
     if name not in DATASETS:
         raise DataError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
-    folder = _default_data_dir() if data_dir is None else data_dir.expanduser()
+    folder = default_data_dir() if data_dir is None else data_dir.expanduser()
     spec = DATASETS[name]
     try:
         if spec.download is not None:
@@ -324,7 +324,8 @@ def kept_train_index(train_labels: NDArray[np.int64], classes: tuple[int, ...]) 
     return np.flatnonzero(np.isin(train_labels, classes))
 
 
-def _default_data_dir() -> Path:
+def default_data_dir() -> Path:
+    """Return the data folder that $DBAL_DATA_DIR names, else one in the user's cache."""
     from_environment = os.environ.get(DATA_DIR_VARIABLE)
     if from_environment:
         return Path(from_environment).expanduser()

@@ -61,7 +61,7 @@ def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
     from active_learning.work.status import status
 
     if config.status:
-        status(config, print)
+        status(config, print, check)
         return 0
     outcome = run_experiment(config, check)
     reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""

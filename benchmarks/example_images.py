@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from active_learning.disk.files import write_atomically
-from active_learning.ranking.tables import csv_text, normal, read_csv
+from active_learning.images.tables import csv_text, normal, read_csv
 from load_data import load_data
 from main import main as rank
 

@@ -85,9 +85,9 @@ BAD_INPUTS = {
     "--weight_decay tun": "--weight_decay 'tun' is not allowed: it takes a number or tune, for example tune.",
     "--precision half": "--precision 'half' is not allowed: it takes auto or float32 or bfloat16, for example auto.",
     "--dataset mnist5k": "--dataset 'mnist5k' is not known (did you mean 'mnist_5k'?): choose one of mnist, mnist_5k, "
-    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn.",
+    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn, folder:PATH.",
     "--dataset ../mnist": "--dataset '../mnist' is not known (did you mean 'mnist'?): choose one of mnist, mnist_5k, "
-    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn.",
+    "fashion_mnist, kmnist, emnist_balanced, cifar10, svhn, folder:PATH.",
     "--acq_func bal": "--acq_func: unknown acquisition function 'bal' (did you mean 'bald'?); known codes and names: 0 "
     "(every code), 1 uniform, 2 max_entropy, 3 bald, 4 var_ratios, 5 mean_std, var_ratios_mean, mbr, margin, "
     "least_confidence, power_bald, softmax_bald, softrank_bald, batch_bald, epig, badge, core_set.",
@@ -291,6 +291,7 @@ def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.Capt
         ("--precision fl", "float32"),
         ("--mbr_s", "--mbr_sigma"),
         ("--dataset mnist_", "mnist_5k"),
+        ("--dataset fo", "folder:"),
         ("--acq_func bal", "bald"),
     ],
 )

@@ -95,7 +95,9 @@ def read_record(run_folder: Path) -> Record:
     if header is None:
         return Record(whole=whole)
     configuration: Any = header.get("configuration")
-    if not isinstance(configuration, dict) or not isinstance(configuration.get("classes", []), list):
+    if not isinstance(configuration, dict) or not all(
+        isinstance(configuration.get(key, []), list) for key in ("classes", "class_names")
+    ):
         return Record(whole=False)
     counts_kept_images = bool(configuration.get("classes")) and header.get("numbering") != "dataset"
     rounds: list[Round] = []
@@ -155,7 +157,8 @@ def _does_not_follow(round_: Round, before: Sequence[Round], configuration: Row,
 def class_count(configuration: Mapping[str, Any]) -> int | None:
     """Return how many classes a run tells apart, as far as its configuration says."""
     dataset = DATASETS.get(str(configuration.get("dataset")))
-    return len(configuration.get("classes", ())) or (dataset.class_count if dataset else None)
+    named = len(configuration.get("classes") or configuration.get("class_names", ()))
+    return named or (dataset.class_count if dataset else None)
 
 
 def read_seconds(run_folder: Path) -> tuple[list[Row], bool]:

@@ -4,6 +4,7 @@ A result folder holds, for an acquisition function and arm NAME such as `bald-MC
 
     NAME.npy                                mean test error over the finished repetitions, (rounds + 1,), fractions
     NAME-repetitions.npy                    the repetitions themselves, (repetitions, rounds + 1)
+    images.json                             where the images are (with `--dataset folder:PATH` only)
     runs/NAME/repetition_0/metrics.jsonl    the record: configuration, then a line of metrics a round
                            acquired.npy     the data set's training indices in order of acquisition, (rounds, query)
                            test_error.npy   the run's curve, (rounds + 1,)
@@ -21,9 +22,10 @@ run's folder to the process that executes the run. The operating system frees bo
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,10 @@ from active_learning.disk.record import (
 )
 from active_learning.interruption import Check
 from active_learning.settings.arms import flag
-from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
+from active_learning.settings.config import ARM_FIELDS, FOLDER, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
+
+IMAGES = "images.json"
 
 
 class RunFolder:
@@ -284,7 +288,14 @@ def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) 
             "an earlier version, whose training cut its batches otherwise: name another folder to run these settings; "
             f"python -m active_learning.report {result_dir} still reads that one."
         )
-    values = {key: (_decided(there, key), _decided(here, key)) for key in differing}
+    digests = [str(values.get("dataset")) for values in (there, here)]
+    if "dataset" in differing and all(name.startswith(FOLDER) for name in digests):
+        return (
+            "other images: one of them, or a label, has been added, taken away or changed (the digest is "
+            f"{digests[0].removeprefix(FOLDER)} there and {digests[1].removeprefix(FOLDER)} here): bring the images "
+            "back to continue these runs, or name another folder."
+        )
+    values = {key: (_decided(there, key), _decided(here, key)) for key in differing if key != "class_names"}
     words = ", ".join(f"{key} is {held!r} there and {asked!r} here" for key, (held, asked) in values.items())
     held = {key: value for key, (value, _) in values.items()}
     off = [key for key, value in held.items() if value is False or value == []]
@@ -300,6 +311,19 @@ def _decided(configuration: Row, key: str) -> Any:
     """Return the value of a field, which a record does not hold where it is the default."""
     default = getattr(RunConfig, key, None)
     return configuration.get(key, list(default) if isinstance(default, tuple) else default)
+
+
+def write_images_folder(result_dir: Path, folder: str) -> None:
+    """Keep where the images of all runs are; nothing for a data set with a name."""
+    if folder:
+        write_if_changed(result_dir / IMAGES, json.dumps({"folder": folder}).encode())
+
+
+def images_folder(result_dir: Path) -> str:
+    """Return where the images of a result folder's runs were last; nothing if that is not known."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((result_dir / IMAGES).read_bytes())["folder"])
+    return ""
 
 
 def result_folders(parent: Path) -> list[Path]:

@@ -18,16 +18,16 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from active_learning.disk.files import StoreError, locked, write_if_changed
+from active_learning.images.files import Listing, find_images
+from active_learning.images.library import MOST_SIDE, Label, Library, given_labels, open_library
+from active_learning.images.tables import csv_text, spreadsheet_safe
 from active_learning.ranking.config import RankConfig
-from active_learning.ranking.files import Listing, find_images
 from active_learning.ranking.journal import Choice, Journal, digest
 from active_learning.ranking.label_studio import interface, tasks
-from active_learning.ranking.labels import Label, given_labels, new_labels, read_answers, unread
-from active_learning.ranking.library import Library, open_library
+from active_learning.ranking.labels import new_labels, read_answers, unread
 from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
 from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
-from active_learning.ranking.tables import csv_text, spreadsheet_safe
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import Help, Parser, add_flag, flag_value
 from active_learning.settings.networks import NETWORKS
@@ -36,11 +36,8 @@ from load_data import DataError
 
 PROGRAM = "main.py rank"
 FLAGS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(RankConfig) if entry.name != "images"}
-MOST_SIDE = 64
-"""The largest --image_size that is taken by itself: a network from scratch learns little more from larger images."""
-
 MOST_PRETRAINED_SIDE = 224
-"""The same for a pretrained network: the size that it was trained on."""
+"""As `MOST_SIDE`, for a pretrained network: the size that it was trained on."""
 
 Check = Callable[[], None]
 

@@ -1,12 +1,12 @@
 """What the user of `main.py rank` may set, and the run that the network takes it for."""
 
 import os
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, parse_acquisition
+from active_learning.images.files import check_class
 from active_learning.settings.config import (
     Augmentation,
     ConfigError,
@@ -14,6 +14,7 @@ from active_learning.settings.config import (
     Precision,
     RunConfig,
     check_bound,
+    check_image_size,
     check_known,
 )
 from active_learning.settings.networks import NETWORKS
@@ -22,9 +23,6 @@ Export = Literal["none", "label_studio"]
 
 FUNCTIONS = [name for name, function in ACQUISITION_FUNCTIONS.items() if "field" not in function.needs]
 """The acquisition functions that can rank: Minimum Bayes Risk's field knows two classes only."""
-
-MOST_PIXELS = 512
-"""The largest --image_size."""
 
 
 def _computed(default: Any, text: str, at_least: float | None = None) -> Any:
@@ -99,12 +97,7 @@ class RankConfig:
         self._check_shares()
         if self.weights != "none" and self.network != "resnet18":
             raise ConfigError(f"--weights {self.weights} are for --network resnet18: add that, or leave them out.")
-        smallest = NETWORKS[self.network].smallest
-        if self.image_size and not smallest <= self.image_size <= MOST_PIXELS:
-            raise ConfigError(
-                f"--image_size {self.image_size} is not allowed: the network {self.network} takes {smallest} to "
-                f"{MOST_PIXELS} pixels a side, or 0 for the median of the images' sides."
-            )
+        check_image_size(self.image_size, self.network)
         for name in self.add_classes:
             check_class(name, "--add_classes")
 
@@ -166,17 +159,3 @@ class RankConfig:
             augment="none" if self.pretrained else self.augment, network="dense" if self.pretrained else self.network,
             coldness=self.coldness,
         )  # fmt: skip
-
-
-def check_class(name: str, where: str) -> None:
-    """Refuse a name of a class that a spreadsheet would compute, or that no one line can show.
-
-    Raises:
-        ConfigError: saying where it stands.
-    """
-    formula = name[:1] in tuple("=@+-") and not re.fullmatch(r"[+-]\d+(\.\d+)?", name)
-    if not name or not name.isprintable() or formula or name != name.strip():
-        raise ConfigError(
-            f"{where}: {name!r} can be no class: a name has printable characters, begins with none of = @ + - unless "
-            "it is a number (a spreadsheet would take it for a formula), and has no space at its ends."
-        )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from active_learning.ranking.cache import Images
+from active_learning.images.cache import Images
 
 SIDE, COMPONENTS, NEIGHBOURS = 16, 50, 20
 MOST_LOOKED_AT = 20_000

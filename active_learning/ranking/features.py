@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.disk.files import write_atomically
+from active_learning.images.library import Library
 from active_learning.models.hardware import computing_threads
 from active_learning.models.pretrained import FEATURES, IMAGES_AT_ONCE, Pretrained
-from active_learning.ranking.library import Library
 
 Features = npt.NDArray[np.float32]
 

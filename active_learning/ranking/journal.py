@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from active_learning.disk.files import StoreError, write_atomically
 from active_learning.disk.record import chain, read_chain
-from active_learning.ranking.library import Picture
+from active_learning.images.library import Picture
 
 FORMAT = 1
 ChosenBy = Literal["function", "random", "cover"]

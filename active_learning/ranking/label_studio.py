@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
+from active_learning.images.tables import Answer
 from active_learning.ranking.journal import Choice
 from active_learning.ranking.names import Names
-from active_learning.ranking.tables import Answer
 from load_data import DataError
 
 FROM_NAME, TO_NAME = "label", "image"

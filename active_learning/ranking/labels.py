@@ -3,47 +3,15 @@
 import codecs
 import difflib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from active_learning.ranking.config import check_class
-from active_learning.ranking.files import Listing
+from active_learning.images.files import check_class
+from active_learning.images.library import Label
+from active_learning.images.tables import Answer, read_csv
 from active_learning.ranking.label_studio import read_export
-from active_learning.ranking.library import Library
 from active_learning.ranking.names import Names
-from active_learning.ranking.tables import Answer, read_csv
 from active_learning.settings.config import ConfigError
 from load_data import DataError
-
-
-@dataclass(frozen=True)
-class Label:
-    """The class of a content, and which file says so, where."""
-
-    name: str
-    file_name: str
-    where: str
-
-
-def given_labels(listing: Listing, library: Library) -> dict[str, Label]:
-    """Return the labels that folders, or the CSV of the images, give: by the content's sha256, in the order of names.
-
-    Raises:
-        DataError: when two files of the same content have different classes.
-    """
-    pictures = library.by_name()
-    found: dict[str, Label] = {}
-    for answer in listing.answers:
-        if not answer.label or answer.file_name not in pictures:
-            continue
-        picture = pictures[answer.file_name]
-        before = found.setdefault(picture.sha256, Label(answer.label, answer.file_name, answer.where))
-        if before.name != answer.label:
-            raise DataError(
-                f"{answer.where}: {answer.file_name!r} is {answer.label!r}, and {before.file_name!r}, the same image, "
-                f"is {before.name!r} in {before.where}: take one of the two away."
-            )
-    return found
 
 
 def read_answers(path: Path, names: Names) -> list[Answer]:

@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Mapping
 from functools import cached_property
 
-from active_learning.ranking.library import Library, Picture
-from active_learning.ranking.tables import Answer, normal
+from active_learning.images.library import Library, Picture
+from active_learning.images.tables import Answer, normal
 
 
 class Names:

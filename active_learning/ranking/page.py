@@ -11,6 +11,9 @@ import jinja2
 import numpy as np
 
 from acquisition_functions import highest_scores
+from active_learning.images.files import Listing
+from active_learning.images.library import Label, Library
+from active_learning.images.pixels import guarded, thumbnail
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.estimate import (
     LEAST_HELD_OUT,
@@ -21,11 +24,7 @@ from active_learning.ranking.estimate import (
     Halves,
     Share,
 )
-from active_learning.ranking.files import Listing
 from active_learning.ranking.journal import Choice
-from active_learning.ranking.labels import Label
-from active_learning.ranking.library import Library
-from active_learning.ranking.pixels import guarded, thumbnail
 from active_learning.ranking.rank import Ranking
 from active_learning.report.gallery import data_uri
 

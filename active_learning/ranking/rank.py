@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence
+from active_learning.images.library import Label, Library, Picture, mean_and_std
 from active_learning.models.hardware import choose_device, choose_precision, computing_threads
 from active_learning.models.network import NetworkLearner, bayesian
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.cover import cover
 from active_learning.ranking.estimate import Estimate, estimate
 from active_learning.ranking.journal import Choice, ChosenBy
-from active_learning.ranking.labels import Label
-from active_learning.ranking.library import Library, Picture
 from active_learning.settings.config import ConfigError
 from active_learning.settings.learners import Index, Timed
 from active_learning.streams import Purpose, stream
@@ -31,9 +30,6 @@ DECIDES_NOTHING = frozenset({
     "weights", "precision", "device",
 })  # fmt: skip
 """Settings that no choice follows from; of the weights it is their content, of the last two what they come to."""
-
-MOST_MEASURED = 10_000
-"""Images, evenly spread over all, whose pixels give the mean and the standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -260,14 +256,3 @@ class Round:
             "size": self._library.size,
             "settings": settings,
         }
-
-
-def mean_and_std(inputs: Inputs, rows: Index) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the numbers / 255 in each channel, of rows evenly spread over all of these.
-
-    A channel that is the same everywhere counts as having the deviation of one grey level; of a feature, 1e-3.
-    """
-    some = inputs[rows[:: -(-len(rows) // MOST_MEASURED)]]
-    least = 1 if some.dtype == np.uint8 else 1e-3
-    mean_c, std_c = some.mean(axis=(0, 2, 3), dtype=float), some.std(axis=(0, 2, 3), dtype=float).clip(min=least)
-    return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())

@@ -12,7 +12,10 @@ from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.disk.record import Round
+from active_learning.disk.store import recorded_run
+from active_learning.images.dataset import load_run
 from active_learning.report.results import Arm, Results, Run
+from active_learning.settings.config import FOLDER, ConfigError
 from active_learning.streams import Purpose, stream
 from load_data import DataError, ImageData, kept_train_index, load_data, noisy_labels, repeated, select_classes
 
@@ -84,8 +87,8 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
         name, copies = str(arm.runs[0].configuration.get("dataset")), int(arm.runs[0].configuration.get("copies", 1))
         if (name, copies) not in datasets:
             try:
-                datasets[name, copies] = repeated((loader or load_data)(name, data_dir), copies)
-            except (DataError, OSError) as error:
+                datasets[name, copies] = repeated(_load(arm.runs[0], data_dir, loader or load_data), copies)
+            except (ConfigError, DataError, OSError) as error:
                 datasets[name, copies] = str(error)
         data = datasets[name, copies]
         shown = _arm(arm, data) if isinstance(data, ImageData) else data
@@ -96,6 +99,13 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
     if arms:
         return Gallery(tuple(arms))
     return Gallery(reason="There are no pictures here. " + " ".join(dict.fromkeys(reasons)))
+
+
+def _load(run: Run, data_dir: Path | None, loader: Loader) -> ImageData:
+    found = recorded_run(run.configuration, 0)
+    if found is None or not run.dataset.startswith(FOLDER):
+        return loader(run.dataset, data_dir)
+    return load_run(replace(found, folder=run.images), data_dir)
 
 
 def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:

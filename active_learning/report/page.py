@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from active_learning.disk.record import Row
+from active_learning.images.dataset import SPLIT
 from active_learning.report.colours import DARK
 from active_learning.report.drawing import Figure
 from active_learning.report.figures import cited_points
@@ -27,7 +28,7 @@ from active_learning.report.statistics import FEWEST_FOR_INTERVAL, repetitions_n
 from active_learning.report.summary import REACH, Estimate, Summary
 from active_learning.report.tables import can_be_significant
 from active_learning.settings.arms import commands
-from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS
+from active_learning.settings.config import ARM_FIELDS, FOLDER, OWN_FIELDS, data_name
 
 TEMPLATES = Path(__file__).with_name("templates")
 CAPTIONS = {
@@ -229,11 +230,12 @@ def _listed(words: Iterable[str]) -> str:
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
     """Return what computes runs of this configuration anew, in a folder of its own: a line for the shell."""
     recorded = [{"acquisition": arm.acquisition, **arm.runs[0].configuration} for arm in arms]
-    return " && ".join(map(shlex.join, commands(run.configuration, recorded, run.rounds, repetitions)))
+    shared = {key: run.dataset if key == "dataset" else value for key, value in run.configuration.items()}
+    return " && ".join(map(shlex.join, commands(shared, recorded, run.rounds, repetitions)))
 
 
 def _title(summary: Summary) -> str:
-    datasets = dict.fromkeys(str(run.configuration.get("dataset", "")) for run in summary.results.runs)
+    datasets = dict.fromkeys(visible(data_name(run.dataset)) for run in summary.results.runs)
     return f"Active learning on {' and '.join(name for name in datasets if name) or 'unnamed data'}"
 
 
@@ -243,6 +245,8 @@ def _subtitle(summary: Summary) -> str:
     return (
         f"{arms} curve{'s' * (arms != 1)}, {runs} run{'s' * (runs != 1)}, up to {summary.end:,} acquired images, "
         f"{' or '.join(str(query) for query in queries)} in each round."
+        + f" {SPLIT}"
+        * any(run.dataset.startswith(FOLDER) for run in summary.results.runs)
     )
 
 

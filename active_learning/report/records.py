@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
-from active_learning.settings.config import RunConfig
+from active_learning.disk.store import images_folder
+from active_learning.settings.config import FOLDER, RunConfig
 from load_data import DATASETS
 
 Array = npt.NDArray[Any]
@@ -40,6 +41,7 @@ class Run:
         failure: why its last try ended, if it failed.
         counts_kept_images: whether its indices and labels count the images that `classes` kept, as earlier versions
             did, and not those of the data set.
+        images: where the images were last, of a data set that is a folder of images.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Run:
     sessions: tuple[Row, ...]
     failure: str | None
     counts_kept_images: bool = False
+    images: str = ""
 
     @property
     def name(self) -> str:
@@ -101,7 +104,14 @@ class Run:
     def label_name(self, label: int) -> str:
         """Return what the whole data set calls a label: its name, or the number of a class without one."""
         spec = DATASETS.get(str(self.configuration.get("dataset")))
-        return spec.class_names[label] if spec and label < len(spec.class_names) else str(label)
+        names = self.configuration.get("class_names") or (spec.class_names if spec else ())
+        return str(names[label]) if label < len(names) else str(label)
+
+    @property
+    def dataset(self) -> str:
+        """What `--dataset` takes to name its images, as far as that is known."""
+        name = str(self.configuration.get("dataset", ""))
+        return f"{FOLDER}{self.images or 'PATH'}" if name.startswith(FOLDER) else name
 
 
 def visible(value: Any) -> Any:
@@ -146,7 +156,7 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
     sessions = _read(folder / "provenance.json", _sessions, name, faults) or []
     failure = _read(folder / "failure.json", _failure, name, faults)
     of_rounds = tuple(seconds[: len(record.rounds)]), tuple(sessions), failure
-    run = Run(name, configuration, record.rounds, *of_rounds, record.counts_kept_images)
+    run = Run(name, configuration, record.rounds, *of_rounds, record.counts_kept_images, images_folder(result_dir))
     _check_arrays(run, folder, faults)
     return run, faults, _missing_files(run, folder)
 
@@ -211,6 +221,8 @@ def _check_configuration(configuration: Row, folder: Path) -> None:
         raise ValueError(f"classes is {classes!r}")
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes is {classes!r}, some of them twice")
+    if not all(isinstance(name, str) for name in configuration.get("class_names", [])):
+        raise ValueError(f"class_names is {configuration['class_names']!r}")
     for key in ("classifier", "learner"):
         if not isinstance(configuration.get(key, ""), str):
             raise ValueError(f"{key} is {configuration[key]!r}")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain, product
+from types import MappingProxyType
 from typing import Any, Literal
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
@@ -18,7 +19,10 @@ from active_learning.settings.learners import LEARNERS, recorded_learner
 
 
 def planned_runs(
-    config: ExperimentConfig, precision: Literal["float32", "bfloat16"], device: Literal["cpu", "cuda", "mps"]
+    config: ExperimentConfig,
+    precision: Literal["float32", "bfloat16"],
+    device: Literal["cpu", "cuda", "mps"],
+    images: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[RunConfig]:
     """Return the runs of an experiment, repetition by repetition, so that whole comparisons are finished first.
 
@@ -26,10 +30,11 @@ def planned_runs(
         config: the experiment.
         precision: what `config.precision` comes to on this machine.
         device: what `config.device` comes to.
+        images: of a folder of images, the fields that say which they are.
     """
     names = {field.name for field in fields(RunConfig)} & {field.name for field in fields(ExperimentConfig)}
     shared: dict[str, Any] = {name: getattr(config, name) for name in names - {"learner", *OWN_FIELDS}}
-    shared |= {"precision": precision, "device": device, "equal_batches": True}
+    shared |= {"precision": precision, "device": device, "equal_batches": True, **images}
     return [
         RunConfig(**shared, **_arm(config, *arm), repetition=repetition)
         for repetition in range(config.experiments)

@@ -7,6 +7,7 @@ curve of it: its fields are the run's identity.
 import difflib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,12 @@ Stopping = Literal["none", "validation"]
 Initialisation = Literal["glorot", "torch"]
 Masks = Literal["pass", "image"]
 
+
+FOLDER = "folder:"
+"""Begins the data set of a user's own images: before a path in settings, before a digest in records."""
+
+MOST_PIXELS = 512
+"""The largest --image_size."""
 
 LONGEST_FOLDER_NAME = 150
 """Bytes of the default folder's name; of a longer one a hash stands for the settings."""
@@ -60,8 +67,8 @@ def _how(default: Any, text: str, at_least: float | None = None) -> Any:
 class RunConfig:
     """One curve: a repetition of an acquisition function on a data set.
 
-    Every field decides the curve's numbers, except `rounds`, which only decides how long it is: a longer curve starts
-    with the shorter one.
+    Every field decides the curve's numbers, except `rounds`, which only decides how long it is (a longer curve starts
+    with the shorter one), and `folder`, where the images are that `dataset` names by their digest.
     """
 
     dataset: str
@@ -100,6 +107,9 @@ class RunConfig:
     copies: int = 1
     imbalance: tuple[float, ...] = ()
     label_noise: float = 0.0
+    class_names: tuple[str, ...] = ()
+    image_size: int = 0
+    folder: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -108,8 +118,8 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the numbers of every round, as JSON has them, in the order of all records."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "rounds"}
         defaults = {entry.name: entry.default for entry in fields(self)}
+        values = {name: getattr(self, name) for name in defaults if name not in ("rounds", "folder")}
         found: dict[str, Any] = {}
         older = dict(LEARNERS[self.learner].recorded)
         for key, value in values.items():
@@ -184,7 +194,14 @@ class ExperimentConfig:
     rounds: int = _flag(100, "acquisition rounds after the initial fit", 0)
     pool_subset: int = _flag(2000, "random images of the pool scored a round; 0 = the whole pool", 0)
     dataset: str = _flag(
-        "mnist", "data set: " + "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
+        "mnist",
+        "data set: "
+        + "; ".join(f"{name}: {spec.description}" for name, spec in DATASETS.items())
+        + f"; {FOLDER}PATH: your own images, each in the folder of its class (or a CSV file_name,label), a fifth of "
+        "them, by the sha256 of their content, for the test set",
+    )
+    image_size: int = _flag(
+        0, f"pixels a side of the images of {FOLDER}PATH; 0 = the median of their sides, at most 64", 0
     )
     copies: int = _flag(
         1, "the training set so many times, each image each time with noise of its own (Repeated-MNIST has 4)", 1
@@ -226,7 +243,7 @@ class ExperimentConfig:
             check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
-        check_known("dataset", self.dataset, DATASETS)
+        self._check_dataset()
         check_known("learner", self.learner, LEARNERS)
         check_known("network", self.network, NETWORKS)
         try:
@@ -237,27 +254,50 @@ class ExperimentConfig:
             raise ConfigError("--status prints a table and nothing else: leave out --quiet and --json.")
         self._check_training()
         self._check_scheduler()
-        self._check_classes(DATASETS[self.dataset])
-        self._check_labels(DATASETS[self.dataset])
         self._check_arms()
         self._check_own_fields()
-        self._check_mbr(DATASETS[self.dataset])
-        self._check_sizes(DATASETS[self.dataset])
+        if self.dataset in DATASETS:
+            self.check_data(DATASETS[self.dataset])
         if self.result_dir is None:
             object.__setattr__(self, "result_dir", Path("result_npy", self._folder_name()))
+
+    def check_data(self, spec: DatasetSpec) -> None:
+        """Refuse settings that do not go with the data set, which is known later where it is a folder of images.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        self._check_classes(spec)
+        self._check_labels(spec)
+        self._check_mbr(spec)
+        self._check_sizes(spec)
 
     def _folder_name(self) -> str:
         """Return what runs can share a folder by: what decides the numbers of all of them, where it is no default."""
         own = ("dataset", "rounds", "experiments", "acq_func", "learner", "determ", "mbr")
-        words = [self.dataset]
+        words = [f"folder_{data_name(self.dataset)}" if self.dataset.startswith(FOLDER) else self.dataset]
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.metadata["computed"] and entry.name not in own and value != entry.default:
                 words.append(entry.name if value is True else f"{entry.name}={_words(value, '_')}")
         name = "-".join(words)
         if len(name.encode()) > LONGEST_FOLDER_NAME:  # file systems take 255 bytes
-            name = f"{self.dataset}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+            first = words[0] if len(words[0].encode()) <= LONGEST_FOLDER_NAME // 2 else "folder"
+            name = f"{first}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
         return name
+
+    def _check_dataset(self) -> None:
+        if not self.dataset.startswith(FOLDER):
+            check_known("dataset", self.dataset, [*DATASETS, f"{FOLDER}PATH"])
+            if self.image_size:
+                raise ConfigError(
+                    f"--image_size {self.image_size} is for --dataset {FOLDER}PATH, and the images of {self.dataset} "
+                    "have their size: leave it out."
+                )
+        elif self.dataset == FOLDER:
+            raise ConfigError(f"--dataset {FOLDER} is without its path: write {FOLDER}PATH, such as {FOLDER}digits.")
+        elif self.network in NETWORKS:  # else that is told
+            check_image_size(self.image_size, self.network)
 
     def _check_training(self) -> None:
         if not 0 < self.augment_strength <= MOST_AUGMENTED:
@@ -405,6 +445,18 @@ class ExperimentConfig:
         return parse_acquisition(self.acq_func)
 
 
+def data_name(dataset: str) -> str:
+    """Return what a data set is called in titles: of a folder or a CSV, the last word of its path.
+
+    >>> data_name("mnist"), data_name("folder:~/my images/"), data_name("folder:a/labels.csv")
+    ('mnist', 'my images', 'labels')
+    """
+    if not dataset.startswith(FOLDER):
+        return dataset
+    path = Path(os.path.abspath(dataset.removeprefix(FOLDER)))  # noqa: PTH100 - resolve() would follow a link
+    return (path.stem if path.suffix.lower() == ".csv" else path.name) or "folder"
+
+
 def arms_of(acquisitions: Iterable[str], learner: str, *, determ: bool, mbr: bool) -> tuple[tuple[str, str], ...]:
     """Return the curves that flags ask for: an acquisition function and a learner each, by name."""
     names = list(acquisitions)
@@ -437,6 +489,16 @@ def check_known(flag: str, name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ConfigError(f"--{flag} {name!r} is not known{hint}: choose one of {', '.join(names)}.")
+
+
+def check_image_size(size: int, network: str) -> None:
+    """Refuse pixels a side that the network does not take."""
+    smallest = NETWORKS[network].smallest
+    if size and not smallest <= size <= MOST_PIXELS:
+        raise ConfigError(
+            f"--image_size {size} is not allowed: the network {network} takes {smallest} to {MOST_PIXELS} pixels a "
+            "side, or 0 for the median of the images' sides."
+        )
 
 
 def check_bound(name: str, value: object, at_least: float | None) -> None:

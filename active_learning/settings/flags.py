@@ -20,7 +20,7 @@ import shtab
 import yaml
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
-from active_learning.settings.config import ConfigError, ExperimentConfig
+from active_learning.settings.config import FOLDER, ConfigError, ExperimentConfig
 from active_learning.settings.learners import LEARNERS
 from active_learning.settings.networks import NETWORKS
 from active_learning.terminal import PROGRAM
@@ -170,7 +170,7 @@ def _help(entry: "Field[Any]") -> str:
 
 def _choices(entry: "Field[Any]") -> list[str]:
     literals = get_args(entry.type) if get_origin(entry.type) is Literal else ()
-    return [*map(str, literals), *KNOWN.get(entry.name, ())]
+    return [*map(str, literals), *KNOWN.get(entry.name, ()), *([FOLDER] if entry.name == "dataset" else [])]
 
 
 def _metavar(entry: "Field[Any]") -> str:

@@ -45,7 +45,11 @@ RUN_SOURCES = sorted(
     [
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
         *PROGRAM_DIR.glob("active_learning/*.py"),
-        *(path for name in ("settings", "models", "disk") for path in PROGRAM_DIR.glob(f"active_learning/{name}/*.py")),
+        *(
+            path
+            for name in ("settings", "models", "disk", "images")
+            for path in PROGRAM_DIR.glob(f"active_learning/{name}/*.py")
+        ),
         *(
             Path(__file__).resolve().with_name(f"{name}.py")
             for name in ("__init__", "cluster", "execution", "scheduler")

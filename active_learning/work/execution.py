@@ -17,6 +17,7 @@ from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.provenance import provenance
 from active_learning.disk.record import Round, Row, fault_of
 from active_learning.disk.store import RunFolder
+from active_learning.images.dataset import load_run
 from active_learning.interruption import Check
 from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
@@ -31,7 +32,7 @@ from active_learning.settings.config import ConfigError, ExperimentConfig, RunCo
 from active_learning.settings.learners import LEARNERS, Weights
 from active_learning.settings.networks import NETWORKS
 from cnn_model import Device, NonFiniteLossError, Precision
-from load_data import ImageData, load_data, repeated, select_classes
+from load_data import ImageData, repeated, select_classes
 
 Advance = Callable[[RunConfig, int, float], None]
 """Told of each finished round: the run, the round and its test error."""
@@ -187,7 +188,7 @@ def execute(
         Exception: whatever makes the run fail.
     """
     keep_freed_memory()
-    data = load_cached(run.dataset, data_dir, check, run.copies)
+    data = load_cached(run, data_dir, check, run.copies)
     numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
@@ -214,15 +215,15 @@ def describe(error: BaseException) -> str:
     return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 
 
-_loaded: dict[tuple[str, int, Path | None], ImageData] = {}
+_loaded: dict[tuple[object, ...], ImageData] = {}
 
 
-def load_cached(dataset: str, data_dir: Path | None, check: Check | None = None, copies: int = 1) -> ImageData:
-    """Load a data set, with its copies, once in this process, however many runs use it; `check` as for `load_data`."""
-    key = dataset, copies, data_dir
+def load_cached(run: RunConfig, data_dir: Path | None, check: Check | None = None, copies: int = 1) -> ImageData:
+    """Load a run's data, with copies, once in this process, however many runs use it; `check` as for `load_data`."""
+    key = run.dataset, run.folder, run.image_size, run.network, copies, data_dir
     if key not in _loaded:
         _loaded.clear()  # one is enough, and two may not fit
-        _loaded[key] = repeated(load_data(dataset, data_dir, check), copies)
+        _loaded[key] = repeated(load_run(run, data_dir, check), copies)
     return _loaded[key]
 
 

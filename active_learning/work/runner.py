@@ -2,16 +2,18 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+from tqdm import tqdm
 
 from active_learning.disk.files import locked
-from active_learning.disk.store import RunFolder, check_result_dir, write_curves
+from active_learning.disk.store import RunFolder, check_result_dir, write_curves, write_images_folder
+from active_learning.images.dataset import open_for
 from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
@@ -48,6 +50,7 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
         StoreError: when another process holds the result folder.
         OSError: when the disk is full or no longer writable, or the cluster cannot be reached.
     """
+    images = open_images(config, check)
     with locked(config.result_dir) as holder:
         if config.scheduler is not None:
             await_scheduler(config.scheduler, check)
@@ -56,14 +59,31 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
 
         check()
         shutil.rmtree(config.result_dir / SCRATCH, ignore_errors=True)  # a driver that was killed left it
-        runs = planned_runs(config, *choose_hardware(config))
+        runs = planned_runs(config, *choose_hardware(config), images)
         check_result_dir(config.result_dir, runs)
+        write_images_folder(config.result_dir, runs[0].folder)
         folders = [_opened(config, run, check) for run in runs]
         unfinished = [folder for folder in folders if not folder.finished]
         failures = _execute_all(config, runs, unfinished, holder, check) if unfinished else {}
         for name in dict.fromkeys(run.name for run in runs):
             write_curves(config.result_dir, name, config.rounds)
     return Outcome(tuple(runs), failures)
+
+
+def open_images(config: ExperimentConfig, check: Check) -> Mapping[str, Any]:
+    """Return what tells runs which images they have, with remarks on stderr; nothing for a data set with a name.
+
+    Raises:
+        ConfigError, DataError: for images, or settings, with which nothing can be run.
+    """
+    quiet = config.quiet or None  # None: a bar only in a terminal
+    folder = open_for(config, lambda items, phase, count: iter(tqdm(items, phase, count, disable=quiet)), check)
+    if folder is None:
+        return {}
+    if (skipped := folder.library.skipped) and not config.quiet:
+        name, reason = next(iter(skipped.items()))
+        print(f"{folder.path}: {len(skipped)} files are left out (the first: {name}: {reason}).", file=sys.stderr)
+    return folder.fields
 
 
 def job_count(config: ExperimentConfig, runs: int) -> int:
@@ -126,11 +146,12 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Chec
     from active_learning.work.execution import check_memory, load_cached
 
     runs = [folder.config for folder in folders]
-    if config.data_dir is not None and DATASETS[config.dataset].download is None and not config.quiet:
+    named = DATASETS.get(config.dataset)
+    if config.data_dir is not None and named and named.download is None and not config.quiet:
         print(
             f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
         )
-    data = load_cached(config.dataset, config.data_dir, check)  # without copies, for which there may be no memory
+    data = load_cached(runs[0], config.data_dir, check)  # without copies, for which there may be no memory
     smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
     if side < smallest:
         raise ConfigError(

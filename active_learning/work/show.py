@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from active_learning.interruption import Check
-from active_learning.settings.config import ExperimentConfig, RunConfig
+from active_learning.settings.config import ExperimentConfig, RunConfig, data_name
 
 
 def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> str:
@@ -24,7 +24,7 @@ def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Che
         return _not_written(error)
     reason, page = "", None
     try:
-        write.draw_curves(asked_for, f"Test error on {config.dataset}")
+        write.draw_curves(asked_for, f"Test error on {data_name(config.dataset)}")
         check()
         report = write.write_report(summary, data_dir=config.data_dir)
         reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page

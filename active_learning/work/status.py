@@ -9,16 +9,17 @@ from tabulate import tabulate
 from active_learning.disk.files import StoreError, is_held
 from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, check_result_dir, recorded_run, result_folders, run_folders
+from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.work.estimate import time_left
-from active_learning.work.runner import job_count
+from active_learning.work.runner import job_count, open_images
 
 STATES = ("done", "going", "stopped", "failed", "to do")
 OTHER = "not asked for"
 
 
-def status(config: ExperimentConfig, show: Callable[[str], None]) -> None:
+def status(config: ExperimentConfig, show: Callable[[str], None], check: Check = lambda: None) -> None:
     """Show a table of the runs that a configuration asks for and of all others that the folder holds.
 
     Beside it, about how long the unfinished ones of those asked for will take.
@@ -30,7 +31,8 @@ def status(config: ExperimentConfig, show: Callable[[str], None]) -> None:
     """
     if config.result_dir.exists() and not config.result_dir.is_dir():
         raise ConfigError(f"--result_dir {config.result_dir} is not a folder: name another.")
-    planned = planned_runs(config, "float32", "cpu")  # neither is part of a run's name
+    # precision and device are no part of a run's name
+    planned = planned_runs(config, "float32", "cpu", open_images(config, check))
     refusal = _refusal(config, planned)
     asked_for = [] if refusal else [_loaded(config, run) for run in planned]
     names = {folder.path for folder in asked_for}

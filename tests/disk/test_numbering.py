@@ -22,7 +22,6 @@ from active_learning.report.summary import summarise
 from active_learning.report.write import write_report
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ExperimentConfig
-from active_learning.work.execution import load_cached
 from benchmarks import tiny
 from load_data import DATASETS, kept_train_index, load_data, select_classes
 from tests.conftest import ROOT, TINY, Tiny
@@ -50,7 +49,7 @@ def unmarked(line: dict[str, Any]) -> dict[str, Any]:
 
 def make_old(folder: Path) -> None:
     """Turn records into what earlier versions wrote: images and labels counted among those that were kept."""
-    kept = np.flatnonzero(np.isin(load_cached("tiny", None).train_labels, CLASSES)).tolist()
+    kept = np.flatnonzero(np.isin(load_data("tiny").train_labels, CLASSES)).tolist()
     for path in records(folder):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         rows: list[dict[str, Any]] = [
@@ -65,7 +64,7 @@ def make_old(folder: Path) -> None:
 
 def test_acquired_images_are_those_of_the_data_set(tiny_main: Tiny, tmp_path: Path) -> None:
     assert tiny_main("--result_dir", tmp_path, *REDUCED) == 0
-    labels = load_cached("tiny", None).train_labels
+    labels = load_data("tiny").train_labels
     assert len(records(tmp_path)) == 2
     for path in records(tmp_path):
         header, rows, whole = read_chain(path)
@@ -84,7 +83,7 @@ def test_the_run_itself_counts_as_before(tiny_main: Tiny, tmp_path: Path) -> Non
     from active_learning.settings.flags import read_flags
 
     config = read_flags([*TINY, *map(str, REDUCED)])
-    whole = load_cached("tiny", None)
+    whole = load_data("tiny")
     data, kept = select_classes(whole, CLASSES), kept_train_index(whole.train_labels, CLASSES)
     np.testing.assert_array_equal(data.train_images, whole.train_images[kept])
     for run in planned_runs(config, "float32", "cpu"):
@@ -138,7 +137,7 @@ def test_a_finished_run_of_before_stays_as_it_is_and_is_read_as_what_it_is(tiny_
 
 def test_the_page_names_images_as_the_data_set_does(tiny_main: Tiny, tmp_path: Path) -> None:
     assert tiny_main("--result_dir", tmp_path, *REDUCED) == 0
-    labels = load_cached("tiny", None).train_labels
+    labels = load_data("tiny").train_labels
     page = write_report(summarise(read_results(tmp_path))).page.read_text(encoding="utf-8")
     named = re.findall(r"training image (\d+), class (\d+)", page)
     assert len(named) == 16

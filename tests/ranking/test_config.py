@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from active_learning.ranking.config import RankConfig, check_class
+from active_learning.images.files import check_class
+from active_learning.ranking.config import RankConfig
 from active_learning.settings.config import ConfigError
 from tests.ranking.folders import make_folder, names, rank
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from active_learning.disk.files import StoreError
+from active_learning.images.library import Label, Library, Picture
+from active_learning.images.tables import Answer, csv_text, normal, read_csv, spreadsheet_safe
 from active_learning.ranking.journal import Choice, Journal
 from active_learning.ranking.label_studio import interface, read_export, tasks
-from active_learning.ranking.labels import Label, new_labels, read_answers
-from active_learning.ranking.library import Library, Picture
+from active_learning.ranking.labels import new_labels, read_answers
 from active_learning.ranking.names import Names
-from active_learning.ranking.tables import Answer, csv_text, normal, read_csv, spreadsheet_safe
 from load_data import DataError
 
 NAMES = ("a.png", "b b.png", "sub/c,d.png", "=1.png")

@@ -6,17 +6,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from active_learning.ranking.cache import Cache, Images, Progress, working_threads
-from active_learning.ranking.files import Listing
-from active_learning.ranking.pixels import Header, guarded, read_header
+import numpy as np
+import numpy.typing as npt
+
+from active_learning.images.cache import Cache, Images, Progress, working_threads
+from active_learning.images.files import Listing
+from active_learning.images.pixels import Header, guarded, read_header
 from load_data import DataError
 
 EXTREME = 3
 """An image so many times as wide as it is high, or more, is a different picture once it is pressed into a square."""
 
+MOST_SIDE = 64
+"""The largest side that is taken by itself: a network from scratch learns little more from larger images."""
+
 FRESH_SECONDS = 2
 """A file that was changed so shortly before it was read may change again without another time of change."""
+
+
+MOST_MEASURED = 10_000
+"""Images, evenly spread over all, whose pixels give the mean and the standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,15 @@ class Library:
         return {name: picture for picture in self.pictures for name in (picture.file_name, *picture.others)}
 
 
+@dataclass(frozen=True)
+class Label:
+    """The class of a content, and which file says so, where."""
+
+    name: str
+    file_name: str
+    where: str
+
+
 def open_library(
     listing: Listing, folder: Path, size: int, limits: tuple[int, int], progress: Progress, check: Callable[[], None]
 ) -> Library:
@@ -105,6 +125,38 @@ def open_library(
         name, reason = next(iter(faults.items()))
         raise DataError(f"none of the {len(faults)} images can be used; {name}: {reason}.")
     return Library(pictures, pixels, {**listing.skipped, **faults}, decoded, _extreme(headers))
+
+
+def given_labels(listing: Listing, library: Library) -> dict[str, Label]:
+    """Return the labels that folders, or the CSV of the images, give: by the content's sha256, in the order of names.
+
+    Raises:
+        DataError: when two files of the same content have different classes.
+    """
+    pictures = library.by_name()
+    found: dict[str, Label] = {}
+    for answer in listing.answers:
+        if not answer.label or answer.file_name not in pictures:
+            continue
+        picture = pictures[answer.file_name]
+        before = found.setdefault(picture.sha256, Label(answer.label, answer.file_name, answer.where))
+        if before.name != answer.label:
+            raise DataError(
+                f"{answer.where}: {answer.file_name!r} is {answer.label!r}, and {before.file_name!r}, the same image, "
+                f"is {before.name!r} in {before.where}: take one of the two away."
+            )
+    return found
+
+
+def mean_and_std(inputs: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the numbers / 255 in each channel, of rows evenly spread over all of these.
+
+    A channel that is the same everywhere counts as having the deviation of one grey level; of a feature, 1e-3.
+    """
+    some = inputs[rows[:: -(-len(rows) // MOST_MEASURED)]]
+    least = 1 if some.dtype == np.uint8 else 1e-3
+    mean_c, std_c = some.mean(axis=(0, 2, 3), dtype=float), some.std(axis=(0, 2, 3), dtype=float).clip(min=least)
+    return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())
 
 
 def _headers(listing: Listing, cache: Cache, progress: Progress, check: Callable[[], None]) -> dict[str, Header]:

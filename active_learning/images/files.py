@@ -1,13 +1,13 @@
 """Image files: which there are, in a folder or in a CSV, and which classes they are given there."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from active_learning.ranking.config import check_class
-from active_learning.ranking.tables import Answer, normal, read_csv
+from active_learning.images.tables import Answer, normal, read_csv
 from active_learning.settings.config import ConfigError
 from load_data import DataError
 
@@ -74,6 +74,20 @@ def find_images(images: Path, *, flat: bool, check: Callable[[], None]) -> Listi
         if answer.label:
             check_class(answer.label, answer.where)
     return listing
+
+
+def check_class(name: str, where: str) -> None:
+    """Refuse a name of a class that a spreadsheet would compute, or that no one line can show.
+
+    Raises:
+        ConfigError: saying where it stands.
+    """
+    formula = name[:1] in tuple("=@+-") and not re.fullmatch(r"[+-]\d+(\.\d+)?", name)
+    if not name or not name.isprintable() or formula or name != name.strip():
+        raise ConfigError(
+            f"{where}: {name!r} can be no class: a name has printable characters, begins with none of = @ + - unless "
+            "it is a number (a spreadsheet would take it for a formula), and has no space at its ends."
+        )
 
 
 def _in_folder(root: Path, flat: bool, check: Callable[[], None]) -> Listing:

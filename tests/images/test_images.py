@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from active_learning.ranking import cache as cache_module
-from active_learning.ranking import library as library_module
-from active_learning.ranking.files import find_images
-from active_learning.ranking.library import Library, open_library
-from active_learning.ranking.pixels import decode, guarded, read_header
+from active_learning.images import cache as cache_module
+from active_learning.images import library as library_module
+from active_learning.images.files import find_images
+from active_learning.images.library import Library, open_library
+from active_learning.images.pixels import decode, guarded, read_header
 from load_data import DataError
 from tests.ranking.folders import draw, save
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from active_learning.disk.files import make_folder, write_atomically
-from active_learning.ranking.pixels import Header, decode, decoding_threads
+from active_learning.images.pixels import Header, decode, decoding_threads
 
 Images = npt.NDArray[np.uint8]
 OnDisk = np.memmap[Any, np.dtype[np.uint8]]
