@@ -33,7 +33,7 @@ class Answer:
 
 
 def read_csv(path: Path, *, needs_label: bool = True) -> list[Answer]:
-    """Read the columns `file_name` and `label` of a CSV file; others are left alone.
+    """Read the columns `file_name`, `label` and, where it is there, `sha256` of a CSV file; others are left alone.
 
     It is UTF-8, with or without a mark at its start, with line ends of any system and commas between the cells.
 
@@ -59,8 +59,8 @@ def read_csv(path: Path, *, needs_label: bool = True) -> list[Answer]:
         name = row[names.index("file_name")]
         if not name.strip():
             raise DataError(f"{where}: the file_name is empty: give the image's path, relative to the images' folder.")
-        label = row[names.index("label")].strip() if "label" in names else ""
-        answers.append(Answer(normal(name), label, where))
+        label, sha256 = (row[names.index(key)].strip() if key in names else "" for key in ("label", "sha256"))
+        answers.append(Answer(normal(name), label, where, sha256.lower()))
     return answers
 
 

@@ -334,9 +334,12 @@ def _row(one: Choice | Ranked) -> tuple[str, str, str, str]:
 
 
 def batch_csv(ranking: Ranking) -> bytes:
-    """Return the batch with a column to fill in."""
-    rows = ((spreadsheet_safe(choice.picture.file_name), "", choice.predicted) for choice in ranking.choices)
-    return csv_text(("file_name", "label", "predicted_label"), rows)
+    """Return the batch with a column to fill in; by its content's sha256 an answer stays with the image asked for."""
+    rows = (
+        (spreadsheet_safe(choice.picture.file_name), "", choice.predicted, choice.picture.sha256)
+        for choice in ranking.choices
+    )
+    return csv_text(("file_name", "label", "predicted_label", "sha256"), rows)
 
 
 def skipped_csv(library: Library) -> bytes:

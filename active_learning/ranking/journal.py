@@ -98,9 +98,9 @@ class Journal:
                     found[row["sha256"]] = (row["file_name"], row["label"])
         return found
 
-    def asked(self) -> dict[str, str]:
-        """Return the content's sha256 of each file name that was asked for, as it was when it was asked for last."""
-        return {row["file_name"]: row["sha256"] for event in self._rounds() for row in event["images"]}
+    def asked(self) -> list[tuple[str, str]]:
+        """Return the file names that were asked for, each with its content's sha256, in that order."""
+        return [(row["file_name"], row["sha256"]) for event in self._rounds() for row in event["images"]]
 
     def classes(self) -> set[str]:
         """Return the classes that the user named."""

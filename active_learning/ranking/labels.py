@@ -57,6 +57,11 @@ def new_labels(
     for answer in answers:
         if not answer.label:
             continue
+        if names.contradict(answer) and not answer.task:
+            raise DataError(
+                f"{answer.where}: {answer.file_name!r} is not the image with this sha256 ({answer.sha256[:12]}): "
+                "correct one of the two, or empty the sha256 to label the file of this name."
+            )
         sha256 = names.content(answer) or ""
         picture = names.contents.get(sha256)
         if picture is None:
@@ -92,10 +97,11 @@ def _no_image(answer: Answer, names: Names) -> str:
     delete = "delete the task in Label Studio, and export again" if answer.task else "delete this line"
     if name in skipped:
         return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: {delete}."
-    if answer.sha256:
+    if answer.sha256 and (answer.task or names.known(name) not in names.pictures):
         return (
-            f"{answer.where}: none of the {len(names.contents)} images is the one that the task was made for "
-            f"({name!r}, sha256 {answer.sha256[:12]}): put the file back, or {delete}."
+            f"{answer.where}: none of the {len(names.contents)} images is the one that the "
+            f"{'task' if answer.task else 'line'} was made for ({name!r}, sha256 {answer.sha256[:12]}): put the file "
+            f"back, or {delete}."
         )
     if names.known(name) in names.pictures:
         return (

@@ -1,7 +1,7 @@
 """Which image an answer is about: by the content that was asked for under its name, else by the file of that name."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cached_property
 
 from active_learning.images.library import Library, Picture
@@ -13,19 +13,20 @@ class Names:
 
     Args:
         library: the images.
-        asked: the content's sha256 of each file name that was asked for, as it was then.
+        asked: the file names that were asked for, each with the sha256 that its content had then, in that order.
 
     Attributes:
         pictures: by the names of the files that are there now, copies too.
         contents: the same by their sha256.
     """
 
-    def __init__(self, library: Library, asked: Mapping[str, str] | None = None) -> None:
+    def __init__(self, library: Library, asked: Sequence[tuple[str, str]] = ()) -> None:
         self.library = library
+        self._asked = frozenset(asked)
         self.pictures = library.by_name()
         self.contents: dict[str, Picture] = {picture.sha256: picture for picture in library.pictures}
         # Whoever answers has looked at the image that was asked for, whatever lies under its name by now.
-        self._sha256s = {name: picture.sha256 for name, picture in self.pictures.items()} | dict(asked or {})
+        self._sha256s = {name: picture.sha256 for name, picture in self.pictures.items()} | dict(asked)
 
     def content(self, answer: Answer) -> str | None:
         """Return the sha256 of the image that an answer is about, which may be gone; None for an unknown name."""
@@ -52,6 +53,13 @@ class Names:
         for name in self._sha256s:
             found.setdefault(unicodedata.normalize("NFC", name), []).append(name)
         return found
+
+    def contradict(self, answer: Answer) -> bool:
+        """Return whether an answer names a file and a content that do not belong together, now or when asked for."""
+        name = self.known(answer.file_name) or ""
+        there = self.pictures.get(name)
+        another = there is not None and answer.sha256 not in ("", there.sha256)
+        return another and (name, answer.sha256) not in self._asked
 
     def renamed(self, answer: Answer) -> str:
         """Return the name that the image of an answer has now, where it is another than the answer says; else ""."""

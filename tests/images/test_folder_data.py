@@ -319,6 +319,7 @@ def test_the_page_names_classes_split_and_the_command_that_makes_it_anew(
     assert "There are no pictures here" not in page
     again = command((found := read_results(folder)).runs[0], 1, found.arms)
     assert f"--dataset 'folder:{images}'" in again
+    assert [found.runs[0].label_name(label) for label in range(4)] == [*CLASSES, "3"]
     ended = subprocess.run(again.replace("python3 main.py", f"{sys.executable} {ROOT / 'main.py'}"), shell=True)
     assert ended.returncode == 0
     assert record(tmp_path / "result_again") == record(folder)

@@ -50,7 +50,8 @@ def fill_in(batch: Path, truth: dict[str, str], *, only: int | None = None) -> P
     header, *lines = batch.read_text("utf-8").splitlines()
     names = [line.partition(",")[0] for line in lines]
     answered = [
-        f"{name},{truth[name]},x" if only is None or at < only else f"{name},,x" for at, name in enumerate(names)
+        f"{name},{truth[name] if only is None or at < only else ''},x,{line.rpartition(',')[2]}"
+        for at, (name, line) in enumerate(zip(names, lines, strict=True))
     ]
     batch.write_text("\n".join([header, *answered]) + "\n", "utf-8")
     return batch

@@ -1,6 +1,7 @@
 """`main.py rank` from the outside: rounds, what it leaves behind, and what it says of bad input."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -534,6 +535,53 @@ def test_a_label_of_an_image_that_was_replaced_is_refused(tmp_path: Path, capsys
     both = labels(tmp_path, f"file_name,label\n{one},cat\n{two},dog\n")
     assert rank(images, "--labels", both) == 0
     assert answered(results) == {"new.png": "owl", one: "cat", two: "dog"}
+
+
+def test_the_batch_says_which_content_it_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is asked for twice, of two contents: the first round's file is about the first of them."""
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images, pool=5)
+    assert rank(images, "--query=5") == 0
+    header, *lines = (results / "batch.csv").read_text().splitlines()
+    assert header == "file_name,label,predicted_label,sha256"
+    for line in lines:
+        assert line.rpartition(",")[2] == hashlib.sha256((images / line.partition(",")[0]).read_bytes()).hexdigest()
+    old = fill_in(results / "batch.csv", dict.fromkeys(names(results / "batch.csv"), "cat"), only=1).read_text()
+    old_labels = labels(tmp_path, "\n".join(old.splitlines()[:2]) + "\n")
+    (results / "batch.csv").unlink()
+    one = names(old_labels)[0]
+    kept = (images / one).read_bytes()
+    save(draw(2, 77), images / one)
+    assert rank(images, "--query=5") == 0
+    assert one in names(results / "batch.csv")
+    assert rank(images, "--labels", old_labels) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"labels.csv, line 2: {one!r} is another picture now than when it was asked for" in told
+    assert answered(results) == {}
+    (images / "kept.png").write_bytes(kept)
+    assert rank(images, "--labels", old_labels) == 0
+    assert answered(results) == {"kept.png": "cat"}
+
+
+def test_a_line_whose_name_and_content_are_two_images_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images)
+    assert rank(images) == 0
+    one, two, *_ = names(results / "batch.csv")
+    digest = hashlib.sha256((images / one).read_bytes()).hexdigest()
+    for name, sha256, told in (
+        (two, digest, f"{two!r} is not the image with this sha256 ({digest[:12]}): correct one of the two, or empty "),
+        ("gone.png", "0" * 64, "none of the 39 images is the one that the line was made for ('gone.png', sha256 0000"),
+        (two, "what", f"{two!r} is not the image with this sha256 (what): correct one of the two, or empty "),
+    ):
+        given = labels(tmp_path, f"file_name,label,sha256\n{name},cat,{sha256}\n")
+        assert rank(images, "--labels", given) == 1
+        assert f"labels.csv, line 2: {told}" in capsys.readouterr().err
+    given = labels(tmp_path, f"file_name,label,sha256\n{one},cat,{digest.upper()}\n{two},dog,\n")
+    assert rank(images, "--labels", given) == 0
+    assert answered(results) == {one: "cat", two: "dog"}
 
 
 def test_labels_handed_over_are_kept_though_the_folders_say_the_same(
