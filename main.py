@@ -39,6 +39,7 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
 
 def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.disk.files import StoreError
+    from active_learning.ranking.flags import make_parser as rank_parser
     from active_learning.settings.config import ConfigError
     from active_learning.settings.flags import read_flags
     from load_data import DataError
@@ -48,7 +49,7 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
             from active_learning.ranking.command import main as rank
 
             return rank(argv, check)
-        return _run(read_flags(argv), check)
+        return _run(read_flags(argv, {"rank": rank_parser}), check)
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
     except OSError as error:

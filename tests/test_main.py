@@ -292,6 +292,11 @@ def test_printed_configuration_is_read_again(tmp_path: Path, capsys: pytest.Capt
         ("--mbr_s", "--mbr_sigma"),
         ("--dataset mnist_", "mnist_5k"),
         ("--dataset fo", "folder:"),
+        ("ra", "rank"),
+        ("rank --labe", "--labels"),
+        ("rank --export lab", "label_studio"),
+        ("rank --mbr_s", ""),
+        ("status --mbr_s", "--mbr_sigma"),
         ("--acq_func bal", "bald"),
     ],
 )

@@ -4,13 +4,10 @@ In the result folder: `ranking.csv` (the batch in the order of choice, then the 
 batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` and the cache of decoded images.
 """
 
-import difflib
 import sys
 import time
-from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from active_learning.images.files import Listing, find_images
 from active_learning.images.library import MOST_SIDE, Label, Library, given_labels, open_library
 from active_learning.images.tables import csv_text, spreadsheet_safe
 from active_learning.ranking.config import RankConfig
+from active_learning.ranking.flags import read_flags
 from active_learning.ranking.journal import Choice, Journal, digest
 from active_learning.ranking.label_studio import interface, tasks
 from active_learning.ranking.labels import new_labels, read_answers, unread
@@ -29,13 +27,10 @@ from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
 from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
 from active_learning.settings.config import ConfigError
-from active_learning.settings.flags import Help, Parser, add_flag, flag_value
 from active_learning.settings.networks import NETWORKS
 from cnn_model import NonFiniteLossError
 from load_data import DataError
 
-PROGRAM = "main.py rank"
-FLAGS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(RankConfig) if entry.name != "images"}
 MOST_PRETRAINED_SIDE = 224
 """As `MOST_SIDE`, for a pretrained network: the size that it was trained on."""
 
@@ -58,52 +53,6 @@ def main(argv: Sequence[str], check: Check) -> int:
         session.seconds["find"] = time.perf_counter() - start
         session.go(listing)
     return 0
-
-
-def read_flags(argv: Sequence[str]) -> RankConfig:
-    """Return what the words after `rank` mean.
-
-    Raises:
-        ConfigError: for anything that is not allowed.
-        SystemExit: after `--help`.
-    """
-    parser = make_parser()
-    given, left = parser.parse_known_args(argv)
-    unknown = [word for word in left if word.startswith("--")]
-    if unknown:
-        name = unknown[0][2:].partition("=")[0]
-        close = difflib.get_close_matches(name, FLAGS, n=1)
-        hint = f"did you mean --{close[0]}?" if close else f"{PROGRAM} --help lists all."
-        raise ConfigError(f"--{name} is no flag of rank: {hint}")
-    words = [*given.images, *left]
-    if len(words) != 1 or not words[0]:
-        raise ConfigError(
-            f"{PROGRAM} takes one folder of images, or one CSV of their names, and "
-            + (f"{len(words)} are given: {', '.join(words)}." if len(words) > 1 else "none is given.")
-        )
-    values = {name: flag_value(FLAGS[name], value) for name, value in vars(given).items() if name in FLAGS}
-    return RankConfig(images=Path(words[0]), **values)
-
-
-def make_parser() -> Parser:
-    """Return the parser of the words after `rank`."""
-    parser = Parser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} IMAGES [--labels FILE] [--NAME VALUE ...]",
-        description="Which of my images should be labelled next? Trains on those that have a label, ranks all others.",
-        formatter_class=Help,
-        allow_abbrev=False,
-        argument_default=SUPPRESS,
-    )
-    parser.add_argument(
-        "images", nargs="*", default=[], metavar="IMAGES",
-        help="a folder of images (those in a subfolder have its name for a class, those in unlabelled/ and at the top "
-        "have none), or a CSV with the columns file_name,label, an empty label for an image without",
-    )  # fmt: skip
-    groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
-    for entry in FLAGS.values():
-        add_flag(groups[entry.metadata["computed"]], entry)
-    return parser
 
 
 class _Session:

@@ -10,10 +10,10 @@ import codecs
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import shtab
@@ -71,8 +71,17 @@ class Help(argparse.HelpFormatter):
         return f"{action.metavar} ..." if action.nargs == "*" else str(action.metavar or default_metavar)
 
 
-def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
+MakesParser = Callable[..., argparse.ArgumentParser]
+
+
+def read_flags(
+    argv: Sequence[str] | None = None, verbs: Mapping[str, MakesParser] = MappingProxyType({})
+) -> ExperimentConfig:
     """Read flags and the YAML files that `--config` names.
+
+    Args:
+        argv: the words.
+        verbs: what makes the parser of another verb's words, for `--print_completion`; it takes `with_choices`.
 
     Raises:
         ConfigError: for anything that is not allowed.
@@ -88,20 +97,35 @@ def read_flags(argv: Sequence[str] | None = None) -> ExperimentConfig:
     parser = make_parser()
     flags = _split(parser, words)
     if "print_completion" in flags:
-        print(completion(flags["print_completion"]))
+        print(completion(flags["print_completion"], verbs))
         raise SystemExit(0)
-    given: dict[str, Any] = {}
-    for path in flags.pop("config", ()):
-        if not path:
-            raise ConfigError(_without_value("config"))
-        given |= _split(parser, _file_words(path))
-    given |= flags
-    printed = given.pop("print_config", False)
-    config = ExperimentConfig(**{name: flag_value(FLAGS[name], value) for name, value in given.items()})
-    if printed:
-        print(_as_yaml(config), end="")
+    config = ExperimentConfig(**values_of(parser, flags, FLAGS))
+    if "print_config" in flags:
+        print(as_yaml(config, FLAGS), end="")
         raise SystemExit(0)
     return config
+
+
+def values_of(
+    parser: argparse.ArgumentParser, given: Mapping[str, Any], known: Mapping[str, "Field[Any]"]
+) -> dict[str, Any]:
+    """Return what given flags come to, and those of the files that `--config` names, over which the given ones win.
+
+    Args:
+        parser: of the flags.
+        given: the words after each flag of the command line.
+        known: the field of each flag that is a setting.
+
+    Raises:
+        ConfigError: for anything that is not allowed.
+    """
+    words: dict[str, Any] = {}
+    for path in given.get("config", ()):
+        if not path:
+            raise ConfigError(_without_value("config"))
+        words |= _split(parser, _file_words(path, known, parser.prog))
+    words |= given
+    return {name: flag_value(known[name], value) for name, value in words.items() if name in known}
 
 
 def _split(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, Any]:
@@ -128,15 +152,22 @@ def make_parser(*, with_choices: bool = False) -> argparse.ArgumentParser:
     groups = {True: parser.add_argument_group("what is computed"), False: parser.add_argument_group("how it is done")}
     for entry in FLAGS.values():
         add_flag(groups[entry.metadata["computed"]], entry, with_choices=with_choices)
-    others = parser.add_argument_group("files and shells")
-    config_help = "YAML file of flags without their dashes; flags win over it"
-    others.add_argument("--config", nargs="?", action="append", metavar="PATH", help=config_help)
-    others.add_argument("--print_config", action="store_true", help="print such a file and do no more")
+    others = add_file_flags(parser)
     shells = ", ".join(shtab.SUPPORTED_SHELLS)
     others.add_argument(
         "--print_completion", nargs="?", metavar="SHELL", help=f"print what completes all this in {shells}"
     )
     return parser
+
+
+def add_file_flags(parser: argparse.ArgumentParser) -> Any:
+    """Add `--config` and `--print_config` in a group of their own, and return that."""
+    group = parser.add_argument_group("files and shells")
+    config_help = "YAML file of flags without their dashes; flags win over it"
+    config = group.add_argument("--config", nargs="?", action="append", metavar="PATH", help=config_help)
+    config.complete = shtab.FILE  # type: ignore[attr-defined]
+    group.add_argument("--print_config", action="store_true", help="print such a file and do no more")
+    return group
 
 
 def add_flag(group: Any, entry: "Field[Any]", *, with_choices: bool = False) -> None:
@@ -152,12 +183,17 @@ def add_flag(group: Any, entry: "Field[Any]", *, with_choices: bool = False) -> 
     group.add_argument(f"--{entry.name}", **options)
 
 
-def completion(shell: str | None) -> str:
-    """Return the script by which a shell completes flags and their values."""
+def completion(shell: str | None, verbs: Mapping[str, MakesParser]) -> str:
+    """Return the script by which a shell completes verbs, flags and their values."""
     if shell not in shtab.SUPPORTED_SHELLS:
         shells = ", ".join(shtab.SUPPORTED_SHELLS)
         raise ConfigError(f"--print_completion {shell or 'without a shell'} is not allowed: choose one of {shells}.")
-    script: str = shtab.complete(make_parser(with_choices=True), shell)
+    parser = make_parser(with_choices=True)
+    subparsers = parser.add_subparsers()
+    for verb, made_by in {"run": make_parser, "status": make_parser, **verbs}.items():
+        its = made_by(with_choices=True)  # without a help text shtab leaves a verb out
+        subparsers.add_parser(verb, help=its.description, parents=[its], add_help=False)
+    script: str = shtab.complete(parser, shell)
     return script
 
 
@@ -236,11 +272,12 @@ def _matched(pattern: "re.Pattern[str]", word: str) -> str:
     return word
 
 
-def _as_yaml(config: ExperimentConfig) -> str:
-    """Return settings as YAML, in ASCII if standard output may make something else of other letters."""
+def as_yaml(config: object, known: Iterable[str]) -> str:
+    """Return the known settings as YAML, in ASCII if standard output may make something else of other letters."""
     shown = {
         name: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         for name, value in vars(config).items()
+        if name in known
     }
     unicode = str(getattr(sys.stdout, "encoding", "")).lower() in ("utf-8", "utf8")
     text: str = yaml.safe_dump(shown, sort_keys=False, allow_unicode=unicode)
@@ -249,7 +286,7 @@ def _as_yaml(config: ExperimentConfig) -> str:
 
 def _belongs_to_nothing(word: str) -> str:
     if word.startswith("--"):
-        return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS])
+        return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS], PROGRAM)
     switches = ", ".join(f"--{name}" for name in SWITCHES)
     return (
         f"{word!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and run, "
@@ -257,7 +294,7 @@ def _belongs_to_nothing(word: str) -> str:
     )
 
 
-def _file_words(path: str) -> list[str]:
+def _file_words(path: str, known: Mapping[str, "Field[Any]"], program: str) -> list[str]:
     """Return the words of the command line that mean what a YAML file says.
 
     Raises:
@@ -269,11 +306,11 @@ def _file_words(path: str) -> list[str]:
     words: dict[str, list[str]] = {}
     for key, value in root.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else "a list"
-        if name not in FLAGS:
-            raise ConfigError(_unknown(str(name), FLAGS))
+        if name not in known:
+            raise ConfigError(_unknown(str(name), known, program))
         if name in words:
             raise ConfigError(f"--config {path} gives {name!r} twice: leave one of them out.")
-        words[name] = _setting_words(FLAGS[name], value)
+        words[name] = _setting_words(known[name], value)
     return [word for setting in words.values() for word in setting]
 
 
@@ -351,9 +388,9 @@ def _without_value(name: str, entry: "Field[Any] | None" = None) -> str:
     return f"--{name} is given without its value: it takes {takes}."
 
 
-def _unknown(name: str, known: Iterable[str]) -> str:
+def _unknown(name: str, known: Iterable[str], program: str) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"{PROGRAM} --help lists them all."
+    hint = f"did you mean {close[0]!r}?" if close else f"{program} --help lists them all."
     return f"{name!r} is not a setting: {hint}"
 
 

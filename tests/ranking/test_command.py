@@ -382,6 +382,18 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "a folder without images": (1, lambda d: [without_images(d)], "there is no image in "),
     "an unknown flag": (2, flags("--lables=x"), "--lables is no flag of rank: did you mean --labels?"),
     "a flag of another verb": (2, flags("--rounds=3"), "--rounds is no flag of rank"),
+    "a file of settings that is not there": (2, flags("--config=x.yaml"), "--config x.yaml: it cannot be read"),
+    "an unknown setting in a file": (
+        2,
+        lambda d: [d / "images", "--config", labels(d, "lables: x\n", "a.yaml")],
+        "'lables' is not a setting: did you mean 'labels'?",
+    ),
+    "a setting of another verb in a file": (
+        2,
+        lambda d: [d / "images", "--config", labels(d, "rounds: 3\n", "a.yaml")],
+        "'rounds' is not a setting: main.py rank --help lists them all.",
+    ),
+    "a file of settings without its name": (2, flags("--config"), "--config is given without its value"),
     "an unknown function": (2, flags("--acq_func=bold"), "--acq_func: unknown acquisition function 'bold'"),
     "five functions": (2, flags("--acq_func=0"), "--acq_func 0 is 5 functions: a ranking has one"),
     "a function for two classes": (2, flags("--acq_func=mbr"), "--acq_func mbr needs a random field"),

@@ -1,12 +1,16 @@
 """What a ranking's settings come to: the folder that it writes, the classes there may be, what decides a choice."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from active_learning.images.files import check_class
 from active_learning.ranking.config import RankConfig
+from active_learning.ranking.flags import read_flags
 from active_learning.settings.config import ConfigError
+from tests.conftest import ROOT
 from tests.ranking.folders import make_folder, names, rank
 
 
@@ -44,6 +48,22 @@ def test_settings_that_decide_nothing_ask_for_the_same_images(tmp_path: Path) ->
     for others in (["--val_share=0.2"], ["--device=auto"], ["--acq_func=3"]):
         assert rank(images, *flags, *others) == 0
         assert (names(batch), journal.read_bytes()) == (first, asked)
+
+
+def test_a_file_means_what_flags_mean_and_flags_win_over_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["a b", "--acq_func=bald", "--add_classes", "owl", "rat", "--flat", "--val_share=0.1", "--labels=x, y.csv"]
+    with pytest.raises(SystemExit):
+        read_flags([*given, "--print_config"])
+    path = tmp_path / "rank.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert read_flags(["a b", "--config", str(path)]) == read_flags(given)
+    config = read_flags(["--query=3", "a b", "--config", str(path), "--acq_func=uniform"])
+    assert (config.query, config.acq_func, config.flat) == (3, "uniform", True)
+
+
+def test_what_completes_the_flags_imports_nothing_slow() -> None:
+    command = "import sys, active_learning.ranking.flags; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_a_larger_share_of_random_images_does_not_take_a_whole_batch(tmp_path: Path) -> None:
