@@ -8,7 +8,7 @@ Dimensions: N images, C classes, F features (before the first dropout), H hidden
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
@@ -31,6 +31,9 @@ HIDDEN_UNITS = 128
 
 STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
 """With `stopping`, the validation loss is measured each so many steps, and a fit ends after so many without a gain."""
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels / 255, on which torchvision's weights were trained."""
 
 MASK_SEED = 0x6D61736B
 """What a network's seed is changed by for its masks: its weights use up the first draws of the seed itself."""
@@ -370,12 +373,15 @@ class ResNet18(nn.Module):
         if small:
             self.residual.maxpool = nn.Identity()
         self.residual.fc = nn.Identity()
-        self.hidden = skip_init(nn.Linear, 512, HIDDEN_UNITS)
-        self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
-        self.dropouts = Dropout((512,), FEATURE_DROPOUT), Dropout((HIDDEN_UNITS,), HIDDEN_DROPOUT)
-        self.mask_with(seed ^ MASK_SEED)
+        self._add_head(512, class_count, seed)
         layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
         start(self, layers, initialisation, seed, initial_weights)
+
+    def _add_head(self, features: int, class_count: int, seed: int) -> None:
+        self.hidden = skip_init(nn.Linear, features, HIDDEN_UNITS)
+        self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
+        self.dropouts = Dropout((features,), FEATURE_DROPOUT), Dropout((HIDDEN_UNITS,), HIDDEN_DROPOUT)
+        self.mask_with(seed ^ MASK_SEED)
 
     def mask_with(self, seed: int) -> None:
         """Draw the dropout masks of training mode from this seed from here on."""
@@ -422,17 +428,61 @@ class DenseNetwork(ResNet18):
     ) -> None:
         nn.Module.__init__(self)  # there is no residual network
         self.standardise = Standardise(pixel_mean, pixel_std)
-        features = math.prod(image_shape)
-        self.hidden = skip_init(nn.Linear, features, HIDDEN_UNITS)
-        self.output = skip_init(nn.Linear, HIDDEN_UNITS, class_count)
-        self.dropouts = Dropout((features,), FEATURE_DROPOUT), Dropout((HIDDEN_UNITS,), HIDDEN_DROPOUT)
-        self.mask_with(seed ^ MASK_SEED)
+        self._add_head(math.prod(image_shape), class_count, seed)
         start(self, (self.hidden, self.output), initialisation, seed, initial_weights)
 
     def features(self, images_nchw: Tensor) -> Tensor:
         """Return the numbers (N, F) that stand before the first dropout."""
         features_nf: Tensor = self.standardise(images_nchw).flatten(1)
         return features_nf
+
+
+class FineTunedResNet18(ResNet18):
+    """ResNet-18 as it was trained on ImageNet, under a fresh head: all of it is trained, the old part more slowly.
+
+    Batch normalisation keeps the means and variances of ImageNet, in training too: those of a batch of a few labelled
+    images say little. Its scales and shifts are trained with the rest. Pixels are standardised as ImageNet's were, and
+    grey ones stand in all three channels. Its other arguments are those of `BayesianCNN`.
+
+    Args:
+        pretrained: the residual network's weights by name, without those of its last layer.
+    """
+
+    slower: ClassVar[Mapping[str, float]] = {"residual.*": 1 / 20}
+    """Parameters by pattern, and what their learning rate is of the others' (Howard and Ruder, 2018, section 3.2).
+
+    Adam moves a weight by about the learning rate in each step, however small its gradient. That suits a fresh head;
+    weights of the old convolutions are a few 1e-2 in size, and hundreds of steps of 2e-3 would write over them.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        class_count: int,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+        seed: int = 0,
+        initialisation: Initialisation = "glorot",
+        initial_weights: Weights | None = None,
+        pretrained: Weights | None = None,
+    ) -> None:
+        from torchvision.models import resnet18
+
+        nn.Module.__init__(self)
+        self.standardise = Standardise(IMAGENET_MEAN, IMAGENET_STD)
+        with torch.random.fork_rng(devices=[]):
+            self.residual = resnet18()
+        self.residual.fc = nn.Identity()
+        self._add_head(512, class_count, seed)
+        if pretrained is not None:
+            self.residual.load_state_dict({name: torch.from_numpy(array) for name, array in pretrained.items()})
+        start(self, (self.hidden, self.output), initialisation, seed, initial_weights)
+
+    def train(self, mode: bool = True) -> "FineTunedResNet18":
+        """Let dropout follow the mode; batch normalisation stays in evaluation mode."""
+        super().train(mode)
+        self.residual.eval()
+        return self
 
 
 class TensorBatches:
@@ -570,7 +620,11 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             return self
         seeds = np.random.SeedSequence(self.fit_seed).generate_state(3, np.uint64) >> 1
         self.module__seed, self.iterator_train__seed, self.iterator_train__augment_seed = map(int, seeds)
-        self.optimizer__param_groups = [(self.module.decayed, {"weight_decay": 2 * self.weight_decay / len(X)})]
+        slower = getattr(self.module, "slower", {}).items()
+        self.optimizer__param_groups = [
+            (self.module.decayed, {"weight_decay": 2 * self.weight_decay / len(X)}),
+            *((names, {"lr": self.lr * factor}) for names, factor in slower),
+        ]
         batches = math.ceil(len(X) / self.batch_size)
         epochs = max(self.max_epochs, math.ceil(self.min_steps / batches))
         # skorch looks at the validation set after each of its epochs, which may be one step

@@ -28,7 +28,7 @@ from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Images, Index, Timed, Weights
 from active_learning.settings.networks import NETWORKS
 from active_learning.streams import Purpose, stream, stream_seed
-from cnn_model import BayesianCNNClassifier, NonFiniteLossError
+from cnn_model import BayesianCNNClassifier, FineTunedResNet18, NonFiniteLossError
 from load_data import ImageData, Splits
 
 WEIGHT_DECAY_GRID = (0.0, 1.0, 3.5, 10.0)
@@ -73,6 +73,7 @@ class NetworkLearner:
         timed: times a phase.
         check: called before each training step and inference block; what it raises ends the run.
         note: told in a sentence of a lack of memory.
+        pretrained: weights of ImageNet's residual network, from which every fit starts in place of the run's network.
     """
 
     def __init__(
@@ -86,13 +87,14 @@ class NetworkLearner:
         timed: Timed,
         check: Check,
         note: Callable[[str], None] | None = None,
+        pretrained: Weights | None = None,
     ) -> None:
         self.weight_decay, self.weight_decay_tuned = 0.0, False
         self._tuned_at = 0
         self._config, self._dropout, self._timed = config, dropout, timed
         self._train_images, self._class_count, self._pool = data.train_images, data.class_count, splits.pool
         self.validation = data.train_images[splits.validation], data.train_labels[splits.validation]
-        self.network = make_network(config, data, check, note)
+        self.network = make_network(config, data, check, note, pretrained)
         self.network.validation = self.validation
         self._field: RunField | None = None
         if "field" in function.needs:
@@ -236,12 +238,15 @@ def make_network(
     data: ImageData,
     check: Check | None = None,
     note: Callable[[str], None] | None = None,
+    pretrained: Weights | None = None,
 ) -> BayesianCNNClassifier:
-    """Return the skorch classifier of a run, not fitted yet."""
-    module = NETWORKS[config.network].module
+    """Return the skorch classifier of a run, not fitted yet; `pretrained` as for `NetworkLearner`."""
+    module = NETWORKS[config.network].module if pretrained is None else FineTunedResNet18
+    own: dict[str, Any] = {} if pretrained is None else {"module__pretrained": pretrained}
     return BayesianCNNClassifier(
         module,
         **training_settings(module),
+        **own,
         module__image_shape=data.train_images.shape[1:],
         module__class_count=data.class_count,
         module__pixel_mean=data.pixel_mean,

@@ -1,4 +1,4 @@
-"""Features of images by a pretrained residual network, which stays as it is: photographs need more than a few labels.
+"""A pretrained residual network: photographs need more than a few labels. Its weights, or its features of images.
 
 ResNet-18 (He, Zhang, Ren and Sun, 2016) as torchvision has it, up to its mean over all places.
 """
@@ -13,13 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cnn_model import IMAGENET_MEAN, IMAGENET_STD, Weights
 from load_data import DataError
 
 FEATURES = 512
 IMAGES_AT_ONCE = 64
 SECONDS_TO_ANSWER = 10.0
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels / 255, on which the weights were trained."""
 
 
 class Pretrained:
@@ -53,11 +52,15 @@ class Pretrained:
             b"".join(name.encode() + tensor.float().numpy().tobytes() for name, tensor in sorted(body.items()))
         ).hexdigest()
 
+    def weights(self) -> Weights:
+        """Return the weights by name, for a network that is trained from them on."""
+        return {name: tensor.numpy() for name, tensor in self.network.state_dict().items()}
+
     def features(
         self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], check: Callable[[], None]
     ) -> Iterator[npt.NDArray[np.float32]]:
         """Yield the features (B, 512) of rows of images (N, 1 or 3, height, width), in their order, block by block."""
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         for start in range(0, len(rows), IMAGES_AT_ONCE):
             check()
             few = torch.from_numpy(np.array(images[rows[start : start + IMAGES_AT_ONCE]]))

@@ -27,6 +27,7 @@ from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
 from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
 from active_learning.settings.config import ConfigError
+from active_learning.settings.learners import Weights
 from active_learning.settings.networks import NETWORKS
 from cnn_model import NonFiniteLossError
 from load_data import DataError
@@ -67,16 +68,16 @@ class _Session:
         """Take labels in, rank, write."""
         config = self.config
         smallest = NETWORKS[config.network].smallest
-        limits = (smallest, MOST_PRETRAINED_SIDE if config.pretrained else max(smallest, MOST_SIDE))
+        limits = (smallest, MOST_PRETRAINED_SIDE if config.weights != "none" else max(smallest, MOST_SIDE))
         library = open_library(listing, config.folder / "cache", config.image_size, limits, self.progress, self.check)
         self._tell_of_images(listing, library)
         names = Names(library, self.journal.asked())
         labels, classes = self._labels(listing, library, names)
         self._spare_answers(names)
-        inputs, weights = self._inputs(library)
-        round_ = self._round(library, inputs, labels, 1)
-        number = self.journal.round_of(state := digest([round_.state, weights]))
-        ranking = self._result(self._round(library, inputs, labels, number))
+        inputs, sha256, pretrained = self._inputs(library)
+        round_ = self._round(library, inputs, pretrained, labels, 1)
+        number = self.journal.round_of(state := digest([round_.state, sha256]))
+        ranking = self._result(self._round(library, inputs, pretrained, labels, number))
         self._spare_answers(names)  # the training may have taken long enough for the user to fill them in
         if ranking.choices:
             about = {"labels": ranking.labels, "classes": list(ranking.classes), "settings": round_.state["settings"]}
@@ -158,20 +159,28 @@ class _Session:
         """Return the class of each content's sha256 that the journal has a label of."""
         return {sha256: label for sha256, (_, label) in self.journal.labels().items()}
 
-    def _inputs(self, library: Library) -> tuple[Inputs, str]:
-        """Return what the network takes of each image, and the digest of the weights that made it."""
+    def _inputs(self, library: Library) -> tuple[Inputs, str, Weights | None]:
+        """Return what the network takes of each image, and the weights' digest; the weights where they are trained."""
         config = self.config
+        if config.fine_tune:
+            from active_learning.models.pretrained import Pretrained
+
+            network = Pretrained(config.weights)
+            return library.pixels, network.digest, network.weights()
         if not config.pretrained:
-            return library.pixels, ""
+            return library.pixels, "", None
         from active_learning.ranking.features import features_of
 
         folder = config.folder / "cache"
-        return features_of(library, config.weights, folder, config.threads, self.progress, self.check)
+        return *features_of(library, config.weights, folder, config.threads, self.progress, self.check), None
 
-    def _round(self, library: Library, inputs: Inputs, labels: Mapping[str, Label], number: int) -> Round:
+    def _round(
+        self, library: Library, inputs: Inputs, pretrained: Weights | None, labels: Mapping[str, Label], number: int
+    ) -> Round:
         return Round(
             self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
             check=self.check, progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
+            pretrained=pretrained,
         )  # fmt: skip
 
     def _result(self, round_: Round) -> Ranking:

@@ -71,8 +71,12 @@ class RankConfig:
         "none", "of resnet18, which then makes features once an image and stays as it is, under the network dense: "
         "default (torchvision's of ImageNet, downloaded once), a file of them, or none: it is trained with the rest"
     )  # fmt: skip
+    fine_tune: bool = _computed(
+        False, "train the whole resnet18 from --weights on in every fit, all but the head at a twentieth of the "
+        "learning rate and with the statistics of its batch normalisation as they are; slow without a GPU"
+    )  # fmt: skip
     augment: Augmentation = _computed(
-        "affine", "random distortions of the images that a fit sees, as in main.py; none with --weights"
+        "affine", "random distortions of the images that a fit sees, as in main.py; none on features of --weights"
     )
     weight_decay: float = _computed(1.0, "c of the L2 penalty c / n_labelled", 0)
     epochs: int = _computed(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
@@ -97,6 +101,11 @@ class RankConfig:
         self._check_shares()
         if self.weights != "none" and self.network != "resnet18":
             raise ConfigError(f"--weights {self.weights} are for --network resnet18: add that, or leave them out.")
+        if self.fine_tune and self.weights == "none":
+            raise ConfigError(
+                "--fine_tune needs weights to start from: add --network resnet18 --weights default, say, or leave it "
+                "out."
+            )
         check_image_size(self.image_size, self.network)
         for name in self.add_classes:
             check_class(name, "--add_classes")
@@ -133,7 +142,7 @@ class RankConfig:
     @property
     def pretrained(self) -> bool:
         """Whether a pretrained network makes features of the images, and only the head is trained."""
-        return self.weights != "none"
+        return self.weights != "none" and not self.fine_tune
 
     @property
     def folder(self) -> Path:

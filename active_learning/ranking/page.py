@@ -204,6 +204,8 @@ def command(config: RankConfig) -> str:
 
 
 def _network(config: RankConfig) -> str:
+    if config.fine_tune:
+        return f"a pretrained {config.network}, trained from there on"
     return f"a head on features of a pretrained {config.network}" if config.pretrained else config.network
 
 

@@ -18,7 +18,7 @@ from active_learning.ranking.cover import cover
 from active_learning.ranking.estimate import Estimate, estimate
 from active_learning.ranking.journal import Choice, ChosenBy
 from active_learning.settings.config import ConfigError
-from active_learning.settings.learners import Index, Timed
+from active_learning.settings.learners import Index, Timed, Weights
 from active_learning.streams import Purpose, stream
 from cnn_model import Device, Precision
 from load_data import ImageData, Splits
@@ -88,6 +88,7 @@ class Round:
         progress: shows how many folds of the estimate are through.
         check: called before each training step and inference block; what it raises ends the round.
         note: told in a sentence of a lack of memory.
+        pretrained: the weights that every fit starts from; None for fresh ones.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class Round:
         progress: Callable[[Sequence[int]], Iterator[int]],
         check: Callable[[], None],
         note: Callable[[str], None],
+        pretrained: Weights | None = None,
     ) -> None:
+        self._pretrained = pretrained
         self._config, self._library, self._before, self._round = config, library, before, round_
         self._inputs = inputs
         self._timed, self._progress, self._check, self._note = timed, progress, check, note
@@ -221,7 +224,10 @@ class Round:
         nothing = np.zeros(0, np.int64)
         data = ImageData(inputs, labels, inputs[:0], nothing, len(self.classes), mean, std)
         splits = Splits(self._labelled, nothing, self._pool)
-        return bayesian(run, data, splits, self._function, timed=timed, check=self._check, note=self._note)
+        return bayesian(
+            run, data, splits, self._function, timed=timed, check=self._check, note=self._note,
+            pretrained=self._pretrained,
+        )  # fmt: skip
 
     def _estimate(self, learner: NetworkLearner) -> Estimate:
         return estimate(
@@ -249,6 +255,8 @@ class Round:
         names = {row: picture.sha256 for row, picture in self._pictures.items()}
         labelled = zip(self._labelled.tolist(), self._labels.tolist(), strict=True)
         settings = {name: value for name, value in vars(self._config).items() if name not in DECIDES_NOTHING}
+        if not self._config.fine_tune:  # which the first journals do not know
+            del settings["fine_tune"]
         settings |= {"acq_func": self._config.acquisition, "machine": self._machine()}
         return {
             "labelled": [[names[row], self.classes[label]] for row, label in labelled],

@@ -1,5 +1,6 @@
 """Pretrained features under a Bayesian head: computed once an image; weights that cannot be had are told of."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from active_learning.models.pretrained import Pretrained
+from cnn_model import BayesianCNNClassifier, FineTunedResNet18, Weights
 from tests.ranking.folders import make_folder, names, rank
 
 FLAGS = ("--network=resnet18",)
@@ -71,6 +73,72 @@ def test_a_damaged_cache_of_features_is_made_anew(tmp_path: Path, weights: Path)
     cached.write_bytes(cached.read_bytes()[:1000])
     assert rank(images, *FLAGS, "--weights", weights) == 0
     assert (results / "ranking.csv").read_bytes() == before
+
+
+@pytest.fixture
+def body(weights: Path) -> Weights:
+    return Pretrained(str(weights)).weights()
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (16, 1, 16, 16)).astype(np.uint8)
+LABELS = np.arange(16) % 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_before_it_is_trained_it_sees_what_the_pretrained_network_sees(
+    weights: Path, body: Weights, channels: int
+) -> None:
+    images = np.repeat(IMAGES, channels, axis=1)
+    network = FineTunedResNet18((channels, 16, 16), 3, pretrained=body)
+    (expected,) = Pretrained(str(weights)).features(images, np.arange(16), lambda: None)
+    with torch.inference_mode():
+        found = network.train().features(torch.from_numpy(images))  # in training mode, too
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fit_starts_from_the_weights_and_trains_all_of_them_the_old_part_slowly(body: Weights) -> None:
+    net = BayesianCNNClassifier(
+        FineTunedResNet18, module__pretrained=body, module__image_shape=(1, 16, 16), module__class_count=3,
+        classes=[0, 1, 2], batch_size=16, max_epochs=1, lr=2e-3,
+    ).fit(IMAGES, LABELS)  # fmt: skip  # one step, of Adam: by the learning rate
+    fresh = FineTunedResNet18((1, 16, 16), 3, seed=net.module__seed, pretrained=body).state_dict()
+    after = net.module_.state_dict()
+    moved = {name: float((after[name] - fresh[name]).abs().max()) for name, _ in net.module_.named_parameters()}
+    for name, most in moved.items():
+        assert most == pytest.approx(1e-4 if name.startswith("residual.") else 2e-3, rel=0.02), name
+    statistics = [name for name in after if "running" in name or "num_batches" in name]
+    assert statistics
+    assert all(torch.equal(after[name], fresh[name]) for name in statistics)
+    again = net.fit(IMAGES, LABELS).module_.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in after.items())
+
+
+def test_the_whole_network_is_fine_tuned_on_request(tmp_path: Path, weights: Path) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    make_folder(images, pool=12)
+    flags = (*FLAGS, "--weights", weights, "--fine_tune", "--min_steps=2")
+    assert rank(images, *flags) == 0
+    before = (results / "ranking.csv").read_bytes()
+    assert "a pretrained resnet18, trained from there on" in (results / "index.html").read_text()
+    assert not list((results / "cache").glob("features-*"))
+    assert rank(images, *flags) == 0
+    assert (results / "ranking.csv").read_bytes() == before
+    other = tmp_path / "other.pth"
+    torch.save({name: tensor * 1.01 for name, tensor in torch.load(weights, weights_only=True).items()}, other)
+    assert rank(images, *FLAGS, "--weights", other, *flags[3:]) == 0  # another network, another round
+    assert rank(images, *FLAGS, "--weights", weights) == 0
+    rows = [json.loads(line) for line in (results / "journal.jsonl").read_text().splitlines()[1:]]
+    assert [row["about"]["settings"].get("fine_tune") for row in rows] == [True, True, None]  # as journals had it
+
+
+def test_there_is_nothing_to_fine_tune_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_folder(tmp_path / "images", pool=8)
+    for flags in ((), FLAGS):
+        assert rank(tmp_path / "images", *flags, "--fine_tune") == 2
+        assert capsys.readouterr().err == (
+            "main.py: error: --fine_tune needs weights to start from: add --network resnet18 --weights default, say, "
+            "or leave it out.\n"
+        )
 
 
 @pytest.mark.parametrize(
