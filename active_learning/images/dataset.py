@@ -137,9 +137,9 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
     pictures = sorted(library.pictures, key=lambda picture: picture.sha256)
     if without := [picture.file_name for picture in library.pictures if picture.sha256 not in labels]:
         raise DataError(
-            f"{path}: {len(without)} of {len(pictures)} images have no class (the first: {without[0]}), and the "
-            "experiments need one for each: put them into the folder of their class or take them away; main.py rank "
-            "says which of them to label first."
+            f"{path}: images without a class: {len(without)} of {len(pictures)} (the first: {without[0]}); the "
+            "experiments need one for each: put them into the folder of their class or take them away, and main.py rank "
+            "says which to label first."
         )
     names = tuple(sorted(set(labels.values())))
     if len(names) < 2:
@@ -153,9 +153,8 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
     for name, trained, tested in zip(names, train_sizes, test_sizes, strict=True):
         if not trained or not tested:
             raise DataError(
-                f"{path}: of {trained + tested} images of the class {name}, {tested} are in the test set (the lowest "
-                "fifth by sha256) and the experiments need images of each class on both sides: add some, or take the "
-                "class away."
+                f"{path}: the class {name} has {trained} training and {tested} test images (the test set is the lowest "
+                "fifth by sha256), and the experiments need both: add images of it, or take the class away."
             )
     mean, std = mean_and_std(library.pixels, rows_n[~test_n])
     data = ImageData(

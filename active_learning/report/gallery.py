@@ -105,6 +105,8 @@ def _load(run: Run, data_dir: Path | None, loader: Loader) -> ImageData:
     found = recorded_run(run.configuration, 0)
     if found is None or not run.dataset.startswith(FOLDER):
         return loader(run.dataset, data_dir)
+    if not run.images:
+        raise DataError(f"Where the images were is not known: main.py --dataset {FOLDER}PATH, given again, says it.")
     return load_run(replace(found, folder=run.images), data_dir)
 
 

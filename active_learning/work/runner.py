@@ -82,7 +82,7 @@ def open_images(config: ExperimentConfig, check: Check) -> Mapping[str, Any]:
         return {}
     if (skipped := folder.library.skipped) and not config.quiet:
         name, reason = next(iter(skipped.items()))
-        print(f"{folder.path}: {len(skipped)} files are left out (the first: {name}: {reason}).", file=sys.stderr)
+        print(f"{folder.path}: files that are left out: {len(skipped)} (the first: {name}: {reason}).", file=sys.stderr)
     return folder.fields
 
 

@@ -214,13 +214,14 @@ def leave_one_class(folder: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "missing": (shutil.rmtree, 2, "{images} does not exist: name a folder of images, or a CSV of their names."),
     "no image": (empty, 1, "there is no image in {images}: files that end in "),
-    "unlabelled": (lambda f: save(draw(0, 999), f / "new.png"), 1, "{images}: 1 of 151 images have no class (the "
-                   "first: new.png), and the experiments need one for each: put them into the folder of their class or "
-                   "take them away; main.py rank says which of them to label first."),
-    "pool folder": (lambda f: (f / "cat").rename(f / "unlabelled"), 1, "{images}: 50 of 150 images have no class"),
+    "unlabelled": (lambda f: save(draw(0, 999), f / "new.png"), 1, "{images}: images without a class: 1 of 151 "
+                   "(the first: new.png); the experiments need one for each: put them into the folder of their class or "
+                   "take them away, and main.py rank says which to label first."),
+    "pool folder": (lambda f: (f / "cat").rename(f / "unlabelled"), 1,
+                    "{images}: images without a class: 50 of 150 (the first: "),
     "one class": (leave_one_class, 1,
                   "{images}: all images are of one class, cat: the experiments need two or more."),
-    "few of a class": (lambda f: save(draw(0, 7), f / "ant" / "1.png"), 1, "{images}: of 1 images of the class ant, "),
+    "few of a class": (lambda f: save(draw(0, 7), f / "ant" / "1.png"), 1, "{images}: the class ant has "),
     "twice": (lambda f: shutil.copy(f / "cat/0.png", f / "dog/twin.png"), 1,
               "the folder {images}/dog: 'dog/twin.png' is 'dog', and 'cat/0.png', the same image, is 'cat' in the "
               "folder {images}/cat: take one of the two away."),
@@ -282,7 +283,7 @@ def test_what_cannot_be_read_is_left_out_and_told(
 ) -> None:
     spoil(make(tmp_path / "images"), "cat/broken.png", b"no image")
     assert run() == 0
-    told = f"{tmp_path / 'images'}: 1 files are left out (the first: cat/broken.png: it is no image that Pillow knows)."
+    told = f"{tmp_path / 'images'}: files that are left out: 1 (the first: cat/broken.png: it is no image that Pillow knows)."
     assert told in capsys.readouterr().err
 
 
@@ -328,6 +329,11 @@ def test_the_page_names_classes_split_and_the_command_that_makes_it_anew(
     page = (folder / "report/index.html").read_text("utf-8")
     assert f"There are no pictures here. {images} does not exist" in page
     assert CLASSES[0] in page
+    (folder / "images.json").unlink()
+    assert main(["report", str(folder)]) == 0
+    page = (folder / "report/index.html").read_text("utf-8")
+    assert "There are no pictures here. Where the images were is not known" in page
+    assert "--dataset</span> <span>folder:PATH</span>" in page
 
 
 def test_a_settings_file_and_the_status_know_it(

@@ -97,10 +97,11 @@ def test_before_it_is_trained_it_sees_what_the_pretrained_network_sees(
 
 
 def test_a_fit_starts_from_the_weights_and_trains_all_of_them_the_old_part_slowly(body: Weights) -> None:
+    # one step, which in Adam is as long as the learning rate
     net = BayesianCNNClassifier(
         FineTunedResNet18, module__pretrained=body, module__image_shape=(1, 16, 16), module__class_count=3,
         classes=[0, 1, 2], batch_size=16, max_epochs=1, lr=2e-3,
-    ).fit(IMAGES, LABELS)  # fmt: skip  # one step, of Adam: by the learning rate
+    ).fit(IMAGES, LABELS)  # fmt: skip
     fresh = FineTunedResNet18((1, 16, 16), 3, seed=net.module__seed, pretrained=body).state_dict()
     after = net.module_.state_dict()
     moved = {name: float((after[name] - fresh[name]).abs().max()) for name, _ in net.module_.named_parameters()}
@@ -125,7 +126,10 @@ def test_the_whole_network_is_fine_tuned_on_request(tmp_path: Path, weights: Pat
     assert (results / "ranking.csv").read_bytes() == before
     other = tmp_path / "other.pth"
     torch.save({name: tensor * 1.01 for name, tensor in torch.load(weights, weights_only=True).items()}, other)
-    assert rank(images, *FLAGS, "--weights", other, *flags[3:]) == 0  # another network, another round
+    other_flags = (*FLAGS, "--weights", other, *flags[3:])
+    assert rank(images, *other_flags, "--result_dir", tmp_path / "other") == 0  # the first round there, too
+    assert (tmp_path / "other" / "ranking.csv").read_bytes() != before
+    assert rank(images, *other_flags) == 0  # another network, another round
     assert rank(images, *FLAGS, "--weights", weights) == 0
     rows = [json.loads(line) for line in (results / "journal.jsonl").read_text().splitlines()[1:]]
     assert [row["about"]["settings"].get("fine_tune") for row in rows] == [True, True, None]  # as journals had it
