@@ -138,8 +138,8 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
     if without := [picture.file_name for picture in library.pictures if picture.sha256 not in labels]:
         raise DataError(
             f"{path}: images without a class: {len(without)} of {len(pictures)} (the first: {without[0]}); the "
-            "experiments need one for each: put them into the folder of their class or take them away, and main.py rank "
-            "says which to label first."
+            "experiments need one for each: put them into the folder of their class, or take them away (main.py rank "
+            "says which to label first)."
         )
     names = tuple(sorted(set(labels.values())))
     if len(names) < 2:

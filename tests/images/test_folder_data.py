@@ -215,8 +215,8 @@ BAD: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "missing": (shutil.rmtree, 2, "{images} does not exist: name a folder of images, or a CSV of their names."),
     "no image": (empty, 1, "there is no image in {images}: files that end in "),
     "unlabelled": (lambda f: save(draw(0, 999), f / "new.png"), 1, "{images}: images without a class: 1 of 151 "
-                   "(the first: new.png); the experiments need one for each: put them into the folder of their class or "
-                   "take them away, and main.py rank says which to label first."),
+                   "(the first: new.png); the experiments need one for each: put them into the folder of their class, "
+                   "or take them away (main.py rank says which to label first)."),
     "pool folder": (lambda f: (f / "cat").rename(f / "unlabelled"), 1,
                     "{images}: images without a class: 50 of 150 (the first: "),
     "one class": (leave_one_class, 1,
@@ -283,8 +283,8 @@ def test_what_cannot_be_read_is_left_out_and_told(
 ) -> None:
     spoil(make(tmp_path / "images"), "cat/broken.png", b"no image")
     assert run() == 0
-    told = f"{tmp_path / 'images'}: files that are left out: 1 (the first: cat/broken.png: it is no image that Pillow knows)."
-    assert told in capsys.readouterr().err
+    told = "files that are left out: 1 (the first: cat/broken.png: it is no image that Pillow knows)."
+    assert f"{tmp_path / 'images'}: {told}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
