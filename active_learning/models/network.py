@@ -4,7 +4,7 @@ Knows the skorch classifier, and not who computes the network.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.interruption import Check
+from active_learning.interruption import NOBODY, Watch
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
 from active_learning.models.engines import training_settings
@@ -71,8 +71,7 @@ class NetworkLearner:
         function: the run's acquisition function; one that needs a field gets that of the same images.
         dropout: whether dropout stays on when the network is used.
         timed: times a phase.
-        check: called before each training step and inference block; what it raises ends the run.
-        note: told in a sentence of a lack of memory.
+        watch: who looks at the run.
     """
 
     def __init__(
@@ -84,20 +83,19 @@ class NetworkLearner:
         *,
         dropout: bool,
         timed: Timed,
-        check: Check,
-        note: Callable[[str], None] | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
         self.weight_decay, self.weight_decay_tuned = 0.0, False
         self._tuned_at = 0
         self._config, self._dropout, self._timed = config, dropout, timed
         self._train_images, self._class_count, self._pool = data.train_images, data.class_count, splits.pool
         self.validation = data.train_images[splits.validation], data.train_labels[splits.validation]
-        self.network = make_network(config, data, check, note)
+        self.network = make_network(config, data, watch)
         self.network.validation = self.validation
         self._field: RunField | None = None
         if "field" in function.needs:
             with timed("score"):
-                self._field = RunField(config, data, splits, check, note)
+                self._field = RunField(config, data, splits, watch)
 
     def fit(self, train_index: Index, labels: Index, *, round_: int) -> Self:
         """Fit the labelled images, with a weight decay that is chosen anew where their number has doubled.
@@ -231,12 +229,7 @@ class NetworkLearner:
         return stream_seed(self._config.seed, self._config.repetition, round_, purpose)
 
 
-def make_network(
-    config: RunConfig,
-    data: ImageData,
-    check: Check | None = None,
-    note: Callable[[str], None] | None = None,
-) -> BayesianCNNClassifier:
+def make_network(config: RunConfig, data: ImageData, watch: Watch = NOBODY) -> BayesianCNNClassifier:
     """Return the skorch classifier of a run, not fitted yet."""
     module = NETWORKS[config.network].module
     return BayesianCNNClassifier(
@@ -258,8 +251,7 @@ def make_network(
         device=config.device,
         weight_decay=0.0,
         precision=config.precision,
-        check=check,
-        note=note,
+        **watch._asdict(),
     )
 
 

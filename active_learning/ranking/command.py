@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from active_learning.disk.files import StoreError, locked, write_if_changed
+from active_learning.interruption import Watch
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.files import Listing, find_images
 from active_learning.ranking.journal import Choice, Journal, digest
@@ -225,7 +226,7 @@ class _Session:
     def _round(self, library: Library, inputs: Inputs, labels: Mapping[str, Label], number: int) -> Round:
         return Round(
             self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
-            check=self.check, progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
+            progress=lambda folds: self.bar(folds, "estimate", len(folds)), watch=Watch(self.check, self.note),
         )  # fmt: skip
 
     def _result(self, round_: Round) -> Ranking:

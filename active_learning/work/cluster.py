@@ -31,7 +31,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.interruption import Check, Interrupted
+from active_learning.interruption import Check, Interrupted, Watch
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.reasons import describe
@@ -407,7 +407,7 @@ def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Ret
 
     failure, details = None, ""
     try:
-        execute(job.run, job.finished, job.weights, job.data_dir, save, check, note)
+        execute(job.run, job.finished, job.weights, job.data_dir, save, Watch(check, note))
     except Exception as error:
         failure, details = describe(error), traceback.format_exc()
     return Returned(failure, details, packets, here, events)

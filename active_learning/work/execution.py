@@ -16,7 +16,7 @@ from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.provenance import provenance
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.interruption import Check
+from active_learning.interruption import Check, Watch
 from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
 from active_learning.models.field import check_length_scale
@@ -162,7 +162,7 @@ BYTES_OF_A_PROBABILITY = 20
 
 
 def execute_in_folder(
-    folder: RunFolder, data_dir: Path | None, advance: Advance, check: Check | None = None
+    folder: RunFolder, data_dir: Path | None, advance: Advance, check: Check = lambda: None
 ) -> str | None:
     """Take a run from its last whole round on disk to its end; each round is on disk before the next begins.
 
@@ -182,7 +182,7 @@ def execute_in_folder(
                     folder.append(round_)
                     advance(run, round_.round, round_.test_error)
 
-                execute(run, finished, weights, data_dir, save, check, folder.note)
+                execute(run, finished, weights, data_dir, save, Watch(check, folder.note))
     except Exception as error:
         # Whatever it was, other runs may do better; the traceback is kept for whoever has to find out.
         reason = describe(error)
@@ -198,8 +198,7 @@ def execute(
     weights: Weights | None,
     data_dir: Path | None,
     save: Callable[[Round], None],
-    check: Check | None = None,
-    note: Callable[[str], None] | None = None,
+    watch: Watch,
 ) -> None:
     """Hand the rounds after the finished ones to `save`, one by one.
 
@@ -209,21 +208,20 @@ def execute(
         weights: those after the last of them, needed with `warm_start` only.
         data_dir: where the data set is.
         save: takes each round, which counts as they do.
-        check: called at each batch; what it raises ends the run.
-        note: told of what happened on the way, such as a lack of memory.
+        watch: who looks at it.
 
     Raises:
         Exception: whatever makes the run fail.
     """
     keep_freed_memory()
-    data = load_cached(run.dataset, data_dir, check, run.copies)
+    data = load_cached(run.dataset, data_dir, watch.check, run.copies)
     numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
     with computing_threads(run.threads):
         if numbering:
             finished = [renumbered(round_, numbering.of_run) for round_ in finished]
-        for round_ in active_learning_rounds(run, data, finished, weights, check, note):
+        for round_ in active_learning_rounds(run, data, finished, weights, watch):
             save(renumbered(round_, numbering.of_dataset) if numbering else round_)
 
 

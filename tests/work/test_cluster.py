@@ -270,14 +270,14 @@ def test_what_happened_on_a_worker_is_recorded(
     execute: Any = active_learning.work.execution.execute
 
     def short_of_memory(*arguments: Any) -> None:
-        *others, save, check, note = arguments
+        *others, save, watch = arguments
 
         def saving(result: Any) -> None:
             if result.round == 1:
-                note("out of memory: inference goes on with blocks of 10 images")
+                watch.note("out of memory: inference goes on with blocks of 10 images")
             save(result)
 
-        execute(*others, saving, check, note)
+        execute(*others, saving, watch)
 
     monkeypatch.setattr(cluster, "is_shared", lambda _: shared)
     monkeypatch.setattr("active_learning.work.execution.execute", short_of_memory)
@@ -390,7 +390,7 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
     record = tmp_path / "there/runs/bald-MC_dropout=True/repetition_0/metrics.jsonl"
 
     def stop_after_round_1(*arguments: Any) -> None:
-        *others, save, check, note = arguments
+        *others, save, watch = arguments
 
         def saving(result: Any) -> None:
             save(result)
@@ -400,10 +400,10 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
                     time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGTERM)
                 while time.monotonic() < deadline:
-                    check()  # until it says so: the next round may take less time than a signal
+                    watch.check()  # until it says so: the next round may take less time than a signal
                     time.sleep(0.01)
 
-        execute(*others, saving, check, note)
+        execute(*others, saving, watch)
 
     flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *ONE, "--warm_start")
     with monkeypatch.context() as patch:
