@@ -51,7 +51,7 @@ Convolutions = Callable[["BayesianCNN", Tensor], Tensor | None]
 AroundFit = Callable[["BayesianCNNClassifier"], AbstractContextManager[None]]
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(FloatingPointError):
     """The training loss became NaN or infinite; the message names the epoch and the loss."""
 
 

@@ -6,9 +6,25 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
 Check = Callable[[], None]
 """Called at each batch; what it raises ends the work."""
+
+
+class Watch(NamedTuple):
+    """Who looks at work that goes on.
+
+    Attributes:
+        check: called before each training step, inference block and question to a field; what it raises ends the work.
+        note: told in a sentence of what happened and left the numbers alone, such as a lack of memory.
+    """
+
+    check: Check = lambda: None
+    note: Callable[[str], None] = lambda _: None
+
+
+NOBODY = Watch()
 
 
 class Interrupted(BaseException):

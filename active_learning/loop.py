@@ -7,7 +7,7 @@ modAL's ActiveLearner holds the labelled set, asks the query strategy once a rou
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +15,7 @@ from modAL.models import ActiveLearner
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Round
-from active_learning.interruption import Check
+from active_learning.interruption import NOBODY, Watch
 from active_learning.metrics import error_rate, expected_calibration_error, negative_log_likelihood
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import LEARNERS, Index, Weights
@@ -42,8 +42,7 @@ def active_learning_rounds(
     data: ImageData,
     finished: Sequence[Round] = (),
     weights: Weights | None = None,
-    check: Check | None = None,
-    note: Callable[[str], None] | None = None,
+    watch: Watch = NOBODY,
 ) -> Iterator[Round]:
     """Yield the results of the rounds after the finished ones, up to round `config.rounds`.
 
@@ -52,15 +51,14 @@ def active_learning_rounds(
         data: the data set that `config.dataset` names, reduced to `config.classes`.
         finished: results of rounds 0, 1, ... of the same run; only acquired images and weight decay are read.
         weights: the weights after the last finished round, needed with `warm_start` only.
-        check: called before each training step, inference block and question to a field; what it raises ends the run.
-        note: told in a sentence of what happened to the run and left its numbers alone, such as a lack of memory.
+        watch: who looks at it.
 
     Raises:
         NonFiniteLossError: when a fit's loss becomes NaN or infinite, or that of every fit on the validation set is.
         FloatingPointError: when the fitted model's probabilities are not finite.
         LengthScaleError: when the graph of Minimum Bayes Risk says nothing of most images.
     """
-    run = RunState(config, data, finished, check or (lambda: None), note)
+    run = RunState(config, data, finished, watch)
     if not finished:
         run.begin(round_=0)
         yield run.result(0)
@@ -95,8 +93,7 @@ class RunState:
         config: RunConfig,
         data: ImageData,
         finished: Sequence[Round],
-        check: Check,
-        note: Callable[[str], None] | None = None,
+        watch: Watch,
     ) -> None:
         self.config = config
         self.function = ACQUISITION_FUNCTIONS[config.acquisition]
@@ -110,7 +107,7 @@ class RunState:
         self.acquired_train_index, self.acquired_scores = np.zeros(0, np.int64), np.zeros(0)
         self.seconds: dict[str, float] = {}
         arguments = config, data, self.splits, self.function
-        self.learner = LEARNERS[config.learner].make(*arguments, timed=self._timed, check=check, note=note)
+        self.learner = LEARNERS[config.learner].make(*arguments, timed=self._timed, watch=watch)
         if finished:
             tuned = [result.labelled for result in finished if result.weight_decay_tuned]
             self.learner.resume(finished[-1].weight_decay, tuned_at=max(tuned, default=0))

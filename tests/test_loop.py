@@ -12,6 +12,7 @@ import cnn_model
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence, bald, highest_scores
 from active_learning import loop
 from active_learning.disk.record import Round
+from active_learning.interruption import NOBODY, Watch
 from active_learning.loop import active_learning_rounds
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.inference import mc_dropout_blocks
@@ -65,7 +66,7 @@ def make_config(**settings: Any) -> RunConfig:
 
 
 def make_run(data: ImageData, config: RunConfig, finished: Sequence[Round] = ()) -> Any:
-    return loop.RunState(config, data, finished, lambda: None)
+    return loop.RunState(config, data, finished, NOBODY)
 
 
 def run(data: ImageData, **settings: Any) -> list[Round]:
@@ -505,7 +506,7 @@ def test_the_check_can_end_a_run(data: ImageData) -> None:
         raise StopError
 
     with pytest.raises(StopError):
-        next(active_learning_rounds(make_config(), data, check=check))
+        next(active_learning_rounds(make_config(), data, watch=Watch(check)))
 
 
 @pytest.mark.parametrize("acquisition", SCORED)

@@ -5,14 +5,13 @@ Validation and test images are no nodes: they are classified by the harmonic ext
 read before they are acquired.
 """
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.interruption import Check
+from active_learning.interruption import Watch
 from active_learning.models.mbr import ZHU_SIGMA, GaussianRandomField, LengthScaleError, choose_sigma
 from active_learning.settings.config import ConfigError, RunConfig
 from active_learning.settings.learners import Images, Index, Timed, Weights
@@ -31,22 +30,14 @@ class RunField:
         config: the run.
         data: its data set, of two classes.
         splits: its initial, validation and pool images. Of the training labels those of the first two are read.
-        check: called between two steps; what it raises ends the run.
-        note: told in a sentence of images that no label can reach.
+        watch: who looks at the run; told of images that no label can reach.
 
     Raises:
         LengthScaleError: when the graph says nothing of most images.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        data: ImageData,
-        splits: Splits,
-        check: Check,
-        note: Callable[[str], None] | None = None,
-    ) -> None:
-        self._check = check
+    def __init__(self, config: RunConfig, data: ImageData, splits: Splits, watch: Watch) -> None:
+        self._check = watch.check
         self._train_index = np.sort(np.concatenate([splits.initial, splits.pool]))
         images = data.train_images[self._train_index]
         try:
@@ -57,8 +48,8 @@ class RunField:
         told = f"{self._field.unreached} of {unlabelled} unlabelled images have no path to a label in the graph"
         if 2 * self._field.unreached > unlabelled:
             raise LengthScaleError(f"{told}, and the field knows nothing of them ({_ADVICE})")
-        if self._field.unreached and note is not None:
-            note(f"{told}: their probability is 0.5 until one of their part of the graph is labelled ({_ADVICE})")
+        if self._field.unreached:
+            watch.note(f"{told}: their probability is 0.5 until one of their part of the graph is labelled ({_ADVICE})")
         self._told = len(splits.initial)
 
     def _made(
@@ -135,12 +126,11 @@ class FieldLearner:
         _function: AcquisitionFunction,
         *,
         timed: Timed,
-        check: Check,
-        note: Callable[[str], None] | None = None,
+        watch: Watch,
     ) -> None:
         self._timed = timed
         with timed("score"):
-            self._field = RunField(config, data, splits, check, note)
+            self._field = RunField(config, data, splits, watch)
 
     def fit(self, train_index: Index, labels: Index, **_: Any) -> Self:
         """Tell the field the labels."""

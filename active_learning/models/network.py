@@ -4,7 +4,7 @@ Knows the skorch classifier, and not who computes the network.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from acquisition_functions import AcquisitionFunction, Evidence
-from active_learning.interruption import Check
+from active_learning.interruption import NOBODY, Watch
 from active_learning.metrics import negative_log_likelihood
 from active_learning.models.augmentation import augmentation
 from active_learning.models.engines import training_settings
@@ -71,8 +71,7 @@ class NetworkLearner:
         function: the run's acquisition function; one that needs a field gets that of the same images.
         dropout: whether dropout stays on when the network is used.
         timed: times a phase.
-        check: called before each training step and inference block; what it raises ends the run.
-        note: told in a sentence of a lack of memory.
+        watch: who looks at the run.
         pretrained: weights of ImageNet's residual network, from which every fit starts in place of the run's network.
     """
 
@@ -85,8 +84,7 @@ class NetworkLearner:
         *,
         dropout: bool,
         timed: Timed,
-        check: Check,
-        note: Callable[[str], None] | None = None,
+        watch: Watch = NOBODY,
         pretrained: Weights | None = None,
     ) -> None:
         self.weight_decay, self.weight_decay_tuned = 0.0, False
@@ -94,12 +92,12 @@ class NetworkLearner:
         self._config, self._dropout, self._timed = config, dropout, timed
         self._train_images, self._class_count, self._pool = data.train_images, data.class_count, splits.pool
         self.validation = data.train_images[splits.validation], data.train_labels[splits.validation]
-        self.network = make_network(config, data, check, note, pretrained)
+        self.network = make_network(config, data, watch, pretrained)
         self.network.validation = self.validation
         self._field: RunField | None = None
         if "field" in function.needs:
             with timed("score"):
-                self._field = RunField(config, data, splits, check, note)
+                self._field = RunField(config, data, splits, watch)
 
     def fit(self, train_index: Index, labels: Index, *, round_: int) -> Self:
         """Fit the labelled images, with a weight decay that is chosen anew where their number has doubled.
@@ -234,11 +232,7 @@ class NetworkLearner:
 
 
 def make_network(
-    config: RunConfig,
-    data: ImageData,
-    check: Check | None = None,
-    note: Callable[[str], None] | None = None,
-    pretrained: Weights | None = None,
+    config: RunConfig, data: ImageData, watch: Watch = NOBODY, pretrained: Weights | None = None
 ) -> BayesianCNNClassifier:
     """Return the skorch classifier of a run, not fitted yet; `pretrained` as for `NetworkLearner`."""
     module = NETWORKS[config.network].module if pretrained is None else FineTunedResNet18
@@ -263,8 +257,7 @@ def make_network(
         device=config.device,
         weight_decay=0.0,
         precision=config.precision,
-        check=check,
-        note=note,
+        **watch._asdict(),
     )
 
 

@@ -18,6 +18,7 @@ from active_learning.disk.files import StoreError, locked, write_if_changed
 from active_learning.images.files import Listing, find_images
 from active_learning.images.library import MOST_SIDE, Label, Library, given_labels, open_library
 from active_learning.images.tables import csv_text, spreadsheet_safe
+from active_learning.interruption import Watch
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.flags import read_flags
 from active_learning.ranking.journal import Choice, Journal, digest
@@ -179,7 +180,7 @@ class _Session:
     ) -> Round:
         return Round(
             self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
-            check=self.check, progress=lambda folds: self.bar(folds, "estimate", len(folds)), note=self.note,
+            progress=lambda folds: self.bar(folds, "estimate", len(folds)), watch=Watch(self.check, self.note),
             pretrained=pretrained,
         )  # fmt: skip
 

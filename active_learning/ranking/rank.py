@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, AcquisitionFunction, Evidence
 from active_learning.images.library import Label, Library, Picture, mean_and_std
+from active_learning.interruption import Watch
 from active_learning.models.hardware import choose_device, choose_precision, computing_threads
 from active_learning.models.network import NetworkLearner, bayesian
 from active_learning.ranking.config import RankConfig
@@ -86,8 +87,7 @@ class Round:
         round_: its number.
         timed: times a phase.
         progress: shows how many folds of the estimate are through.
-        check: called before each training step and inference block; what it raises ends the round.
-        note: told in a sentence of a lack of memory.
+        watch: who looks at it.
         pretrained: the weights that every fit starts from; None for fresh ones.
     """
 
@@ -102,14 +102,13 @@ class Round:
         *,
         timed: Timed,
         progress: Callable[[Sequence[int]], Iterator[int]],
-        check: Callable[[], None],
-        note: Callable[[str], None],
+        watch: Watch,
         pretrained: Weights | None = None,
     ) -> None:
         self._pretrained = pretrained
         self._config, self._library, self._before, self._round = config, library, before, round_
         self._inputs = inputs
-        self._timed, self._progress, self._check, self._note = timed, progress, check, note
+        self._timed, self._progress, self._watch = timed, progress, watch
         self._function = ACQUISITION_FUNCTIONS[config.acquisition]
         by_digest = {picture.sha256: picture for picture in library.pictures}
         known = [(by_digest[sha256], label.name) for sha256, label in labels.items() if sha256 in by_digest]
@@ -224,10 +223,7 @@ class Round:
         nothing = np.zeros(0, np.int64)
         data = ImageData(inputs, labels, inputs[:0], nothing, len(self.classes), mean, std)
         splits = Splits(self._labelled, nothing, self._pool)
-        return bayesian(
-            run, data, splits, self._function, timed=timed, check=self._check, note=self._note,
-            pretrained=self._pretrained,
-        )  # fmt: skip
+        return bayesian(run, data, splits, self._function, timed=timed, watch=self._watch, pretrained=self._pretrained)
 
     def _estimate(self, learner: NetworkLearner) -> Estimate:
         return estimate(

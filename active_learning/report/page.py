@@ -169,6 +169,10 @@ def findings(summary: Summary) -> list[str]:
             f" (mean of {lowest.repetitions} runs)" if lowest.repetitions > 1 else " (one run)"
         )
         sentences.append(f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}.")
+        highest = max(lowest.values.values())
+        near = [other.arm for _, other in means if other is not lowest and min(other.values.values()) <= highest]
+        if near and lowest.repetitions > 1:
+            sentences.append(f"Its runs do not stand apart from those of {_listed(near)}.")
     return sentences
 
 

@@ -73,8 +73,7 @@ class LearnerKind:
         label: what it adds to the function's label in figures and tables.
         dashes: of its curves, as matplotlib takes them; none for a line without a gap.
         made_by: the class, or a function that returns one of its kind, as `module:name`. It takes the run, its data,
-            its splits and its acquisition function, then by keyword `timed` (the time of a phase), `check` (what it
-            raises ends the run) and `note` (told of what left the numbers alone).
+            its splits and its acquisition function, then by keyword `timed` (the time of a phase) and `watch`.
         recorded: what records hold in place of `learner`: those of the first three kinds are older than this registry.
     """
 

@@ -22,6 +22,7 @@ from importlib.metadata import version
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 import dask
 import safetensors.numpy
@@ -30,11 +31,14 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
-from active_learning.interruption import Check, Interrupted
+from active_learning.interruption import Check, Interrupted, Watch
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
-from active_learning.work.execution import Advance, describe, execute, execute_in_folder, session
+from active_learning.work.reasons import describe
 from active_learning.work.scheduler import no_scheduler
+
+if TYPE_CHECKING:
+    from active_learning.work.execution import Advance
 
 PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
@@ -52,7 +56,7 @@ RUN_SOURCES = sorted(
         ),
         *(
             Path(__file__).resolve().with_name(f"{name}.py")
-            for name in ("__init__", "cluster", "execution", "scheduler")
+            for name in ("__init__", "cluster", "execution", "reasons", "scheduler")
         ),
     ]
 )
@@ -84,12 +88,16 @@ class Returned:
 
 
 @contextmanager
-def embedded_cluster(workers: int, scratch: Path) -> Iterator[Client]:
+def embedded_cluster(workers: int, scratch: Path, check: Check) -> Iterator[Client]:
     """Start worker processes on this machine that listen on 127.0.0.1 only and end with this process.
 
     Args:
         workers: how many.
         scratch: a folder for what Dask itself has to write; it is removed at the end.
+        check: called once they have started, or have not.
+
+    Raises:
+        ConnectionError: when they do not start.
     """
     # A worker takes one run at a time, in the order of the list; an idle one must not be given a second in advance.
     settings = {
@@ -103,18 +111,24 @@ def embedded_cluster(workers: int, scratch: Path) -> Iterator[Client]:
     }
     _silence_dask()
     with dask.config.set(settings):
-        with _children_without_sigint():
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                memory_limit=0,
-                silence_logs=logging.CRITICAL,
-                local_directory=str(scratch.resolve()),
-            )
+        try:
+            with _children_without_sigint():
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                    memory_limit=0,
+                    silence_logs=logging.CRITICAL,
+                    preload="active_learning.work.execution",  # all workers at once, and not each with its first run
+                    local_directory=str(scratch.resolve()),
+                )
+        except RuntimeError as error:
+            check()  # a signal to all processes of the program ended them, too
+            raise ConnectionError(f"the {workers} worker processes did not start; --jobs 1 needs none") from error
         try:
             with cluster, Client(cluster) as client:
+                check()
                 yield client
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -136,13 +150,36 @@ def existing_cluster(address: str) -> Iterator[Client]:
         yield client
 
 
+def ask(client: Client, check: Check, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a worker, called with arguments and a check of whether it is still wanted.
+
+    Raises:
+        ConnectionError: when the worker or the scheduler is lost.
+        Exception: whatever the function or `check` raises.
+    """
+    future = client.submit(_answer, function, arguments, pure=False)
+    try:
+        (done,) = _as_completed([future], check)
+        return done.result()
+    except (KilledWorker, CancelledError) as error:
+        raise ConnectionError(reason_of(error)) from error
+    finally:
+        with suppress(Exception):
+            client.cancel([future])
+
+
+def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    with suppress(Interrupted):  # by then nobody reads what it returns
+        return function(*arguments, _task_check())
+
+
 def execute_on_cluster(
     client: Client,
     folders: Sequence[RunFolder],
     result_dir: Path,
     holder: str,
     data_dir: Path | None,
-    advance: Advance,
+    advance: "Advance",
     check: Check,
 ) -> Iterator[tuple[RunConfig, str | None]]:
     """Execute runs on a cluster's workers; yield each that ended, with the reason if it failed.
@@ -200,7 +237,7 @@ def _job(folder: RunFolder, result_dir: Path, holder: str, data_dir: Path | None
     )
 
 
-def _as_completed(futures: Sequence[Future[Returned]], look: Check) -> Iterator[Future[Returned]]:
+def _as_completed(futures: Sequence[Future[Any]], look: Check) -> Iterator[Future[Any]]:
     waiting = set(futures)
     while waiting:
         look()
@@ -216,7 +253,7 @@ def receive(
     inbox: "SimpleQueue[Row]",
     folders: Mapping[tuple[str, int], RunFolder],
     holder: str,
-    advance: Advance,
+    advance: "Advance",
 ) -> None:
     """Write the rounds that came in and tell of them; those that an experiment before this one asked for are not."""
     with suppress(Empty):
@@ -305,14 +342,10 @@ def reason_of(error: BaseException) -> str:
 
 def execute_job(job: Job) -> Returned:
     """Execute one run in a worker."""
-    worker = get_worker()
-    key = worker.get_current_task()
+    # not at the top: the driver needs no torch
+    from active_learning.work.execution import execute_in_folder
 
-    def check() -> None:
-        # The scheduler takes back the tasks of a driver that stopped or died, but it cannot end one that works.
-        task = worker.state.tasks.get(key)
-        if task is None or task.state == "cancelled":
-            raise Interrupted
+    worker, check = get_worker(), _task_check()
 
     def tell(round_: int, test_error: float, packet: Row | None = None, session: Row | None = None) -> None:
         message = {"holder": job.holder, "name": job.run.name, "repetition": job.run.repetition, "round": round_}
@@ -327,6 +360,20 @@ def execute_job(job: Job) -> Returned:
         return _execute_in_memory(job, tell, check)
     except Interrupted:
         return Returned("it is no longer wanted")
+
+
+def _task_check() -> Check:
+    """Return what ends the worker's current task once it is no longer wanted."""
+    worker = get_worker()
+    key = worker.get_current_task()
+
+    def check() -> None:
+        # The scheduler takes back the tasks of a driver that stopped or died, but it cannot end one that works.
+        task = worker.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise Interrupted
+
+    return check
 
 
 def _refusal(job: Job, threads: int) -> str | None:
@@ -347,6 +394,8 @@ def is_shared(job: Job) -> bool:
 
 
 def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Returned:
+    from active_learning.work.execution import execute, session
+
     here = session(job.run)
     rounds = list(job.finished)
     packets: list[Row] = []
@@ -362,7 +411,7 @@ def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Ret
 
     failure, details = None, ""
     try:
-        execute(job.run, job.finished, job.weights, job.data_dir, save, check, note)
+        execute(job.run, job.finished, job.weights, job.data_dir, save, Watch(check, note))
     except Exception as error:
         failure, details = describe(error), traceback.format_exc()
     return Returned(failure, details, packets, here, events)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.provenance import provenance
-from active_learning.disk.record import Round, Row, fault_of
+from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
 from active_learning.images.dataset import load_run
-from active_learning.interruption import Check
+from active_learning.interruption import Check, Watch
 from active_learning.loop import active_learning_rounds
 from active_learning.models.engines import bytes_a_pass, bytes_an_image, engine
+from active_learning.models.field import check_length_scale
 from active_learning.models.hardware import (
     USED_OF_MEMORY,
     available_memory,
@@ -31,7 +31,8 @@ from active_learning.models.hardware import (
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
 from active_learning.settings.learners import LEARNERS, Weights
 from active_learning.settings.networks import NETWORKS
-from cnn_model import Device, NonFiniteLossError, Precision
+from active_learning.work.reasons import describe
+from cnn_model import Device, Precision
 from load_data import ImageData, repeated, select_classes
 
 Advance = Callable[[RunConfig, int, float], None]
@@ -49,6 +50,34 @@ def choose_hardware(config: ExperimentConfig) -> tuple[Precision, Device]:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return choose_precision(config.precision, device), device
+
+
+def checked_data(config: ExperimentConfig, runs: Sequence[RunConfig], side_by_side: int, check: Check) -> ImageData:
+    """Return the data set of an experiment once, however many copies of it the runs take, if they can have it here.
+
+    Args:
+        config: the experiment.
+        runs: what of it is to be run.
+        side_by_side: how many of the runs at a time.
+        check: as for `load_data`.
+
+    Raises:
+        ConfigError: when the network takes larger images, the memory is too small or the length scale says nothing.
+        DataError: when the data set cannot be had.
+    """
+    data = load_cached(runs[0], config.data_dir, check)
+    smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
+    if side < smallest:
+        raise ConfigError(
+            f"--network {config.network} takes images of at least {smallest} pixels a side, and these have {side}: "
+            "take another network or data set."
+        )
+    if config.scheduler is None:  # the memory of other machines only they know
+        check_memory(config, runs, data, side_by_side)
+    with_field = any(has_field(run.acquisition, run.learner) for run in runs)
+    if with_field and isinstance(config.mbr_sigma, float) and config.copies == 1:  # copies lie near each other
+        check_length_scale(config.mbr_sigma, data.train_images[_kept(config, data)])
+    return data
 
 
 def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, side_by_side: int) -> None:
@@ -134,7 +163,7 @@ BYTES_OF_A_PROBABILITY = 20
 
 
 def execute_in_folder(
-    folder: RunFolder, data_dir: Path | None, advance: Advance, check: Check | None = None
+    folder: RunFolder, data_dir: Path | None, advance: Advance, check: Check = lambda: None
 ) -> str | None:
     """Take a run from its last whole round on disk to its end; each round is on disk before the next begins.
 
@@ -154,7 +183,7 @@ def execute_in_folder(
                     folder.append(round_)
                     advance(run, round_.round, round_.test_error)
 
-                execute(run, finished, weights, data_dir, save, check, folder.note)
+                execute(run, finished, weights, data_dir, save, Watch(check, folder.note))
     except Exception as error:
         # Whatever it was, other runs may do better; the traceback is kept for whoever has to find out.
         reason = describe(error)
@@ -170,8 +199,7 @@ def execute(
     weights: Weights | None,
     data_dir: Path | None,
     save: Callable[[Round], None],
-    check: Check | None = None,
-    note: Callable[[str], None] | None = None,
+    watch: Watch,
 ) -> None:
     """Hand the rounds after the finished ones to `save`, one by one.
 
@@ -181,21 +209,20 @@ def execute(
         weights: those after the last of them, needed with `warm_start` only.
         data_dir: where the data set is.
         save: takes each round, which counts as they do.
-        check: called at each batch; what it raises ends the run.
-        note: told of what happened on the way, such as a lack of memory.
+        watch: who looks at it.
 
     Raises:
         Exception: whatever makes the run fail.
     """
     keep_freed_memory()
-    data = load_cached(run, data_dir, check, run.copies)
+    data = load_cached(run, data_dir, watch.check, run.copies)
     numbering = Numbering.of(data.train_labels, run.classes) if run.classes else None
     if run.classes:
         data = select_classes(data, run.classes)
     with computing_threads(run.threads):
         if numbering:
             finished = [renumbered(round_, numbering.of_run) for round_ in finished]
-        for round_ in active_learning_rounds(run, data, finished, weights, check, note):
+        for round_ in active_learning_rounds(run, data, finished, weights, watch):
             save(renumbered(round_, numbering.of_dataset) if numbering else round_)
 
 
@@ -205,14 +232,6 @@ def session(run: RunConfig) -> Row:
     if "samples" in LEARNERS[run.learner].gives:  # without dropout the network itself is the one pass
         here["engine"] = engine(NETWORKS[run.network].module, run.device, run.precision)
     return here
-
-
-def describe(error: BaseException) -> str:
-    """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
-    if isinstance(error, ValidationError):
-        return f"a round cannot be recorded: {fault_of(error)}"
-    words = " ".join(str(error).split()) or type(error).__name__
-    return f"{words} (try a lower --lr)" if isinstance(error, NonFiniteLossError | FloatingPointError) else words
 
 
 _loaded: dict[tuple[object, ...], ImageData] = {}

@@ -2,28 +2,34 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from active_learning.disk.files import locked
+from active_learning.disk.record import read_record
+from active_learning.disk.renumber import renumber
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves, write_images_folder
 from active_learning.images.dataset import open_for
 from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
-from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig, has_field
-from active_learning.settings.networks import NETWORKS
+from active_learning.settings.config import ExperimentConfig, RunConfig
 from active_learning.work.progress import Progress
 from active_learning.work.scheduler import await_scheduler
 from load_data import DATASETS
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from active_learning.work.execution import Advance
+    from cnn_model import Device, Precision
 
 SCRATCH = ".workers"
 """Folder in the result folder for what Dask's workers write of their own accord, while they work."""
@@ -52,19 +58,19 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
     """
     images = open_images(config, check)
     with locked(config.result_dir) as holder:
-        if config.scheduler is not None:
-            await_scheduler(config.scheduler, check)
-        # torch takes seconds to import: only once the folder is known to be ours
-        from active_learning.work.execution import choose_hardware
-
-        check()
         shutil.rmtree(config.result_dir / SCRATCH, ignore_errors=True)  # a driver that was killed left it
-        runs = planned_runs(config, *choose_hardware(config), images)
-        check_result_dir(config.result_dir, runs)
-        write_images_folder(config.result_dir, runs[0].folder)
-        folders = [_opened(config, run, check) for run in runs]
-        unfinished = [folder for folder in folders if not folder.finished]
-        failures = _execute_all(config, runs, unfinished, holder, check) if unfinished else {}
+        with _workers(config, check) as client:
+            ask = _asking(None if config.scheduler else client, check)
+            precision, device = ask(_hardware, config)
+            runs = planned_runs(config, precision, device, images)
+            check_result_dir(config.result_dir, runs)
+            write_images_folder(config.result_dir, runs[0].folder)
+            folders = [_opened(config, run, check) for run in runs]
+            unfinished = [folder for folder in folders if not folder.finished]
+            failures = {}
+            if unfinished:
+                _prepare(config, unfinished, ask)
+                failures = _execute_all(config, runs, unfinished, client, holder, check)
         for name in dict.fromkeys(run.name for run in runs):
             write_curves(config.result_dir, name, config.rounds)
     return Outcome(tuple(runs), failures)
@@ -86,6 +92,31 @@ def open_images(config: ExperimentConfig, check: Check) -> Mapping[str, Any]:
     return folder.fields
 
 
+@contextmanager
+def _workers(config: ExperimentConfig, check: Check) -> Iterator["Client | None"]:
+    """Give the cluster that executes the runs, or None where this process does.
+
+    With workers on this machine this process does not import torch: that takes as long as their start, and half a
+    gigabyte for as long as the runs take.
+    """
+    if config.scheduler is None:
+        paths = [RunFolder(config.result_dir, run).path for run in planned_runs(config, "float32", "cpu")]
+        jobs = job_count(config, sum(len(read_record(path).rounds) <= config.rounds for path in paths))
+        if jobs <= 1:
+            yield None
+            return
+        from active_learning.work.cluster import embedded_cluster
+
+        with embedded_cluster(jobs, config.result_dir / SCRATCH, check) as client:
+            yield client
+    else:
+        await_scheduler(config.scheduler, check)
+        from active_learning.work.cluster import existing_cluster
+
+        with existing_cluster(config.scheduler) as client:
+            yield client
+
+
 def job_count(config: ExperimentConfig, runs: int) -> int:
     """Return how many of so many runs go on side by side on this machine."""
     cores = joblib.cpu_count(only_physical_cores=True)
@@ -104,15 +135,58 @@ def _opened(config: ExperimentConfig, run: RunConfig, check: Check) -> RunFolder
     return folder
 
 
+Ask = Callable[..., Any]
+"""Calls a function with arguments and a check, here or in a worker of this machine."""
+
+
+def _asking(client: "Client | None", check: Check) -> Ask:
+    if client is None:
+        return lambda function, *arguments: function(*arguments, check)
+    from active_learning.work.cluster import ask
+
+    return partial(ask, client, check)
+
+
+def _hardware(config: ExperimentConfig, check: Check) -> "tuple[Precision, Device]":
+    from active_learning.work.execution import choose_hardware
+
+    check()
+    return choose_hardware(config)
+
+
+def _labels(config: ExperimentConfig, runs: Sequence[RunConfig], side_by_side: int, check: Check) -> NDArray[np.int64]:
+    from active_learning.work.execution import checked_data
+
+    return checked_data(config, runs, side_by_side, check).train_labels
+
+
+def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], ask: Ask) -> None:
+    """Load the data once, so that what it refuses is refused before any run; bring old records up to date."""
+    named = DATASETS.get(config.dataset)
+    if config.data_dir is not None and named and named.download is None and not config.quiet:
+        print(
+            f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
+        )
+    runs = [folder.config for folder in folders]
+    train_labels = ask(_labels, config, runs, job_count(config, len(runs)))
+    for folder in folders if config.classes else ():
+        renumber(folder, train_labels)
+
+
 def _execute_all(
-    config: ExperimentConfig, runs: Sequence[RunConfig], unfinished: Sequence[RunFolder], holder: str, check: Check
+    config: ExperimentConfig,
+    runs: Sequence[RunConfig],
+    unfinished: Sequence[RunFolder],
+    client: "Client | None",
+    holder: str,
+    check: Check,
 ) -> dict[RunConfig, str]:
     """Execute runs in their folders; return the reasons of those that failed."""
     failures: dict[RunConfig, str] = {}
     side_by_side = 0 if config.scheduler else job_count(config, len(unfinished))
-    progress = Progress(config.result_dir, runs, unfinished, side_by_side=side_by_side, quiet=config.quiet)
-    with progress, _outcomes(config, unfinished, holder, progress.advance, check) as outcomes:
-        for run, reason in outcomes:
+    check()
+    with Progress(config.result_dir, runs, unfinished, side_by_side=side_by_side, quiet=config.quiet) as progress:
+        for run, reason in _outcomes(config, unfinished, client, holder, progress.advance, check):
             progress.run_done(run, reason)
             if reason is None:
                 write_curves(config.result_dir, run.name, config.rounds)
@@ -121,56 +195,20 @@ def _execute_all(
     return failures
 
 
-@contextmanager
 def _outcomes(
-    config: ExperimentConfig, folders: Sequence[RunFolder], holder: str, advance: "Advance", check: Check
-) -> Iterator[Iterator[tuple[RunConfig, str | None]]]:
-    """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
-    jobs = job_count(config, len(folders))
-    _prepare(config, folders, check)
-    check()
-    if config.scheduler is None and jobs == 1:
-        yield _execute_here(config, folders, advance, check)
-        return
-    from active_learning.work.cluster import embedded_cluster, execute_on_cluster, existing_cluster
-
-    scratch = config.result_dir / SCRATCH
-    with embedded_cluster(jobs, scratch) if config.scheduler is None else existing_cluster(config.scheduler) as client:
-        yield execute_on_cluster(client, folders, config.result_dir, holder, config.data_dir, advance, check)
-
-
-def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], check: Check) -> None:
-    """Load the data once and here, so that what it refuses is refused before any run; bring old records up to date."""
-    from active_learning.disk.renumber import renumber
-    from active_learning.models.field import check_length_scale
-    from active_learning.work.execution import check_memory, load_cached
-
-    runs = [folder.config for folder in folders]
-    named = DATASETS.get(config.dataset)
-    if config.data_dir is not None and named and named.download is None and not config.quiet:
-        print(
-            f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
-        )
-    data = load_cached(runs[0], config.data_dir, check)  # without copies, for which there may be no memory
-    smallest, side = NETWORKS[config.network].smallest, min(data.train_images.shape[2:])
-    if side < smallest:
-        raise ConfigError(
-            f"--network {config.network} takes images of at least {smallest} pixels a side, and these have {side}: "
-            "take another network or data set."
-        )
-    if config.scheduler is None:  # the memory of other machines only they know
-        check_memory(config, runs, data, job_count(config, len(runs)))
-    with_field = any(has_field(run.acquisition, run.learner) for run in runs)
-    if with_field and isinstance(config.mbr_sigma, float) and config.copies == 1:  # copies lie near each other
-        kept = np.isin(data.train_labels, config.classes or range(data.class_count))
-        check_length_scale(config.mbr_sigma, data.train_images[kept])
-    for folder in folders if config.classes else ():
-        renumber(folder, data.train_labels)
-
-
-def _execute_here(
-    config: ExperimentConfig, folders: Sequence[RunFolder], advance: "Advance", check: Check
+    config: ExperimentConfig,
+    folders: Sequence[RunFolder],
+    client: "Client | None",
+    holder: str,
+    advance: "Advance",
+    check: Check,
 ) -> Iterator[tuple[RunConfig, str | None]]:
+    """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
+    if client is not None:
+        from active_learning.work.cluster import execute_on_cluster
+
+        yield from execute_on_cluster(client, folders, config.result_dir, holder, config.data_dir, advance, check)
+        return
     from active_learning.work.execution import execute_in_folder
 
     for folder in folders:

@@ -9,6 +9,7 @@ import pytest
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Round
+from active_learning.interruption import NOBODY, Watch
 from active_learning.loop import active_learning_rounds
 from active_learning.models import field as run_field
 from active_learning.models.field import SIGMA_GRID, RunField, check_length_scale
@@ -55,7 +56,7 @@ def splits_of(data: ImageData, config: RunConfig) -> Splits:
 
 
 def field_of(data: ImageData, config: RunConfig, splits: Splits, acquired: Any = ()) -> RunField:
-    field = RunField(config, data, splits, lambda: None)
+    field = RunField(config, data, splits, NOBODY)
     train_index = np.array([*splits.initial, *acquired], dtype=np.int64)
     field.tell(train_index, data.train_labels[train_index])
     return field
@@ -165,7 +166,7 @@ def test_a_signal_is_heard_between_two_questions(data: ImageData) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        next(active_learning_rounds(config(), data, check=stop))
+        next(active_learning_rounds(config(), data, watch=Watch(stop)))
 
 
 def test_a_sigma_that_underflows_is_refused_with_advice(data: ImageData) -> None:
@@ -183,7 +184,7 @@ def test_images_that_no_label_reaches_are_refused_if_most_and_told_if_some(
 
     def field_with(unreached: int) -> None:
         monkeypatch.setattr(GaussianRandomField, "unreached", unreached)
-        RunField(config(), data, splits, lambda: None, told.append)
+        RunField(config(), data, splits, Watch(note=told.append))
 
     field_with(0)
     assert told == []

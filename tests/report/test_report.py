@@ -396,6 +396,15 @@ def test_findings_are_traced_to_the_records(written: Path) -> None:
     )
 
 
+def test_who_ends_lowest_is_told_with_those_whose_runs_overlap(tmp_path: Path) -> None:
+    for acquisition, ends in {"bald": (0.04, 0.06), "uniform": (0.06, 0.08), "mean_std": (0.07, 0.08)}.items():
+        for repetition, end in enumerate(ends):
+            write_run(tmp_path, run_config(acquisition=acquisition, rounds=1, repetition=repetition), [0.3, end])
+    *_, lowest, near = findings(summarise(read_results(tmp_path)))
+    assert lowest == "Lowest test error after 10 acquired images: BALD, 5.00 % (mean of 2 runs)."
+    assert near == "Its runs do not stand apart from those of Random."
+
+
 def test_a_finding_names_all_that_share_the_first_place(tmp_path: Path) -> None:
     for acquisition, curve in (("bald", [0.3, 0.04]), ("uniform", [0.3, 0.06]), ("mean_std", [0.3, 0.05])):
         write_run(tmp_path, run_config(acquisition=acquisition, rounds=1), curve)

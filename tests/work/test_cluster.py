@@ -25,8 +25,8 @@ import active_learning.work.execution
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import record_lines
 from active_learning.disk.store import RunFolder
-from active_learning.interruption import Interrupted
-from active_learning.settings.config import RunConfig
+from active_learning.interruption import Check, Interrupted
+from active_learning.settings.config import ConfigError, RunConfig
 from active_learning.settings.learners import LEARNERS
 from active_learning.work import cluster
 from load_data import DATA_FILES
@@ -200,6 +200,69 @@ def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(tmp_path: Path)
     assert (tmp_path / "uniform-MC_dropout=True.npy").exists()
 
 
+LIGHT = """
+import sys
+from benchmarks import tiny
+from load_data import DATASETS
+from main import main
+
+DATASETS["tiny"] = tiny.SPECS["tiny"]
+if __name__ == "__main__":
+    code = main()
+    sys.exit(code or ("torch is imported" if "torch" in sys.modules else 0))
+"""
+
+
+def test_a_program_whose_workers_compute_does_not_import_torch(tmp_path: Path) -> None:
+    (tmp_path / "light.py").write_text(LIGHT)
+    flags = [*TINY, "--jobs", "2", "--experiments", "1", "--result_dir", str(tmp_path / "results"), "--quiet"]
+    command = [sys.executable, str(tmp_path / "light.py"), *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_workers_that_do_not_start_are_said(tmp_path: Path) -> None:
+    (tmp_path / "still.py").write_text(
+        "import sys\nfrom main import main\nsys.exit(main() if __name__ == '__main__' else 1)"
+    )
+    flags = ["--dataset", "mnist_5k", "--jobs", "2", "--experiments", "1", "--result_dir", str(tmp_path / "results")]
+    command = [sys.executable, str(tmp_path / "still.py"), *flags]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    told = "main.py: error: the 2 worker processes did not start; --jobs 1 needs none; finished rounds are saved"
+    assert (ended.returncode, ended.stderr.partition(", and")[0]) == (1, told)
+
+
+def refuse(sentence: str, _check: Check) -> None:
+    raise ConfigError(sentence)
+
+
+def begin_and_wait(begun: Path, check: Check) -> None:
+    begun.touch()
+    while True:
+        check()
+        time.sleep(0.01)
+
+
+def test_what_a_worker_is_asked_it_refuses_in_the_same_words(address: str) -> None:
+    with cluster.existing_cluster(address) as client, pytest.raises(ConfigError, match=r"^--lr is too large$"):
+        cluster.ask(client, lambda: None, refuse, "--lr is too large")
+
+
+def test_a_worker_that_is_asked_stops_with_the_program(address: str, tmp_path: Path) -> None:
+    def check() -> None:
+        if (tmp_path / "begun").exists():
+            raise Interrupted
+
+    with cluster.existing_cluster(address) as client:
+        with pytest.raises(Interrupted):
+            cluster.ask(client, check, begin_and_wait, tmp_path / "begun")
+        # the only worker takes one task at a time
+        with pytest.raises(ConfigError):
+            cluster.ask(client, lambda: None, refuse, "free again")
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_happened_on_a_worker_is_recorded(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, shared: bool
@@ -207,19 +270,17 @@ def test_what_happened_on_a_worker_is_recorded(
     execute: Any = active_learning.work.execution.execute
 
     def short_of_memory(*arguments: Any) -> None:
-        *others, save, check, note = arguments
+        *others, save, watch = arguments
 
         def saving(result: Any) -> None:
             if result.round == 1:
-                note("out of memory: inference goes on with blocks of 10 images")
+                watch.note("out of memory: inference goes on with blocks of 10 images")
             save(result)
 
-        execute(*others, saving, check, note)
+        execute(*others, saving, watch)
 
     monkeypatch.setattr(cluster, "is_shared", lambda _: shared)
-    monkeypatch.setattr(
-        "active_learning.work.execution.execute" if shared else "active_learning.work.cluster.execute", short_of_memory
-    )
+    monkeypatch.setattr("active_learning.work.execution.execute", short_of_memory)
     flags = ("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address, "--experiments", 1, "--acq_func", "bald")
     assert tiny_main(*flags) == 0
     (provenance,) = tmp_path.glob("runs/*/*/provenance.json")
@@ -329,7 +390,7 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
     record = tmp_path / "there/runs/bald-MC_dropout=True/repetition_0/metrics.jsonl"
 
     def stop_after_round_1(*arguments: Any) -> None:
-        *others, save, check, note = arguments
+        *others, save, watch = arguments
 
         def saving(result: Any) -> None:
             save(result)
@@ -339,15 +400,15 @@ def test_rounds_that_come_in_are_on_disk_before_the_run_ends(
                     time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGTERM)
                 while time.monotonic() < deadline:
-                    check()  # until it says so: the next round may take less time than a signal
+                    watch.check()  # until it says so: the next round may take less time than a signal
                     time.sleep(0.01)
 
-        execute(*others, saving, check, note)
+        execute(*others, saving, watch)
 
     flags = ("--result_dir", tmp_path / "there", "--jobs", 0, "--scheduler", address, *ONE, "--warm_start")
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "is_shared", lambda _: False)
-        patch.setattr(cluster, "execute", stop_after_round_1)
+        patch.setattr(active_learning.work.execution, "execute", stop_after_round_1)
         assert tiny_main(*flags, "--epochs", 40) == 143
     assert record.read_bytes().count(b"\n") == 3  # the configuration and two rounds
     assert tiny_main(*flags, "--epochs", 40) == 0

@@ -261,7 +261,7 @@ def test_a_data_folder_that_is_not_looked_into_is_said(
 def test_copies_that_cannot_fit_are_refused_before_any_run(
     tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for also in ((), ("--jobs", 2), ("--classes", 2, 8)):
+    for also in ((), ("--jobs", 2, "--dataset", "mnist_5k"), ("--classes", 2, 8)):
         assert tiny_main("--result_dir", tmp_path, "--copies", 10**9, *also) == 2
         told = r"main.py: error: --copies 1000000000 takes [\d,]+.\d GB, and .* can have [\d,.]+ GB: give at most \d+"
         assert re.fullmatch(told + r"(, or fewer --jobs than 2)?\.\n", capsys.readouterr().err)
