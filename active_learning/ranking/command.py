@@ -18,6 +18,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from active_learning.disk.files import StoreError, locked, write_if_changed
+from active_learning.models.inference import is_out_of_memory
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.files import Listing, find_images
 from active_learning.ranking.journal import Choice, Journal, digest
@@ -236,7 +237,9 @@ class _Session:
                 f"the network cannot be trained on these labels ({error}): no label is lost; try --precision float32, "
                 "or another --seed."
             ) from error
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise DataError(
                 f"there is not enough memory for --dropout_iter {self.config.dropout_iter} passes: give fewer, "
                 "or a smaller --image_size."
