@@ -241,8 +241,8 @@ class ExperimentConfig:
         self._check_labels(DATASETS[self.dataset])
         self._check_arms()
         self._check_own_fields()
-        self._check_mbr(DATASETS[self.dataset])
         self._check_sizes(DATASETS[self.dataset])
+        self._check_mbr(DATASETS[self.dataset])
         if self.result_dir is None:
             object.__setattr__(self, "result_dir", Path("result_npy", self._folder_name()))
 
@@ -311,7 +311,7 @@ class ExperimentConfig:
                 )
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
-                way = f"take one of {', '.join(able)}" if learner == self.learner else "leave --determ out"
+                way = f"take --learner {' or '.join(able)}" if learner == self.learner else "leave --determ out"
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
                     f"give: {way}, or take another function."
@@ -338,10 +338,11 @@ class ExperimentConfig:
         if not any(has_field(*arm) for arm in self.arms):
             return
         sizes = self._class_sizes(spec)
+        flag = "--mbr" if self.mbr else "--learner field" if self.learner == "field" else "--acq_func mbr"
         if len(sizes) != 2:
-            raise ConfigError(f"--mbr tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
+            raise ConfigError(f"{flag} tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
         if self.warm_start:
-            raise ConfigError("--warm_start carries a network's weights over, and --mbr has none: leave one out.")
+            raise ConfigError(f"--warm_start carries a network's weights over, and {flag} has none: leave one out.")
         if self.mbr_sigma == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the length scale on: give --mbr_sigma a number.")
         nodes = self.initial_per_class * len(sizes) + self._pool_size(sizes)
@@ -368,9 +369,14 @@ class ExperimentConfig:
         if self.initial_per_class > min(sizes):
             raise ConfigError(
                 f"--initial_per_class {self.initial_per_class} is too large: {self.dataset} has {min(sizes)} training "
-                f"images of its smallest class."
+                f"images of its smallest class; give at most that many."
             )
         initial = self.initial_per_class * len(sizes)
+        if initial >= sum(sizes):
+            raise ConfigError(
+                f"--initial_per_class {self.initial_per_class} is too large: all {initial} training images of "
+                f"{self.dataset} are labelled at the start, and none is left to choose from; give fewer."
+            )
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
         pool = sum(sizes) - initial - self.val_size
