@@ -5,6 +5,7 @@ batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` a
 """
 
 import difflib
+import shlex
 import sys
 import time
 from argparse import SUPPRESS
@@ -206,7 +207,7 @@ class _Session:
             if count := unread(path, names, self._stored()):
                 raise StoreError(
                     f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
-                    f"{path} to take them in, or delete the file."
+                    f"{shlex.quote(str(path))} to take them in, or delete the file."
                 )
 
     def _stored(self) -> dict[str, str]:

@@ -334,10 +334,10 @@ def copied_under_two_classes(folder: Path) -> Path:
 
 
 def filled_in_and_not_given(folder: Path) -> Path:
-    truth = make_folder(folder / "images")
-    assert rank(folder / "images") == 0
-    fill_in(folder / "images_ranking" / "batch.csv", truth)
-    return folder / "images"
+    truth = make_folder(folder / "my images")
+    assert rank(folder / "my images") == 0
+    fill_in(folder / "my images_ranking" / "batch.csv", truth)
+    return folder / "my images"
 
 
 def other_images(folder: Path) -> Path:
@@ -430,7 +430,7 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "answers that were not given": (
         1,
         lambda d: [filled_in_and_not_given(d)],
-        "holds 4 labels that have not been taken in, and would be written over: add --labels",
+        "holds 4 labels that have not been taken in, and would be written over: add --labels '",
     ),
     "the journal of other images": (
         2,
