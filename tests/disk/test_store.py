@@ -225,7 +225,7 @@ def test_a_folder_of_other_numbers_is_refused_by_the_fields_that_differ(tmp_path
         f"--result_dir {tmp_path} holds runs of another configuration (seed is 369 there and 1 here, lr is 0.001 there "
         "and 0.1 here): give --seed 369 --lr 0.001 to continue them, or name another folder."
     )
-    with pytest.raises(StoreError, match="another configuration"):
+    with pytest.raises(StoreError, match=f"another configuration: move it out of {tmp_path} to run this"):
         reread(tmp_path, changed(seed=1))
     assert len(RunFolder(tmp_path, changed(seed=1)).load(any_configuration=True)) == 1
 
@@ -423,7 +423,7 @@ def test_a_copy_of_a_run_is_no_repetition(tmp_path: Path) -> None:
     copy = folder.path.with_name("repetition_1")
     shutil.copytree(folder.path, copy)
     assert list(finished_curves(tmp_path, CONFIG.name, 3)) == [0]
-    with pytest.raises(StoreError, match="repetition_1 holds the record of another run"):
+    with pytest.raises(StoreError, match=rf"of another run, such as a copy would: move it out of {tmp_path}\.$"):
         check_result_dir(tmp_path, [CONFIG])
     shutil.rmtree(copy)
     shutil.copytree(folder.path, tmp_path / "runs" / "uniform-MC_dropout=True" / "repetition_0")

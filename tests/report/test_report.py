@@ -819,6 +819,8 @@ def test_folders_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "mine" / "runs" / "bald" / "repetition_0").mkdir(parents=True)
     assert main([str(tmp_path)]) == 1
     assert f"has runs/NAME/repetition_0/metrics.jsonl, as {tmp_path / 'mine'} has." in capsys.readouterr().err
+    assert main(["a", "b", "--output", "c"]) == 2
+    assert "give a command, and an --output, for each." in capsys.readouterr().err
     assert main([str(tmp_path / "absent")]) == 2
     assert "is no folder" in capsys.readouterr().err
     with pytest.raises(NoResultsError):
