@@ -198,6 +198,8 @@ def load_data(name: str, data_dir: Path | None = None, check: Check | None = Non
     spec = DATASETS[name]
     try:
         if spec.download is not None:
+            if folder.is_file():
+                raise NotADirectoryError("it is a file")
             spec.download(folder, check or (lambda: None))
         return spec.loader(folder)
     except OSError as error:
@@ -572,7 +574,8 @@ def _not_available(files: DataFiles, data_dir: Path, outcomes: dict[str, str]) -
     form = ", plain or as .gz," if files.sha256 else ""
     return DataError(
         f"{files.title} is not complete in {folder} and cannot be downloaded, missing: {missing}; tried {tried}: put "
-        f"these files{form} into {folder}, or choose --dataset mnist_5k, which needs no network."
+        f"these files{form} into {folder}, or name with --data_dir another folder that holds {files.folder}; the data "
+        "set mnist_5k needs no files."
     )
 
 

@@ -5,6 +5,7 @@ A verb may come first: `run` (what is done without one), `status` (what a result
 report of result folders anew) or `rank` (which of your own images to label next).
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from active_learning.settings.config import ExperimentConfig
 
 VERBS = ("run", "status", "report", "rank")
+SAVED = "finished rounds are saved, and the same command"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +36,8 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
                 return report(words, f"{PROGRAM} report")
             return _main(verb, [*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
-        return fail(128 + stop.signal_number, "stopped; finished rounds are saved, and the same command goes on.")
+        way = "the same command starts anew" if verb in ("status", "report") else f"{SAVED} goes on"
+        return fail(128 + stop.signal_number, f"stopped; {way}.")
 
 
 def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
@@ -53,7 +56,7 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
     except OSError as error:
-        return fail(1, f"{error}; finished rounds are saved, and the same command goes on once that is mended.")
+        return fail(1, f"{error}; {SAVED} goes on once that is mended.")
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
@@ -67,7 +70,7 @@ def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
     outcome = run_experiment(config, check)
     reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
     if reason:
-        fail(1, f"{reason}; python -m active_learning.report {config.result_dir} tries again.")
+        fail(1, f"{reason}; {PROGRAM} report {shlex.quote(str(config.result_dir))} tries again.")
     for run, reason in outcome.failures.items():
         again = "" if "(try " in reason else "; the same command tries it again"  # in vain where a setting is to blame
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}{again}.")

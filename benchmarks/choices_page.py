@@ -87,7 +87,10 @@ def write_page(study: Mapping[str, Any], configs: Mapping[str, ExperimentConfig]
     questions = read_questions(study, configs)
     if not any(question.rows for question in questions):
         folder = configs[BASE].result_dir.parent
-        raise PageError(f"{folder} holds no finished repetition of {BASE} and of an arm to compare it with.")
+        raise PageError(
+            f"{folder} holds no finished repetition of {BASE} and of an arm to compare it with; --run true computes "
+            "them."
+        )
     figure = forest_plot(page.stem, questions)
     names = [f"{page.stem}.png", f"{page.stem}.svg"]
     contents = {name: figure.files[name] for name in names}

@@ -8,6 +8,7 @@ python -m benchmarks.example_images digits --rounds 5                   rounds b
 
 import argparse
 import csv
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from PIL import Image
 
 from active_learning.disk.files import write_atomically
 from active_learning.images.tables import csv_text, normal, read_csv
-from load_data import load_data
+from active_learning.terminal import fail
+from load_data import DataError, load_data
 from main import main as rank
 
 
@@ -38,6 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and not flags.rounds:
         parser.error(f"these belong to no flag: {' '.join(others)}")
     truth = flags.folder.with_name(f"{flags.folder.name}_truth.csv")
+    if (flags.answer or flags.check or flags.rounds) and not truth.exists():
+        words = shlex.join(["python3", "-m", "benchmarks.example_images", str(flags.folder)])
+        return fail(2, f"there is no {truth}: {words} makes the folder and its truth.", "example_images")
+    try:
+        return _do(flags, others, truth)
+    except (DataError, OSError) as error:
+        return fail(1, str(error), "example_images")
+    except KeyError as error:
+        return fail(1, f"{truth} has no image {error}: give a file of the ranking of {flags.folder}.", "example_images")
+
+
+def _do(flags: argparse.Namespace, others: Sequence[str], truth: Path) -> int:
     if flags.answer:
         answer(flags.answer, truth)
     elif flags.rounds:

@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="*", help="faults to try, as a pattern such as 'SIG*'")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     flags = parser.parse_args(argv)
+    if not any(fnmatch.fnmatch(fault.name, flags.only) for fault in FAULTS):
+        parser.error(f"--only {flags.only!r} is no fault: choose one of {', '.join(fault.name for fault in FAULTS)}")
     _warm_up()
     rows, broken = [], []
     for fault in FAULTS:

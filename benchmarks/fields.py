@@ -8,6 +8,7 @@ field solved anew for each candidate and label) where that can be waited for.
 
 import json
 import resource
+import sys
 import time
 from itertools import product
 from pathlib import Path
@@ -32,7 +33,7 @@ from active_learning.models.mbr import (
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.flags import read_flags
 from active_learning.streams import Purpose, stream
-from load_data import ImageData, Splits, load_data, select_classes, split_training_set
+from load_data import DataError, ImageData, Splits, load_data, select_classes, split_training_set
 
 ROOT = Path(__file__).parent.parent
 PRESET = ROOT / "active_learning" / "presets" / "experiment_3.yaml"
@@ -48,7 +49,10 @@ def main(data_dir: Path | None = None, rounds: int = 10, output: Path = OUTPUT) 
         rounds: of each variant.
         output: the JSON file.
     """
-    data, splits = _experiment_data(data_dir)
+    try:
+        data, splits = _experiment_data(data_dir)
+    except DataError as error:
+        sys.exit(f"benchmarks: error: {error}")
     tuned, scores_s2 = _tuned_sigma(data, splits)
     graphs: list[tuple[int | None, float]] = [(ZHU_NEIGHBOURS, ZHU_SIGMA), (None, ZHU_SIGMA)]
     if tuned != ZHU_SIGMA:

@@ -210,7 +210,10 @@ def forest_plot(key: str, studies: Sequence[Study], base: str) -> Figure:
     """
     shown = {one.entry["title"]: list(one.rows[base].values()) for one in studies if one.rows[base]}
     if not shown:
-        raise PageError(f"There is no finished repetition of {base} and of another function to compare it with.")
+        raise PageError(
+            f"There is no finished repetition of {base} and of another function to compare it with; --run true "
+            "computes them."
+        )
     label = ACQUISITION_FUNCTIONS[base].label
 
     def draw(canvas: Canvas) -> None:

@@ -22,7 +22,7 @@ def run_study(read: Callable[[], Mapping[str, ExperimentConfig]], only: Sequence
         with stoppable() as check:
             configs = read()
             if unknown := [name for name in only if name not in configs]:
-                return _fail(2, f"--only {unknown[0]!r} is not part of the study: choose of {', '.join(configs)}.")
+                return _fail(2, f"--only {unknown[0]!r} is not part of the study: choose one of {', '.join(configs)}.")
             return _run({name: configs[name] for name in only or configs}, check)
     except Interrupted as stop:
         return 128 + stop.signal_number

@@ -381,8 +381,8 @@ def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pyt
     refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
     assert str(raised.value) == (
         f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {files}; tried {CLOSED_PORT}a/ "
-        f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, plain or as .gz, into {raw_dir}, or choose "
-        f"--dataset mnist_5k, which needs no network."
+        f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, plain or as .gz, into {raw_dir}, or name "
+        "with --data_dir another folder that holds MNIST/raw; the data set mnist_5k needs no files."
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -589,6 +589,12 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, server: Countin
         load_data("mnist", tmp_path / "file" / "data")
     assert str(raised.value).startswith(f"The data folder {tmp_path / 'file' / 'data'} cannot be used ([Errno ")
     assert "--data_dir" in str(raised.value)
+
+
+def test_a_file_is_no_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file cannot be used \(it is a file\): .* choose another folder"):
+        load_data("mnist", tmp_path / "file")
 
 
 @pytest.mark.parametrize(

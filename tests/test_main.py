@@ -69,7 +69,7 @@ BAD_INPUTS = {
     "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
     "give: leave --determ out, or take another function.",
     "--acq_func batch_bald --learner deterministic": "--acq_func batch_bald needs samples, which the learner "
-    "deterministic does not give: take one of bayesian, or take another function.",
+    "deterministic does not give: take --learner bayesian, or take another function.",
     "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number greater than 0, such as 1e-3.",
     "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number of at least 0.",
     "--config a_function.yaml stray": "'stray' belongs to no flag: write --NAME VALUE; only --determ, --mbr, "
@@ -121,9 +121,17 @@ BAD_INPUTS = {
     "--classes two": None,
     "--initial_per_class 0": "--initial_per_class 0 is not allowed: it takes a number of at least 1.",
     "--initial_per_class 5422": "--initial_per_class 5422 is too large: mnist has 5421 training images of its smallest "
-    "class.",
+    "class; give at most that many.",
+    "--dataset mnist_5k --initial_per_class 400": "--initial_per_class 400 is too large: all 4000 training images of "
+    "mnist_5k are labelled at the start, and none is left to choose from; give fewer.",
     "--mbr": "--mbr tells two classes apart, and these are 10: add --classes 2 8, say.",
     "--mbr --classes 1 2 3": "--mbr tells two classes apart, and these are 3: add --classes 2 8, say.",
+    "--learner field --acq_func uniform": "--learner field tells two classes apart, and these are 10: add --classes 2 "
+    "8, say.",
+    "--acq_func mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --acq_func mbr "
+    "has none: leave one out.",
+    "--mbr --classes 2 8 --val_size 20000": "--val_size 20000 is too large: mnist has 11809 training images, 4 of them "
+    "labelled at the start; at most 11804 can validate.",
     "--mbr_sigma 760": "--mbr_sigma 760.0 changes no run without --mbr or --acq_func mbr.",
     "--mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --mbr has none: leave one "
     "out.",
@@ -389,10 +397,11 @@ def test_a_report_that_fails_hides_no_result(
         raise error
 
     monkeypatch.setattr("active_learning.report.write.write_report", failing)
-    assert tiny_main("--result_dir", tmp_path, "--experiments=1", *([form] if form else [])) == 1
+    folder = tmp_path / "my results"
+    assert tiny_main("--result_dir", folder, "--experiments=1", *([form] if form else [])) == 1
     printed = capsys.readouterr()
-    sentence = f"main.py: error: the report could not be written ({error}); python -m active_learning.report"
-    assert printed.err.splitlines()[-1] == f"{sentence} {tmp_path} tries again."
+    sentence = f"main.py: error: the report could not be written ({error}); main.py report"
+    assert printed.err.splitlines()[-1] == f"{sentence} '{folder}' tries again."
     if form == "--json":
         assert json.loads(printed.out)["paths"]["report"] is None
     else:
@@ -404,10 +413,11 @@ def test_a_figure_that_could_not_be_drawn_is_told_at_the_end_of_a_run(
 ) -> None:
     report = SimpleNamespace(page=tmp_path / "index.html", failures=("The figure of x could not be drawn.",))
     monkeypatch.setattr("active_learning.report.write.write_report", lambda *_, **__: report)
-    assert tiny_main("--result_dir", tmp_path, "--experiments=1") == 1
+    folder = tmp_path / "my results"
+    assert tiny_main("--result_dir", folder, "--experiments=1") == 1
     printed = capsys.readouterr()
-    sentence = "main.py: error: The figure of x could not be drawn; python -m active_learning.report"
-    assert printed.err.splitlines()[-1] == f"{sentence} {tmp_path} tries again."
+    sentence = "main.py: error: The figure of x could not be drawn; main.py report"
+    assert printed.err.splitlines()[-1] == f"{sentence} '{folder}' tries again."
     assert f"Page: {report.page}" in printed.out
 
 
@@ -589,6 +599,17 @@ def test_a_signal_during_the_report(
     monkeypatch.setattr("active_learning.report.write.draw_curves", lambda *_: os.kill(os.getpid(), number))
     assert tiny_main("--result_dir", tmp_path, "--quiet") == 128 + number
     assert capsys.readouterr().err == STOPPED
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "rank"])
+def test_a_signal_during_another_verb(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr("active_learning.report.command.main", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("main._main", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert main([verb]) == 130
+    anew = "main.py: error: stopped; the same command starts anew.\n"
+    assert capsys.readouterr().err == (STOPPED if verb == "rank" else anew)
 
 
 LONG_CALL = """

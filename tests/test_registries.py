@@ -161,8 +161,8 @@ def test_what_a_learner_does_not_give_is_refused(tmp_path: Path, capsys: pytest.
     flags = [*FLAGS, "--learner", "nearest_mean", "--acq_func", "mbr", "--result_dir", str(tmp_path)]
     assert main(flags) == 2
     assert capsys.readouterr().err == (
-        "main.py: error: --acq_func mbr needs field, which the learner nearest_mean does not give: take one of "
-        "bayesian, deterministic, field, or take another function.\n"
+        "main.py: error: --acq_func mbr needs field, which the learner nearest_mean does not give: take --learner "
+        "bayesian or deterministic or field, or take another function.\n"
     )
     assert main([*FLAGS, "--learner", "bayes", "--result_dir", str(tmp_path)]) == 2
     assert "--learner 'bayes' is not known (did you mean 'bayesian'?): choose one of" in capsys.readouterr().err

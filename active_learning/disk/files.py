@@ -22,6 +22,8 @@ class StoreError(Exception):
 def locked(result_dir: Path) -> Iterator[str]:
     """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
 
+    Where nothing but the lock is in the folder at the end, nothing is left: neither that nor a folder made here.
+
     Yields:
         What is written in `.lock_holder`: another machine that reads the same text there shares the folder.
 
@@ -32,7 +34,10 @@ def locked(result_dir: Path) -> Iterator[str]:
     """
     holder_file = result_dir / ".lock_holder"
     lock = FileLock(result_dir / ".lock")
+    there = False
     try:
+        there = result_dir.is_dir()
+        made = [path for path in (result_dir, *result_dir.parents) if not path.exists()]
         make_folder(result_dir)
         lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
     except Timeout:
@@ -42,7 +47,7 @@ def locked(result_dir: Path) -> Iterator[str]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise
-        if error.errno in _NO_RIGHT and result_dir.is_dir():
+        if error.errno in _NO_RIGHT and there:
             raise StoreError(
                 f"{result_dir} is read-only ({error.strerror}): make it writable, and the same command goes on."
             ) from error
@@ -54,8 +59,12 @@ def locked(result_dir: Path) -> Iterator[str]:
         write_atomically(holder_file, holder.encode())
         yield holder
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # a folder that holds more stays
             holder_file.unlink(missing_ok=True)
+            if list(result_dir.iterdir()) == [result_dir / ".lock"]:
+                (result_dir / ".lock").unlink()  # whoever waits for it sees that it is gone, and makes it anew
+                for path in made:
+                    path.rmdir()
         lock.release()
 
 

@@ -24,6 +24,7 @@ import hashlib
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,7 @@ from active_learning.interruption import Check
 from active_learning.settings.arms import flag
 from active_learning.settings.config import ARM_FIELDS, FOLDER, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
+from active_learning.terminal import PROGRAM
 
 IMAGES = "images.json"
 
@@ -78,7 +80,9 @@ class RunFolder:
         record = read_record(self.path)
         self.rounds, self.fault = list(record.rounds), record.fault
         if record.configuration not in (None, self.config.identity()) and not any_configuration:
-            raise StoreError(f"{self.path} holds a run of another configuration: move it away to run this one.")
+            raise StoreError(
+                f"{self.path} holds a run of another configuration: move it out of {self.path.parents[2]} to run this."
+            )
         if self.config.warm_start and self.rounds and not self.finished and self.weights() is None:
             self.rounds = []  # each round's weights follow from the one before: begin again
         self.counts_kept_images = bool(self.rounds) and record.counts_kept_images
@@ -150,7 +154,7 @@ class RunFolder:
         if self.counts_kept_images:
             raise StoreError(
                 f"{self.path} counts images as earlier versions did: python -m active_learning.disk.renumber "
-                f"{self.path.parents[2]} rewrites it."
+                f"{shlex.quote(str(self.path.parents[2]))} rewrites it."
             )
         if round_.weights is not None:
             content = safetensors.numpy.save(round_.weights)
@@ -278,7 +282,9 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
         if differing := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
             raise ConfigError(f"--result_dir {result_dir} holds runs of {_another(result_dir, there, here, differing)}")
         if not _in_its_place(path, configuration):
-            raise StoreError(f"{path} holds the record of another run, such as a copy would: move it away.")
+            raise StoreError(
+                f"{path} holds the record of another run, such as a copy would: move it out of {result_dir}."
+            )
 
 
 def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) -> str:
@@ -286,7 +292,7 @@ def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) 
     if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
         return (
             "an earlier version, whose training cut its batches otherwise: name another folder to run these settings; "
-            f"python -m active_learning.report {result_dir} still reads that one."
+            f"{PROGRAM} report {shlex.quote(str(result_dir))} still reads that one."
         )
     digests = [str(values.get("dataset")) for values in (there, here)]
     if "dataset" in differing and all(name.startswith(FOLDER) for name in digests):

@@ -72,7 +72,10 @@ def find_images(images: Path, *, flat: bool, check: Callable[[], None]) -> Listi
     listing.answers.sort(key=lambda answer: answer.file_name)
     for answer in listing.answers:
         if answer.label:
-            check_class(answer.label, answer.where)
+            try:
+                check_class(answer.label, answer.where)
+            except ConfigError as error:  # the flags are right, a file is not
+                raise DataError(str(error)) from error
     return listing
 
 
@@ -166,7 +169,9 @@ def _on_disk(root: Path, answer: Answer) -> str:
     for spelling in spellings:
         if (root / spelling).is_file():
             return spelling
-    raise DataError(f"{answer.where}: there is no file {name!r}: paths are relative to {root}.")
+    raise DataError(
+        f"{answer.where}: there is no file {name!r}: correct the path, which is relative to the folder of the CSV."
+    )
 
 
 def _first(skipped: dict[str, str]) -> str:

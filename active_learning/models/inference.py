@@ -171,7 +171,7 @@ def _computed(
             try:
                 block_computed = coming.popleft().result()
             except (MemoryError, RuntimeError) as error:
-                if block_size == 1 or not _is_out_of_memory(error):
+                if block_size == 1 or not is_out_of_memory(error):
                     raise
                 for other in coming:
                     other.cancel()
@@ -220,6 +220,6 @@ class _CallingThread(Executor):
             del future  # or it and the error's traceback would keep each other, and the memory of the failed block
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Return whether an allocation failed; on the CPU torch says so in words only."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

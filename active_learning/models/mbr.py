@@ -288,7 +288,7 @@ class GaussianRandomField:
         grounded_n = self._is_labelled_n | (self._free_n == np.arange(len(weights_nn)))
         weights_nn[grounded_n, grounded_n] = 0
         if not np.isfinite(weights_nn.diagonal()).all():
-            raise LengthScaleError("some weights are too small to be inverted: scale them up, or take a larger sigma")
+            raise LengthScaleError("some weights are too small to be inverted")
         self._covariance_nn = weights_nn
         self._digits_n = weights_nn.diagonal().copy()
         self._probs_n = _with_labels(weights_nn @ pull_n, self._free_n, labelled_l, self._probs_n)
@@ -557,7 +557,7 @@ def _with_labels(solved_n: FloatArray, free_n: IndexArray, labelled_l: IndexArra
         LengthScaleError: for a probability that is not finite.
     """
     if not np.isfinite(solved_n[free_n < 0]).all():
-        raise LengthScaleError("some probabilities are not finite: the weights are too small; take a larger sigma")
+        raise LengthScaleError("some probabilities are not finite: the weights are too small")
     probs_n = np.where(free_n >= 0, 0.5, np.clip(solved_n, 0, 1))
     probs_n[labelled_l] = labels_n[labelled_l]
     return probs_n

@@ -4,6 +4,7 @@ In the result folder: `ranking.csv` (the batch in the order of choice, then the 
 batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` and the cache of decoded images.
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from active_learning.images.files import Listing, find_images
 from active_learning.images.library import MOST_SIDE, Label, Library, given_labels, open_library
 from active_learning.images.tables import csv_text, spreadsheet_safe
 from active_learning.interruption import Watch
+from active_learning.models.inference import is_out_of_memory
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.flags import read_flags
 from active_learning.ranking.journal import Choice, Journal, digest
@@ -153,7 +155,7 @@ class _Session:
             if count := unread(path, names, self._stored()):
                 raise StoreError(
                     f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
-                    f"{path} to take them in, or delete the file."
+                    f"{shlex.quote(str(path))} to take them in, or delete the file."
                 )
 
     def _stored(self) -> dict[str, str]:
@@ -192,7 +194,9 @@ class _Session:
                 f"the network cannot be trained on these labels ({error}): no label is lost; try --precision float32, "
                 "or another --seed."
             ) from error
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise DataError(
                 f"there is not enough memory for --dropout_iter {self.config.dropout_iter} passes: give fewer, "
                 "or a smaller --image_size."

@@ -114,7 +114,8 @@ class RankConfig:
         try:
             names = parse_acquisition(self.acq_func)
         except ValueError as error:
-            raise ConfigError(f"--acq_func: {error}.") from error
+            problem = str(error).partition(";")[0]  # and the functions of a run, of which a ranking takes fewer
+            raise ConfigError(f"--acq_func: {problem}; a ranking takes one of {', '.join(FUNCTIONS)}.") from error
         if len(names) > 1:
             raise ConfigError(f"--acq_func {self.acq_func} is {len(names)} functions: a ranking has one, such as bald.")
         if names[0] not in FUNCTIONS:

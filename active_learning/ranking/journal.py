@@ -49,10 +49,15 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         header, events, whole = read_chain(path)
-        if not whole or (header is not None and header.get("format") != FORMAT):
+        if (header is None and not whole) or (header is not None and header.get("format") != FORMAT):
+            raise StoreError(
+                f"{path} is no journal of this version, or damaged in its first line: put a copy of it back, or delete "
+                "it and give all labels again."
+            )
+        if not whole:
             raise StoreError(
                 f"{path} is damaged after {len(events)} whole events: put a copy of it back, or delete the lines after "
-                f"line {len(events) + (header is not None)} and give the labels after that again."
+                f"line {len(events) + 1} and give the labels after that again."
             )
         self._header: dict[str, Any] = header or {"format": FORMAT, "program": "main.py rank"}
         self.events = events

@@ -140,7 +140,7 @@ def _file_name(where: str, data: Mapping[str, Any], names: Names, *, needed: boo
     address = data.get("image")
     if not isinstance(address, str):
         if needed:
-            raise DataError(f"{where}: its data has neither file_name nor image: which image is it?")
+            raise DataError(f"{where}: its data has neither file_name nor image: add one of them, or delete the task.")
         return ""
     split = urlsplit(address)
     path = parse_qs(split.query).get("d", [unquote(split.path)])[0].lstrip("/")

@@ -60,7 +60,7 @@ def _main(argv: Sequence[str] | None, prog: str) -> int:
         way = f"such as {found[0]}" if found else f"that {PROGRAM} wrote its results to"
         return _fail(2, f"there is no result folder to report: name one, {way}.")
     if flags.output and len(flags.result_dir) > 1:
-        return _fail(2, "--output takes one result folder: give them one after the other.")
+        return _fail(2, "--output takes the report of one result folder: give a command, and an --output, for each.")
     status = 0
     for result_dir in flags.result_dir:
         if not result_dir.is_dir():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Row
+from active_learning.disk.store import result_folders
 from active_learning.report.records import METRICS, Run, check_array, read_run, visible
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
 from active_learning.settings.learners import LEARNERS, recorded_learner
@@ -152,7 +153,9 @@ def read_results(result_dir: Path) -> Results:
             runs.append(run)
             digest.update(path.read_bytes())
     if not runs:
-        words = " ".join(unreadable) or "A result folder has runs/NAME/repetition_0/metrics.jsonl."
+        inside = result_folders(result_dir)
+        such = f", as {inside[0]} has" if inside else ""
+        words = " ".join(unreadable) or f"A result folder has runs/NAME/repetition_0/metrics.jsonl{such}."
         raise NoResultsError(visible(f"{result_dir} holds no run that can be reported. {words}"))
     arms = _arms(runs)
     unreadable += _curve_faults(result_dir, arms)

@@ -269,8 +269,8 @@ class ExperimentConfig:
         """
         self._check_classes(spec)
         self._check_labels(spec)
-        self._check_mbr(spec)
         self._check_sizes(spec)
+        self._check_mbr(spec)
 
     def _folder_name(self) -> str:
         """Return what runs can share a folder by: what decides the numbers of all of them, where it is no default."""
@@ -351,7 +351,7 @@ class ExperimentConfig:
                 )
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
-                way = f"take one of {', '.join(able)}" if learner == self.learner else "leave --determ out"
+                way = f"take --learner {' or '.join(able)}" if learner == self.learner else "leave --determ out"
                 raise ConfigError(
                     f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
                     f"give: {way}, or take another function."
@@ -378,10 +378,11 @@ class ExperimentConfig:
         if not any(has_field(*arm) for arm in self.arms):
             return
         sizes = self._class_sizes(spec)
+        flag = "--mbr" if self.mbr else "--learner field" if self.learner == "field" else "--acq_func mbr"
         if len(sizes) != 2:
-            raise ConfigError(f"--mbr tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
+            raise ConfigError(f"{flag} tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
         if self.warm_start:
-            raise ConfigError("--warm_start carries a network's weights over, and --mbr has none: leave one out.")
+            raise ConfigError(f"--warm_start carries a network's weights over, and {flag} has none: leave one out.")
         if self.mbr_sigma == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the length scale on: give --mbr_sigma a number.")
         nodes = self.initial_per_class * len(sizes) + self._pool_size(sizes)
@@ -408,9 +409,14 @@ class ExperimentConfig:
         if self.initial_per_class > min(sizes):
             raise ConfigError(
                 f"--initial_per_class {self.initial_per_class} is too large: {self.dataset} has {min(sizes)} training "
-                f"images of its smallest class."
+                f"images of its smallest class; give at most that many."
             )
         initial = self.initial_per_class * len(sizes)
+        if initial >= sum(sizes):
+            raise ConfigError(
+                f"--initial_per_class {self.initial_per_class} is too large: all {initial} training images of "
+                f"{self.dataset} are labelled at the start, and none is left to choose from; give fewer."
+            )
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
         pool = sum(sizes) - initial - self.val_size

@@ -384,7 +384,7 @@ def _not_allowed(entry: "Field[Any]", value: str) -> str:
 
 
 def _without_value(name: str, entry: "Field[Any] | None" = None) -> str:
-    takes = _allowed(entry) if entry else "a path or a name"
+    takes = _allowed(entry) if entry else "a YAML file of settings"
     return f"--{name} is given without its value: it takes {takes}."
 
 
@@ -403,7 +403,7 @@ def _allowed(entry: "Field[Any]") -> str:
     if entry.type is bool:
         return "no value on the command line, and true or false without quotes in a file"
     if element := _element(entry):
-        examples = {int: "labels, for example 2 8", float: "numbers, for example 1 0.1"}
+        examples = {int: "labels, for example 2 8", float: "numbers, for example 1 0.1", str: "names of classes"}
         return examples.get(element, "codes or names, for example 0 for all five")
     return f"{_kind(entry.type)}, for example {_example(entry)}"
 
@@ -420,6 +420,5 @@ def _kind(kind: Any) -> str:
 
 
 def _example(entry: "Field[Any]") -> Any:
-    return {"result_dir": "result_npy/mine", "data_dir": "data", "scheduler": "tcp://localhost:8786"}.get(
-        entry.name, entry.default
-    )
+    examples = {"result_dir": "result_npy/mine", "data_dir": "data", "scheduler": "tcp://localhost:8786"}
+    return {**examples, "labels": "batch.csv"}.get(entry.name, entry.default)

@@ -12,6 +12,7 @@ import logging
 import platform
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -147,6 +148,12 @@ def existing_cluster(address: str) -> Iterator[Client]:
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise no_scheduler(address, describe(error)) from error
     with client:
+        if not client.nthreads():
+            print(
+                f"--scheduler {address} has no worker yet, and the runs wait for one: start it with "
+                f"`PYTHONPATH={PROGRAM_DIR} dask worker {address} --nthreads 1`.",
+                file=sys.stderr,
+            )
         yield client
 
 

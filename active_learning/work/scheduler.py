@@ -1,6 +1,7 @@
 """Whether a scheduler answers, asked before anything that takes a while is imported."""
 
 import socket
+import ssl
 import time
 
 from active_learning.interruption import Check
@@ -10,10 +11,10 @@ SECONDS = 5.0
 
 
 def await_scheduler(address: str, check: Check) -> None:
-    """Wait until a scheduler answers at an address, `tcp://HOST:PORT`; of `tls://HOST:PORT` until something listens.
+    """Wait until a scheduler answers at an address, `tcp://HOST:PORT` or `tls://HOST:PORT`.
 
-    A scheduler is the first to speak. For anything else that listens, such as an SSH server's forwarded port, Dask's
-    client would wait forever.
+    A scheduler is the first to speak. For anything else that listens, such as an SSH server's forwarded port or a web
+    server, Dask's client would wait forever.
 
     Raises:
         ConnectionError: when none does.
@@ -24,14 +25,26 @@ def await_scheduler(address: str, check: Check) -> None:
         check()
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS) as there:
-                if address.startswith("tcp:") and not there.recv(1):
+                if not (_first_byte_of_tls(there) if address.startswith("tls:") else there.recv(1)):
                     raise OSError("it hung up")
         except (OSError, OverflowError) as error:
             if time.monotonic() > deadline:
-                raise no_scheduler(address, getattr(error, "strerror", None) or str(error)) from error
+                late = "timed out" if isinstance(error, TimeoutError) else getattr(error, "strerror", None)
+                raise no_scheduler(address, late or str(error)) from error
             time.sleep(0.2)
         else:
             return
+
+
+def _first_byte_of_tls(there: socket.socket) -> bytes:
+    """Return the first byte that the other side says, or any where it wants a certificate: that is Dask's to show."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with context.wrap_socket(there) as encrypted:
+            return encrypted.recv(1)
+    except ssl.SSLError:
+        return b"?"
 
 
 def no_scheduler(address: str, reason: str) -> ConnectionError:

@@ -272,7 +272,8 @@ def test_command_without_results_says_so_in_one_sentence(tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"study: error: {tmp_path} holds no finished repetition of base and of an arm to compare it with.\n"
+        f"study: error: {tmp_path} holds no finished repetition of base and of an arm to compare it with; --run "
+        "true computes them.\n"
     )
     assert not page.exists()
 
@@ -342,7 +343,9 @@ def test_git_takes_the_studys_records_and_leaves_locks_weights_and_reports(tmp_p
 
 def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert choices.main(run=True, only=("bas",), results=tmp_path) == 2
-    assert capsys.readouterr().err.startswith("study: error: --only 'bas' is not part of the study: choose of base, ")
+    assert capsys.readouterr().err.startswith(
+        "study: error: --only 'bas' is not part of the study: choose one of base, "
+    )
     (tmp_path / "base").touch()
     assert choices.main(run=True, only=("base",), results=tmp_path) == 2
     assert capsys.readouterr().err.count("\n") == 1

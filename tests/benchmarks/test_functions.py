@@ -90,7 +90,9 @@ def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
-    with pytest.raises(PageError, match="no finished repetition of uniform and of another function"):
+    with pytest.raises(
+        PageError, match="no finished repetition of uniform and of another function to compare it with; --run true"
+    ):
         page_of(tmp_path)
 
 
@@ -103,5 +105,5 @@ def test_the_comparison_can_be_run(tmp_path: Path, capsys: pytest.CaptureFixture
         assert set(study["against"]) <= set(config.acquisitions)
     assert functions.main(run=True, only=("mnist",), results=tmp_path) == 2
     assert capsys.readouterr().err == (
-        "study: error: --only 'mnist' is not part of the study: choose of fashion_mnist, repeated_mnist.\n"
+        "study: error: --only 'mnist' is not part of the study: choose one of fashion_mnist, repeated_mnist.\n"
     )

@@ -179,14 +179,15 @@ def test_the_command_refuses_what_is_no_result_folder(tmp_path: Path, capsys: py
 
 
 def test_a_record_of_before_takes_no_round_of_now(tiny_main: Tiny, tmp_path: Path) -> None:
-    assert tiny_main("--result_dir", tmp_path, *REDUCED, "--rounds", 1) == 0
-    make_old(tmp_path)
+    results = tmp_path / "my results"
+    assert tiny_main("--result_dir", results, *REDUCED, "--rounds", 1) == 0
+    make_old(results)
     run = planned_runs(
         ExperimentConfig(dataset="tiny", classes=CLASSES, query=4, val_size=10, rounds=2), "float32", "cpu"
     )
-    folder = RunFolder(tmp_path, next(one for one in run if one.acquisition == "bald"))
+    folder = RunFolder(results, next(one for one in run if one.acquisition == "bald"))
     folder.load(any_configuration=True)
-    with pytest.raises(StoreError, match="counts images as earlier versions did: python -m active_learning"):
+    with pytest.raises(StoreError, match=r"did: python -m active_learning\.disk\.renumber '.*/my results' rewrites it"):
         folder.append(folder.rounds[1].model_copy(update={"round": 2}))
 
 

@@ -225,7 +225,7 @@ def test_a_folder_of_other_numbers_is_refused_by_the_fields_that_differ(tmp_path
         f"--result_dir {tmp_path} holds runs of another configuration (seed is 369 there and 1 here, lr is 0.001 there "
         "and 0.1 here): give --seed 369 --lr 0.001 to continue them, or name another folder."
     )
-    with pytest.raises(StoreError, match="another configuration"):
+    with pytest.raises(StoreError, match=f"another configuration: move it out of {tmp_path} to run this"):
         reread(tmp_path, changed(seed=1))
     assert len(RunFolder(tmp_path, changed(seed=1)).load(any_configuration=True)) == 1
 
@@ -267,7 +267,7 @@ def test_a_folder_of_ragged_batches_is_refused_as_what_no_setting_brings_back(tm
         check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500)])
     assert str(refused.value) == (
         f"--result_dir {tmp_path} holds runs of an earlier version, whose training cut its batches otherwise: name "
-        f"another folder to run these settings; python -m active_learning.report {tmp_path} still reads that one."
+        f"another folder to run these settings; main.py report {tmp_path} still reads that one."
     )
 
 
@@ -305,6 +305,28 @@ def test_a_held_folder_says_who_holds_it_and_kill_frees_it(tmp_path: Path) -> No
     with locked(tmp_path) as holder:
         assert (tmp_path / ".lock_holder").read_text() == holder
     assert not (tmp_path / ".lock_holder").exists()
+
+
+@pytest.mark.parametrize("name", [".", "new", "new/folder"])
+def test_a_folder_that_nothing_was_run_in_is_left_as_it_was(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="refused"), locked(tmp_path / name):
+        raise ConfigError("refused")
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / name):
+        (tmp_path / name / "result").touch()
+    assert {path.name for path in (tmp_path / name).iterdir()} == {".lock", "result"}
+
+
+def test_a_folder_that_cannot_be_looked_into_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "stat", denied)  # root may look everywhere
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written to \(Permission denied\): name another"),
+        locked(tmp_path),
+    ):
+        pass
 
 
 def test_a_run_waits_for_the_process_that_executes_it(tmp_path: Path) -> None:
@@ -401,7 +423,7 @@ def test_a_copy_of_a_run_is_no_repetition(tmp_path: Path) -> None:
     copy = folder.path.with_name("repetition_1")
     shutil.copytree(folder.path, copy)
     assert list(finished_curves(tmp_path, CONFIG.name, 3)) == [0]
-    with pytest.raises(StoreError, match="repetition_1 holds the record of another run"):
+    with pytest.raises(StoreError, match=rf"of another run, such as a copy would: move it out of {tmp_path}\.$"):
         check_result_dir(tmp_path, [CONFIG])
     shutil.rmtree(copy)
     shutil.copytree(folder.path, tmp_path / "runs" / "uniform-MC_dropout=True" / "repetition_0")

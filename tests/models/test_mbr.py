@@ -543,7 +543,7 @@ def test_impossible_weights(weights: list[list[float]], message: str) -> None:
 
 
 def test_weights_too_small() -> None:
-    with pytest.raises(ValueError, match=r"^some weights are too small to be inverted"):
+    with pytest.raises(ValueError, match=r"^some weights are too small to be inverted$"):
         GaussianRandomField.from_weights(CHAIN * 1e-310, [0], [0])
 
 

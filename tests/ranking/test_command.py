@@ -335,10 +335,10 @@ def copied_under_two_classes(folder: Path) -> Path:
 
 
 def filled_in_and_not_given(folder: Path) -> Path:
-    truth = make_folder(folder / "images")
-    assert rank(folder / "images") == 0
-    fill_in(folder / "images_ranking" / "batch.csv", truth)
-    return folder / "images"
+    truth = make_folder(folder / "my images")
+    assert rank(folder / "my images") == 0
+    fill_in(folder / "my images_ranking" / "batch.csv", truth)
+    return folder / "my images"
 
 
 def other_images(folder: Path) -> Path:
@@ -394,12 +394,17 @@ BAD: dict[str, tuple[int, Words, str]] = {
         "'rounds' is not a setting: main.py rank --help lists them all.",
     ),
     "a file of settings without its name": (2, flags("--config"), "--config is given without its value"),
-    "an unknown function": (2, flags("--acq_func=bold"), "--acq_func: unknown acquisition function 'bold'"),
+    "an unknown function": (2, flags("--acq_func=bold"), "'bold' (did you mean 'bald'?); a ranking takes one of unif"),
     "five functions": (2, flags("--acq_func=0"), "--acq_func 0 is 5 functions: a ranking has one"),
     "a function for two classes": (2, flags("--acq_func=mbr"), "--acq_func mbr needs a random field"),
     "no images wanted": (2, flags("--query=0"), "--query 0 is not allowed: it takes a number of at least 1"),
     "a word for a number": (2, flags("--query=ten"), "--query 'ten' is not allowed: it takes a whole number"),
-    "a flag without its value": (2, flags("--labels"), "--labels is given without its value"),
+    "a flag without its value": (2, flags("--labels"), "without its value: it takes a path or null, for example batch"),
+    "classes without a name": (
+        2,
+        flags("--add_classes"),
+        "--add_classes is given without its value: it takes names of",
+    ),
     "too few pixels": (2, flags("--image_size=4"), "--image_size 4 is not allowed: the network gal takes 8 to"),
     "a share above a half": (2, flags("--val_share=0.9"), "--val_share 0.9 is not allowed"),
     "a share above one": (2, flags("--random_share=20"), "--random_share 20.0 is not allowed"),
@@ -427,7 +432,8 @@ BAD: dict[str, tuple[int, Words, str]] = {
         "line 2: 'cat/0.png' is 'dog' here and 'cat' in the folder",
     ),
     "a broken export": (1, given("[{]", "a.json"), "a.json is no JSON"),
-    "a CSV of images that are not there": (1, listed("x.png,"), "line 2: there is no file 'x.png'"),
+    "a CSV of images that are not there": (1, listed("x.png,"), "line 2: there is no file 'x.png': correct the path"),
+    "a CSV of a class that is a formula": (1, listed("images/000.png,=1"), "line 2: '=1' can be no class"),
     "a CSV that contradicts itself": (
         1,
         listed("images/000.png,", "images/000.png,cat"),
@@ -437,14 +443,18 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "answers that were not given": (
         1,
         lambda d: [filled_in_and_not_given(d)],
-        "holds 4 labels that have not been taken in, and would be written over: add --labels",
+        "holds 4 labels that have not been taken in, and would be written over: add --labels '",
     ),
     "the journal of other images": (
         2,
         lambda d: [other_images(d), "--result_dir", d / "images_ranking"],
         "holds the journal of other images",
     ),
-    "a damaged journal": (1, lambda d: [damaged_journal(d)], "journal.jsonl is damaged after 0 whole events"),
+    "a damaged journal": (
+        1,
+        lambda d: [damaged_journal(d)],
+        "damaged in its first line: put a copy of it back, or del",
+    ),
 }
 
 
@@ -486,6 +496,19 @@ def test_a_command_that_is_killed_goes_on_to_the_same_bytes(tmp_path: Path, last
     assert answered(killed) == {name: truth[name] for name in ("000.png", "001.png")}
     rows = [json.loads(line) for line in (killed / "journal.jsonl").read_text().splitlines()]
     assert [row.get("event") for row in rows] == [None, "labelled", "asked"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_lack_of_memory_is_told_with_what_takes_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def lacking(_: object) -> None:
+        raise error
+
+    make_folder(tmp_path / "images")
+    monkeypatch.setattr("active_learning.ranking.rank.Round.result", lacking)
+    assert rank(tmp_path / "images", "--dropout_iter=7") == 1
+    assert "not enough memory for --dropout_iter 7 passes: give fewer, or a smaller" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_with_a_sentence(tmp_path: Path) -> None:

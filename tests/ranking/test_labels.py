@@ -133,7 +133,10 @@ def test_an_export_of_label_studio_is_read(tmp_path: Path) -> None:
         ("[" * 100_000, " is no JSON"),
         ('{"a": 1}', " is no list of tasks"),
         ('[{"image": "a.png", "choice": "cat"}]', ", task 1: there is no data"),
-        (json.dumps([{**task("", "cat"), "data": {"text": "a"}}]), "its data has neither file_name nor image"),
+        (
+            json.dumps([{**task("", "cat"), "data": {"text": "a"}}]),
+            "neither file_name nor image: add one of them, or delete the",
+        ),
         (
             json.dumps([task("a.png", "cat"), task("a.png", "cat", "dog")]),
             ", task 2 (id 1): its annotation is not one class",
@@ -323,3 +326,6 @@ def test_a_damaged_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == content
     path.write_bytes(b"".join(content.splitlines(keepends=True)[:2]))
     assert Journal(path).labels() == {"0": ("0.png", "cat")}
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="damaged in its first line: put a copy of it back, or delete it"):
+        Journal(path)

@@ -45,3 +45,16 @@ def test_the_readmes_commands_walk_two_rounds(
     assert "uniform: errors on the pool after 0 to 1 rounds, %: " in printed
     assert example_images.main(["digits", "--check", "digits_ranking/ranking.csv"]) == 0
     assert "of 120 images of the pool are taken for another digit" in capsys.readouterr().out
+
+
+def test_what_an_example_lacks_is_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits, batch = tmp_path / "digits", tmp_path / "batch.csv"
+    assert example_images.main([str(digits), "--answer", str(batch)]) == 2
+    assert f"digits_truth.csv: python3 -m benchmarks.example_images {digits} makes the" in capsys.readouterr().err
+    assert example_images.main([str(digits), "--dataset", "mnits"]) == 1
+    assert capsys.readouterr().err.startswith("example_images: error: Unknown data set 'mnits': choose one of ")
+    assert example_images.main([str(digits), "--count", "4"]) == 0
+    assert example_images.main([str(digits), "--answer", str(batch)]) == 1
+    batch.write_text("file_name,label\nx.png,\n")
+    assert example_images.main([str(digits), "--answer", str(batch)]) == 1
+    assert "digits_truth.csv has no image 'x.png': give a file of the ranking of" in capsys.readouterr().err

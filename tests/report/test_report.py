@@ -825,6 +825,11 @@ def test_an_arm_that_no_registry_knows_is_reported(small: Path) -> None:
 def test_folders_without_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "holds no run that can be reported" in capsys.readouterr().err
+    (tmp_path / "mine" / "runs" / "bald" / "repetition_0").mkdir(parents=True)
+    assert main([str(tmp_path)]) == 1
+    assert f"has runs/NAME/repetition_0/metrics.jsonl, as {tmp_path / 'mine'} has." in capsys.readouterr().err
+    assert main(["a", "b", "--output", "c"]) == 2
+    assert "give a command, and an --output, for each." in capsys.readouterr().err
     assert main([str(tmp_path / "absent")]) == 2
     assert "is no folder" in capsys.readouterr().err
     with pytest.raises(NoResultsError):

@@ -208,7 +208,7 @@ def test_a_later_file_wins_over_an_earlier_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["--config"], ["--config="], ["--config", "--epochs", "3"], ["--config", ""]])
 def test_config_without_a_file(words: list[str]) -> None:
-    assert read(*words) == "--config is given without its value: it takes a path or a name."
+    assert read(*words) == "--config is given without its value: it takes a YAML file of settings."
 
 
 @pytest.mark.parametrize("words", [["--result_dir="], ["--result_dir", ""], ["--data_dir", "", "--epochs=3"]])

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from unittest.mock import MagicMock
 
 import dask
 import pytest
@@ -306,6 +307,19 @@ def test_tls_as_dask_is_configured(tiny_main: Tiny, tmp_path: Path, tls_files: d
         assert there.scheduler_address.startswith("tls://")
         flags = ("--result_dir", tmp_path, "--jobs", 0, "--experiments", 1, "--scheduler", there.scheduler_address)
         assert tiny_main(*flags) == 0
+
+
+@pytest.mark.parametrize("threads", [{}, {"tcp://h:2": 1}])
+def test_a_cluster_without_workers_is_told_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, threads: dict[str, int]
+) -> None:
+    client = MagicMock()
+    client.nthreads.return_value = threads
+    monkeypatch.setattr(cluster, "Client", lambda *_, **__: client)
+    with cluster.existing_cluster("tcp://h:1"):
+        printed = capsys.readouterr().err
+    assert printed.startswith("--scheduler tcp://h:1 has no worker yet, ") == (not threads)
+    assert ("dask worker tcp://h:1 --nthreads 1" in printed) == (not threads)
 
 
 def test_what_a_killed_worker_and_a_missing_program_are_called() -> None:

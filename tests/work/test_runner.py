@@ -204,14 +204,16 @@ def test_a_scheduler_that_does_not_answer(
     assert "--scheduler tcp://127.0.0.1:99999 does not answer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
 def test_what_listens_and_is_no_scheduler_is_not_waited_for(
-    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     monkeypatch.setattr("active_learning.work.scheduler.SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        address = f"{scheme}://127.0.0.1:{other.getsockname()[1]}"
         assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address) == 1
     assert f"--scheduler {address} does not answer as a Dask scheduler (timed out)" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_synced_refuses_no_run(
