@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Deep Bayesian active learning on images, from the command line: `python3 main.py --help`.
 
-A verb may come first: `run` (what is done without one), `status` (what a result folder holds), `report` (write the
-report of result folders anew) or `rank` (which of your own images to label next).
+A verb may come first: `run` (as without one), `status` or `report` of a result folder, `rank` of your own images.
 """
 
 import shlex

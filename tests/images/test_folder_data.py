@@ -225,7 +225,7 @@ BAD: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "twice": (lambda f: shutil.copy(f / "cat/0.png", f / "dog/twin.png"), 1,
               "the folder {images}/dog: 'dog/twin.png' is 'dog', and 'cat/0.png', the same image, is 'cat' in the "
               "folder {images}/cat: take one of the two away."),
-    "no text": (lambda f: (f / "cat").rename(f / "=cat"), 2, "the folder {images}/=cat: '=cat' can be no class"),
+    "no text": (lambda f: (f / "cat").rename(f / "=cat"), 1, "the folder {images}/=cat: '=cat' can be no class"),
 }  # fmt: skip
 
 
