@@ -32,7 +32,7 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
             if verb == "report":
                 from active_learning.report.command import main as report
 
-                return report(words, f"{PROGRAM} report")
+                return report(words, f"{PROGRAM} report", check)
             return _main(verb, [*words, "--status"] if verb == "status" else words, check)
     except Interrupted as stop:
         way = "the same command starts anew" if verb in ("status", "report") else f"{SAVED} goes on"
@@ -54,8 +54,8 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
         return _run(read_flags(argv, {"rank": rank_parser}), check)
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
-    except OSError as error:
-        return fail(1, f"{error}; {SAVED} goes on once that is mended.")
+    except (OSError, MemoryError) as error:
+        return fail(1, f"{error or 'there is not enough memory'}; {SAVED} goes on once that is mended.")
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:

@@ -7,7 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-VERSIONED = ("torch", "torchvision", "skorch", "modAL-python", "scikit-learn", "scipy", "numpy", "numba", "llvmlite")
+VERSIONED = (
+    "torch",
+    "torchvision",
+    "skorch",
+    "modAL-python",
+    "scikit-learn",
+    "scipy",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "pillow",
+)
 
 
 def provenance() -> dict[str, Any]:

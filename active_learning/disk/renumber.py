@@ -68,7 +68,7 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
         for path in paths:
             record = read_record(path)
             run = recorded_run(record.configuration, max(0, len(record.rounds) - 1))
-            if run is None or not run.classes:
+            if run is None or not record.counts_kept_images:
                 continue
             if run.dataset not in train_labels:
                 train_labels[run.dataset] = load_data(run.dataset, data_dir).train_labels

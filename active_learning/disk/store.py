@@ -280,14 +280,15 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
         both = configuration, wanted.get(path.parent.name, configs[0].identity())
         there, here = ({key: value for key, value in values.items() if key not in ignored} for values in both)
         if differing := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
-            raise ConfigError(f"--result_dir {result_dir} holds runs of {_another(result_dir, there, here, differing)}")
+            another = _another(result_dir, there, here, differing, configs[0].folder)
+            raise ConfigError(f"--result_dir {result_dir} holds runs of {another}")
         if not _in_its_place(path, configuration):
             raise StoreError(
                 f"{path} holds the record of another run, such as a copy would: move it out of {result_dir}."
             )
 
 
-def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) -> str:
+def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str], folder: str) -> str:
     """Say in which fields two configurations differ, and what to type for the first."""
     if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
         return (
@@ -296,6 +297,8 @@ def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str]) 
         )
     digests = [str(values.get("dataset")) for values in (there, here)]
     if "dataset" in differing and all(name.startswith(FOLDER) for name in digests):
+        if (other := images_folder(result_dir)) and other != folder:
+            return f"the images in {other}, and those in {folder} are others: name another folder for their runs."
         return (
             "other images: one of them, or a label, has been added, taken away or changed (the digest is "
             f"{digests[0].removeprefix(FOLDER)} there and {digests[1].removeprefix(FOLDER)} here): bring the images "

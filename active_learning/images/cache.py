@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 
 from active_learning.disk.files import make_folder, write_atomically
-from active_learning.images.pixels import Header, decode, decoding_threads
+from active_learning.images.pixels import Header, PassingFault, decode, decoding_threads
 
 Images = npt.NDArray[np.uint8]
 OnDisk = np.memmap[Any, np.dtype[np.uint8]]
 Progress = Callable[[Iterable[Any], str, int], Iterator[Any]]
 """Passes items on, and shows how many of so many are through; told what is done with them."""
 
-FORMAT = 1
+FORMAT = f"1, Pillow {PIL.__version__}"  # another one may come to other pixels
 ROWS_AT_ONCE = 1024
 SECONDS_BETWEEN_SAVES = 30.0
 
@@ -161,7 +162,8 @@ class Cache:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
         rows = [sha256 if sha256 in done else "" for sha256 in self.rows]
-        self._write_index({**kind, "name": path.name, "rows": rows, "faults": self.faults})
+        kept = {sha256: fault for sha256, fault in self.faults.items() if not isinstance(fault, PassingFault)}
+        self._write_index({**kind, "name": path.name, "rows": rows, "faults": kept})
         for other in self._folder.glob("pixels-*.npy"):
             if other != path:
                 with suppress(OSError):  # Windows keeps a file that is open

@@ -1,13 +1,13 @@
 """A folder of labelled images as a data set of the experiments: `--dataset folder:PATH`.
 
-Each content counts once, in the order of the contents' sha256, so that no number follows from where a file lies or what
+Each picture counts once, in the order of the files' sha256, so that no number follows from where a file lies or what
 it is called. The test set is `TEST_SHARE` of all contents, by the digest alone: whatever is added, an image stays where
 it is.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from filelock import FileLock
 from active_learning.disk.files import make_folder
 from active_learning.images.cache import Progress
 from active_learning.images.files import find_images
-from active_learning.images.library import MOST_SIDE, Library, given_labels, mean_and_std, open_library
+from active_learning.images.library import MOST_SIDE, Library, Picture, given_labels, mean_and_std, open_library
 from active_learning.settings.config import FOLDER, ExperimentConfig, RunConfig
 from active_learning.settings.networks import NETWORKS
 from load_data import DataError, DatasetSpec, ImageData, default_data_dir, load_data
@@ -39,6 +39,7 @@ class ImageFolder:
         spec: its sizes and classes.
         data: its arrays.
         library: its images; those that cannot be used are told of there.
+        copies: contents that are another one pixel by pixel, and are left out.
     """
 
     path: Path
@@ -46,11 +47,17 @@ class ImageFolder:
     spec: DatasetSpec
     data: ImageData
     library: Library
+    copies: int
 
     @property
     def fields(self) -> Mapping[str, Any]:
         """The fields of `RunConfig` that say which images a run has."""
-        return {"dataset": self.name, "class_names": self.spec.class_names, "folder": str(self.path)}
+        return {
+            "dataset": self.name,
+            "class_names": self.spec.class_names,
+            "image_size": self.library.size,
+            "folder": str(self.path),
+        }
 
 
 def open_for(config: ExperimentConfig, progress: Progress, check: Callable[[], None]) -> ImageFolder | None:
@@ -141,6 +148,7 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
             "experiments need one for each: put them into the folder of their class, or take them away (main.py rank "
             "says which to label first)."
         )
+    pictures, copies = _without_copies(pictures, path, library, labels)
     names = tuple(sorted(set(labels.values())))
     if len(names) < 2:
         raise DataError(f"{path}: all images are of one class, {names[0]}: the experiments need two or more.")
@@ -163,7 +171,25 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
     )  # fmt: skip
     spec = DatasetSpec(lambda _: data, train_sizes, sum(test_sizes), f"the images in {path}", names)
     lines = "".join(f"{picture.sha256} {labels[picture.sha256]}\n" for picture in pictures)
-    return ImageFolder(path, FOLDER + hashlib.sha256(lines.encode()).hexdigest()[:16], spec, data, library)
+    return ImageFolder(path, FOLDER + hashlib.sha256(lines.encode()).hexdigest()[:16], spec, data, library, copies)
+
+
+def _without_copies(
+    pictures: Sequence[Picture], path: Path, library: Library, labels: Mapping[str, str]
+) -> tuple[list[Picture], int]:
+    """Return the first picture of those that are the same pixel by pixel, and how many others there are.
+
+    A picture that was saved again would stand in the training set and in the test set.
+    """
+    first: dict[bytes, Picture] = {}
+    for picture in pictures:
+        before = first.setdefault(hashlib.sha256(library.pixels[picture.row].tobytes()).digest(), picture)
+        if labels[before.sha256] != labels[picture.sha256]:
+            raise DataError(
+                f"{path}: {before.file_name!r} is {labels[before.sha256]!r} and {picture.file_name!r}, the same "
+                f"picture, is {labels[picture.sha256]!r}: take one of the two away."
+            )
+    return list(first.values()), len(pictures) - len(first)
 
 
 def is_test(sha256: str) -> bool:

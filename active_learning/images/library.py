@@ -30,6 +30,10 @@ MOST_MEASURED = 10_000
 """Images, evenly spread over all, whose pixels give the mean and the standard deviation."""
 
 
+MEASURED_AT_ONCE = 200
+"""Of these images, so many are in memory as numbers of eight bytes."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One content, under the first of its files' names.
@@ -153,9 +157,16 @@ def mean_and_std(inputs: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> tuple
 
     A channel that is the same everywhere counts as having the deviation of one grey level; of a feature, 1e-3.
     """
-    some = inputs[rows[:: -(-len(rows) // MOST_MEASURED)]]
-    least = 1 if some.dtype == np.uint8 else 1e-3
-    mean_c, std_c = some.mean(axis=(0, 2, 3), dtype=float), some.std(axis=(0, 2, 3), dtype=float).clip(min=least)
+    some = rows[:: -(-len(rows) // MOST_MEASURED)]
+    least = 1 if inputs.dtype == np.uint8 else 1e-3
+
+    def mean(of: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+        parts = np.array_split(some, -(-len(some) // MEASURED_AT_ONCE))
+        total_c = sum(of(inputs[part].astype(float)).sum(axis=(0, 2, 3)) for part in parts)
+        return np.asarray(total_c / (len(some) * np.prod(inputs.shape[2:])))
+
+    mean_c = mean(lambda block: block)
+    std_c = np.sqrt(mean(lambda block: (block - mean_c[:, None, None]) ** 2)).clip(min=least)
     return tuple((mean_c / 255).tolist()), tuple((std_c / 255).tolist())
 
 
@@ -177,8 +188,9 @@ def _headers(listing: Listing, cache: Cache, progress: Progress, check: Callable
         for name, header in zip(unread, progress(read, "read", len(unread)), strict=True):
             check()
             headers[name] = header
-    settled = {name for name, (_, changed) in stamps.items() if changed < now - FRESH_SECONDS * 10**9}
     headers = {answer.file_name: headers[answer.file_name] for answer in listing.answers}
+    old = now - FRESH_SECONDS * 10**9
+    settled = {name for name, (_, changed) in stamps.items() if changed < old and headers[name].sha256}
     cache.know({name: stamps[name] for name in headers if name in settled}, headers)
     return headers
 

@@ -41,6 +41,10 @@ class Header:
     fault: str = ""
 
 
+class PassingFault(str):
+    """A fault that the system is to blame for, and not the file: it may be gone the next time, and is not kept."""
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Refuse decompression bombs, and be silent of what Pillow finds odd in an image that it can read."""
@@ -92,7 +96,8 @@ def decode(path: Path, size: int, *, grey: bool) -> npt.NDArray[np.uint8] | str:
         pixels_hwc = np.asarray(upright).reshape(size, size, -1)
         return np.ascontiguousarray(np.moveaxis(pixels_hwc, -1, 0))
     except Exception as error:  # as above
-        return _why(error)
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        return PassingFault(_why(error)) if passing else _why(error)
 
 
 def thumbnail(path: Path, most: int) -> Image.Image | None:

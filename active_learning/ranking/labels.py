@@ -60,7 +60,7 @@ def new_labels(
         if names.contradict(answer) and not answer.task:
             raise DataError(
                 f"{answer.where}: {answer.file_name!r} is not the image with this sha256 ({answer.sha256[:12]}): "
-                "correct one of the two, or empty the sha256 to label the file of this name."
+                "correct one of the two."
             )
         sha256 = names.content(answer) or ""
         picture = names.contents.get(sha256)

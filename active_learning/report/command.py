@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from active_learning.disk.files import write_atomically
 from active_learning.disk.store import result_folders
+from active_learning.interruption import Check
 from active_learning.report import write
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
@@ -43,12 +44,16 @@ def make_parser(prog: str) -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "python -m active_learning.report") -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    prog: str = "python -m active_learning.report",
+    check: Check = lambda: None,
+) -> int:
     """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
-    return with_streams("report", lambda: _main(argv, prog))
+    return with_streams("report", lambda: _main(argv, prog, check))
 
 
-def _main(argv: Sequence[str] | None, prog: str) -> int:
+def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
     try:
         flags = make_parser(prog).parse_args(argv)
     except ConfigError as error:
@@ -67,7 +72,7 @@ def _main(argv: Sequence[str] | None, prog: str) -> int:
             return _fail(2, f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to.")
         try:
             summary = summarise(read_results(result_dir))
-            report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery)
+            report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery, check)
         except (NoResultsError, OSError) as error:
             status = _fail(1, str(error))
             continue

@@ -14,6 +14,7 @@ from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.disk.record import Round
 from active_learning.disk.store import recorded_run
 from active_learning.images.dataset import load_run
+from active_learning.interruption import Check
 from active_learning.report.results import Arm, Results, Run
 from active_learning.settings.config import FOLDER, ConfigError
 from active_learning.streams import Purpose, stream
@@ -79,7 +80,9 @@ class Gallery:
     )
 
 
-def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None = None) -> Gallery:
+def make_gallery(
+    results: Results, data_dir: Path | None, loader: Loader | None = None, check: Check = lambda: None
+) -> Gallery:
     """Return the pictures of one repetition of each arm; a reason instead where the data set cannot be had."""
     datasets: dict[tuple[str, int], ImageData | str] = {}
     arms, reasons = [], []
@@ -87,7 +90,7 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
         name, copies = str(arm.runs[0].configuration.get("dataset")), int(arm.runs[0].configuration.get("copies", 1))
         if (name, copies) not in datasets:
             try:
-                datasets[name, copies] = repeated(_load(arm.runs[0], data_dir, loader or load_data), copies)
+                datasets[name, copies] = repeated(_load(arm.runs[0], data_dir, loader or load_data, check), copies)
             except (ConfigError, DataError, OSError) as error:
                 datasets[name, copies] = str(error)
         data = datasets[name, copies]
@@ -101,13 +104,13 @@ def make_gallery(results: Results, data_dir: Path | None, loader: Loader | None 
     return Gallery(reason="There are no pictures here. " + " ".join(dict.fromkeys(reasons)))
 
 
-def _load(run: Run, data_dir: Path | None, loader: Loader) -> ImageData:
+def _load(run: Run, data_dir: Path | None, loader: Loader, check: Check) -> ImageData:
     found = recorded_run(run.configuration, 0)
     if found is None or not run.dataset.startswith(FOLDER):
         return loader(run.dataset, data_dir)
     if not run.images:
         raise DataError(f"Where the images were is not known: main.py --dataset {FOLDER}PATH, given again, says it.")
-    return load_run(replace(found, folder=run.images), data_dir)
+    return load_run(replace(found, folder=run.images), data_dir, check)
 
 
 def _arm(arm: Arm, data: ImageData) -> GalleryArm | str:

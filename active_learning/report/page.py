@@ -249,8 +249,7 @@ def _subtitle(summary: Summary) -> str:
     return (
         f"{arms} curve{'s' * (arms != 1)}, {runs} run{'s' * (runs != 1)}, up to {summary.end:,} acquired images, "
         f"{' or '.join(str(query) for query in queries)} in each round."
-        + f" {SPLIT}"
-        * any(run.dataset.startswith(FOLDER) for run in summary.results.runs)
+        + (f" {SPLIT}" if any(run.dataset.startswith(FOLDER) for run in summary.results.runs) else "")
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from active_learning.disk.files import write_atomically
+from active_learning.interruption import Check
 from active_learning.report.drawing import write_figures
 from active_learning.report.figures import all_figures, error_figure
 from active_learning.report.formats import Table, markdown_safe, plain, to_csv, to_json
@@ -66,13 +67,17 @@ def draw_curves(summary: Summary, title: str) -> None:
 
 
 def write_report(
-    summary: Summary, output_dir: Path | None = None, data_dir: Path | None = None, with_gallery: bool = True
+    summary: Summary,
+    output_dir: Path | None = None,
+    data_dir: Path | None = None,
+    with_gallery: bool = True,
+    check: Check = lambda: None,
 ) -> Report:
     """Write everything there is to say about a result folder, by default into its folder `report`."""
     output_dir = output_dir or summary.results.path / REPORT_FOLDER
     gallery = Gallery(reason="The pictures were not asked for.")
     if with_gallery:
-        gallery = make_gallery(summary.results, data_dir)
+        gallery = make_gallery(summary.results, data_dir, check=check)
     figures, failures = all_figures(summary, gallery)
     files = write_figures(figures, output_dir / "figures")
     contents = {

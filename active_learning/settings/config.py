@@ -328,7 +328,7 @@ class ExperimentConfig:
         if self.classes and (len(chosen) < max(2, len(self.classes)) or not chosen <= set(range(spec.class_count))):
             raise ConfigError(
                 f"--classes {_words(self.classes)} is not allowed: it takes two or more different labels of 0 to "
-                f"{spec.class_count - 1}, such as 2 8."
+                f"{spec.class_count - 1}, such as {_two_classes(spec)}."
             )
 
     def _check_labels(self, spec: DatasetSpec) -> None:
@@ -380,7 +380,9 @@ class ExperimentConfig:
         sizes = self._class_sizes(spec)
         flag = "--mbr" if self.mbr else "--learner field" if self.learner == "field" else "--acq_func mbr"
         if len(sizes) != 2:
-            raise ConfigError(f"{flag} tells two classes apart, and these are {len(sizes)}: add --classes 2 8, say.")
+            raise ConfigError(
+                f"{flag} tells two classes apart, and these are {len(sizes)}: add --classes {_two_classes(spec)}, say."
+            )
         if self.warm_start:
             raise ConfigError(f"--warm_start carries a network's weights over, and {flag} has none: leave one out.")
         if self.mbr_sigma == "tune" and self.val_size == 0:
@@ -449,6 +451,10 @@ class ExperimentConfig:
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def _two_classes(spec: DatasetSpec) -> str:
+    return "2 8" if spec.class_count > 8 else "0 1"
 
 
 def data_name(dataset: str) -> str:

@@ -113,26 +113,29 @@ def embedded_cluster(workers: int, scratch: Path, check: Check) -> Iterator[Clie
     _silence_dask()
     with dask.config.set(settings):
         try:
-            with _children_without_sigint():
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                    memory_limit=0,
-                    silence_logs=logging.CRITICAL,
-                    preload="active_learning.work.execution",  # all workers at once, and not each with its first run
-                    local_directory=str(scratch.resolve()),
-                )
-        except RuntimeError as error:
-            check()  # a signal to all processes of the program ended them, too
-            raise ConnectionError(f"the {workers} worker processes did not start; --jobs 1 needs none") from error
-        try:
-            with cluster, Client(cluster) as client:
+            with _started(workers, scratch, check) as cluster, Client(cluster) as client:
                 check()
                 yield client
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _started(workers: int, scratch: Path, check: Check) -> LocalCluster:
+    try:
+        with _children_without_sigint():
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+                preload="active_learning.work.execution",  # all workers at once, and not each with its first run
+                local_directory=str(scratch.resolve()),
+            )
+    except RuntimeError as error:
+        check()  # a signal to all processes of the program ended them, too
+        raise ConnectionError(f"the {workers} worker processes did not start; --jobs 1 needs none") from error
 
 
 @contextmanager
@@ -169,7 +172,9 @@ def ask(client: Client, check: Check, function: Callable[..., Any], *arguments: 
         (done,) = _as_completed([future], check)
         return done.result()
     except (KilledWorker, CancelledError) as error:
-        raise ConnectionError(reason_of(error)) from error
+        raise ConnectionError(
+            f"{reason_of(error)}, before any run: there may be too little memory, of which --jobs 1 takes less"
+        ) from error
     finally:
         with suppress(Exception):
             client.cancel([future])

@@ -17,7 +17,7 @@ from active_learning.disk.files import locked
 from active_learning.disk.record import read_record
 from active_learning.disk.renumber import renumber
 from active_learning.disk.store import RunFolder, check_result_dir, write_curves, write_images_folder
-from active_learning.images.dataset import open_for
+from active_learning.images.dataset import ImageFolder, open_for
 from active_learning.interruption import Check
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ExperimentConfig, RunConfig
@@ -86,10 +86,27 @@ def open_images(config: ExperimentConfig, check: Check) -> Mapping[str, Any]:
     folder = open_for(config, lambda items, phase, count: iter(tqdm(items, phase, count, disable=quiet)), check)
     if folder is None:
         return {}
-    if (skipped := folder.library.skipped) and not config.quiet:
-        name, reason = next(iter(skipped.items()))
-        print(f"{folder.path}: files that are left out: {len(skipped)} (the first: {name}: {reason}).", file=sys.stderr)
+    for remark in () if config.quiet else _remarks(config, folder):
+        print(f"{folder.path}: {remark}.", file=sys.stderr)
     return folder.fields
+
+
+def _remarks(config: ExperimentConfig, folder: ImageFolder) -> Iterator[str]:
+    library, names = folder.library, folder.spec.class_names
+    channels = "grey" if library.pixels.shape[1] == 1 else "in colour"
+    yield (
+        f"{len(folder.data.train_labels)} training and {len(folder.data.test_labels)} test images, {library.size} x "
+        f"{library.size} pixels, {channels}"
+    )
+    if config.classes:
+        yield f"--classes {' '.join(map(str, config.classes))}: {', '.join(names[label] for label in config.classes)}"
+    if folder.copies:
+        yield f"{folder.copies} images are another one pixel by pixel, and are left out"
+    if library.extreme[0]:
+        yield f"far from a square, and pressed into one: {library.extreme[0]} (the first: {library.extreme[1]})"
+    if library.skipped:
+        name, reason = next(iter(library.skipped.items()))
+        yield f"files that are left out: {len(library.skipped)} (the first: {name}: {reason})"
 
 
 @contextmanager
@@ -154,7 +171,9 @@ def _hardware(config: ExperimentConfig, check: Check) -> "tuple[Precision, Devic
     return choose_hardware(config)
 
 
-def _labels(config: ExperimentConfig, runs: Sequence[RunConfig], side_by_side: int, check: Check) -> NDArray[np.int64]:
+def _checked_labels(
+    config: ExperimentConfig, runs: Sequence[RunConfig], side_by_side: int, check: Check
+) -> NDArray[np.int64]:
     from active_learning.work.execution import checked_data
 
     return checked_data(config, runs, side_by_side, check).train_labels
@@ -168,7 +187,7 @@ def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], ask: Ask) -
             f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
         )
     runs = [folder.config for folder in folders]
-    train_labels = ask(_labels, config, runs, job_count(config, len(runs)))
+    train_labels = ask(_checked_labels, config, runs, job_count(config, len(runs)))
     for folder in folders if config.classes else ():
         renumber(folder, train_labels)
 

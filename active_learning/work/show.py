@@ -26,7 +26,7 @@ def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Che
     try:
         write.draw_curves(asked_for, f"Test error on {data_name(config.dataset)}")
         check()
-        report = write.write_report(summary, data_dir=config.data_dir)
+        report = write.write_report(summary, data_dir=config.data_dir, check=check)
         reason, page = "; ".join(sentence.rstrip(".") for sentence in report.failures), report.page
     except Exception as error:
         reason = _not_written(error)

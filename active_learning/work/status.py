@@ -14,6 +14,7 @@ from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.work.estimate import time_left
 from active_learning.work.runner import job_count, open_images
+from load_data import DataError
 
 STATES = ("done", "going", "stopped", "failed", "to do")
 OTHER = "not asked for"
@@ -26,14 +27,19 @@ def status(config: ExperimentConfig, show: Callable[[str], None], check: Check =
 
     Raises:
         ConfigError: when the result folder is a file; after the table, when it refuses these settings.
+        DataError: after the table, when the images of a folder cannot be had.
         StoreError: after the table, when it holds what no settings are run beside.
         OSError: when something in it cannot be read.
     """
     if config.result_dir.exists() and not config.result_dir.is_dir():
         raise ConfigError(f"--result_dir {config.result_dir} is not a folder: name another.")
     # precision and device are no part of a run's name
-    planned = planned_runs(config, "float32", "cpu", open_images(config, check))
-    refusal = _refusal(config, planned)
+    refusal: ConfigError | StoreError | DataError | None
+    try:
+        planned = planned_runs(config, "float32", "cpu", open_images(config, check))
+        refusal = _refusal(config, planned)
+    except (ConfigError, DataError) as error:  # images that are gone, say
+        refusal = error
     asked_for = [] if refusal else [_loaded(config, run) for run in planned]
     names = {folder.path for folder in asked_for}
     others = [folder for folder in _held(config) if folder.path not in names]

@@ -1,5 +1,6 @@
 """`--dataset folder:PATH`: the experiments on a folder of labelled images."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -95,6 +96,68 @@ def test_copies_count_once_and_names_and_places_do_not_count(tmp_path: Path) -> 
     assert np.array_equal(before.data.train_images, after.data.train_images)
 
 
+def test_a_picture_that_was_saved_again_counts_once_with_one_class(tmp_path: Path) -> None:
+    before = opened(make(tmp_path / "images"))
+    for number in range(0, 150, 3):
+        with Image.open(tmp_path / f"images/cat/{number}.png") as image:
+            image.save(tmp_path / f"images/cat/{number}.bmp")
+    after = opened(tmp_path / "images")
+    assert after.copies == 50
+    assert not contents(after.data.train_images) & contents(after.data.test_images)
+    assert len(after.data.train_images) + len(after.data.test_images) == 150 - before.copies
+    (tmp_path / "images/cat/0.bmp").rename(tmp_path / "images/dog/0.bmp")
+    with pytest.raises(DataError, match=r"the same picture, is '(cat|dog)': take one of the two away\.$"):
+        opened(tmp_path / "images")
+
+
+def test_runs_are_of_one_size_of_images(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that cannot be decoded have a say in the median of the sides."""
+    make(tmp_path / "images", images=90)
+    assert run() == 0
+    for number in range(200):
+        content = (tmp_path / "large.bmp", tmp_path / f"images/cat/damaged-{number}.bmp")
+        Image.new("L", (60, 60), number).save(content[0])
+        content[1].write_bytes(content[0].read_bytes()[:2000])
+    assert run("--rounds=2") == 2
+    assert "image_size is 12 there and 60 here): give --image_size 12 to continue" in capsys.readouterr().err
+    assert run("--rounds=2", "--image_size=12") == 0
+
+
+def test_a_read_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "images")
+    broken = ["/30.png"]
+
+    def tired(path: object, *arguments: object) -> Image.Image:
+        if broken and str(path).endswith(broken[0]):
+            raise OSError(errno.EIO, "Input/output error")
+        return once_opened(path, *arguments)  # type: ignore[arg-type]
+
+    once_opened = Image.open
+    monkeypatch.setattr(Image, "open", tired)
+    assert list(opened(tmp_path / "images").library.skipped) == ["cat/30.png"]
+    broken.clear()
+    assert not opened(tmp_path / "images").library.skipped
+
+
+def test_status_of_images_that_are_gone_and_runs_of_other_images(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "images")
+    assert run() == 0
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert run("--status") == 2
+    shown, told = capsys.readouterr()
+    assert "uniform-MC_dropout=True" in shown
+    assert f"{tmp_path / 'images'} does not exist" in told
+    make(tmp_path / "others", images=120)
+    assert run(images=tmp_path / "others") == 2
+    told = capsys.readouterr().err
+    assert f"holds runs of the images in {tmp_path / 'images'}, and those in {tmp_path / 'others'} are others: " in told
+
+
 def add(folder: Path) -> None:
     save(draw(0, 999), folder / "cat/999.png")
 
@@ -123,10 +186,11 @@ def test_a_changed_folder_is_refused_in_a_sentence(
     capsys.readouterr()
     for flags in ((), ("--rounds=2",), ("--status",)):
         assert run(*flags) == 2
-        assert capsys.readouterr().err == (
+        *_, refusal = capsys.readouterr().err.splitlines()
+        assert refusal == (
             f"main.py: error: --result_dir {tmp_path / 'results'} holds runs of other images: one of them, or a label, "
             f"has been added, taken away or changed (the digest is {before[7:]} there and {after[7:]} here): bring the "
-            "images back to continue these runs, or name another folder.\n"
+            "images back to continue these runs, or name another folder."
         )
     assert record(tmp_path / "results") == held
     run_there = RunConfig(**{**vars(planned(tmp_path)), "dataset": before})
@@ -249,7 +313,7 @@ def test_what_is_no_data_set_is_refused_in_a_sentence(
         ("--val_size 150", "--val_size 150 is too large: folder:images has "),
         ("--query 60 --rounds 2", "--query 60 x --rounds 2 = 120 images are more than the pool of "),
         ("--classes 0 3", "--classes 0 3 is not allowed: it takes two or more different labels of 0 to 2"),
-        ("--mbr", "--mbr tells two classes apart, and these are 3: add --classes 2 8, say."),
+        ("--mbr", "--mbr tells two classes apart, and these are 3: add --classes 0 1, say."),
         ("--image_size 7", "--image_size 7 is not allowed: the network gal takes 8 to 512 pixels a side, or 0 "),
         ("--image_size 513", "--image_size 513 is not allowed: the network gal takes 8 to 512 pixels a side, or 0 "),
         ("--dataset tiny --image_size 16", "--image_size 16 is for --dataset folder:PATH, and the images of tiny "),

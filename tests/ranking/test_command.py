@@ -607,9 +607,9 @@ def test_a_line_whose_name_and_content_are_two_images_is_refused(
     one, two, *_ = names(results / "batch.csv")
     digest = hashlib.sha256((images / one).read_bytes()).hexdigest()
     for name, sha256, told in (
-        (two, digest, f"{two!r} is not the image with this sha256 ({digest[:12]}): correct one of the two, or empty "),
+        (two, digest, f"{two!r} is not the image with this sha256 ({digest[:12]}): correct one of the two."),
         ("gone.png", "0" * 64, "none of the 39 images is the one that the line was made for ('gone.png', sha256 0000"),
-        (two, "what", f"{two!r} is not the image with this sha256 (what): correct one of the two, or empty "),
+        (two, "what", f"{two!r} is not the image with this sha256 (what): correct one of the two."),
     ):
         given = labels(tmp_path, f"file_name,label,sha256\n{name},cat,{sha256}\n")
         assert rank(images, "--labels", given) == 1
