@@ -1,8 +1,8 @@
 """A folder of labelled images as a data set of the experiments: `--dataset folder:PATH`.
 
 Each picture counts once, in the order of the files' sha256, so that no number follows from where a file lies or what
-it is called. The test set is `TEST_SHARE` of all contents, by the digest alone: whatever is added, an image stays where
-it is.
+it is called. The test set is `TEST_SHARE` of all contents, by the digest alone: whatever is added, an image of it
+stays there.
 """
 
 import hashlib

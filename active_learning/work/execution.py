@@ -142,7 +142,8 @@ def _of_probabilities(config: ExperimentConfig, runs: Sequence[RunConfig], data:
 def _of_graph(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, _left: int) -> Demand:
     here = any(has_field(run.acquisition, run.learner) for run in runs)
     nodes = _pool_size(config, data)
-    return f"--mbr, with its graph of {nodes} images,", here * 8 * nodes**2, "leave it out, or give a larger --val_size"
+    fewer = "fewer --copies" if config.copies > 1 else "a larger --val_size"
+    return f"--mbr, with its graph of {nodes} images,", here * 8 * nodes**2, f"leave it out, or give {fewer}"
 
 
 def _kept(config: ExperimentConfig, data: ImageData) -> npt.NDArray[np.bool_]:
