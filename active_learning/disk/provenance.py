@@ -20,6 +20,9 @@ VERSIONED = (
     "pillow",
 )
 
+# One name is given to processors of several generations (a cloud's "AMD EPYC"): these tell them apart.
+VECTOR_INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16", "i8mm")
+
 
 def provenance() -> dict[str, Any]:
     """Return what the numbers were computed with: versions, commit of this code, processor, time."""
@@ -52,8 +55,12 @@ def _git_commit() -> str | None:
 
 
 def _processor() -> str:
+    """Return the processor's name and those of its vector instructions that decide how torch rounds its sums."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    found = set((facts.get("flags") or facts.get("Features") or "").split())  # x86 and ARM name them so
+    instructions = " ".join(name for name in VECTOR_INSTRUCTIONS if name in found)
+    return facts.get("model name", platform.machine()) + (f" ({instructions})" if instructions else "")

@@ -1,0 +1,27 @@
+"""What numbers were computed with."""
+
+from pathlib import Path
+
+import pytest
+
+from active_learning.disk.provenance import provenance
+
+X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse2 avx2 fma avx512f avx512_bf16\n\nprocessor\t: 1\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\nCPU part\t: 0xd40\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (X86, "AMD EPYC (avx2 avx512f avx512_bf16)"),
+        (X86.replace(" avx512f avx512_bf16", ""), "AMD EPYC (avx2)"),
+        (ARM, "aarch64 (asimd sve bf16)"),
+        ("model name\t: old\nflags\t\t: fpu\n", "old"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_instructions(
+    content: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: content)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert provenance()["processor"] == expected
