@@ -1,8 +1,11 @@
-"""How often the network errs, as far as the labels can tell, and whether more of them pay.
+"""How often the network errs, as far as the labels can tell, whether more of them pay, and whether choosing does.
 
 Images that were asked for at random stand for the pool, so each of their labels is held out once, and the network
 trained on all others. The other images were chosen because they are hard, or given by the user: an error measured on
 them is another one, and is measured only while there are few of the first kind. Of many labels one share is held out.
+
+Images asked for at random show what a random choice would have given, too: a network that learns the first labels and
+as many at random as the function chose is set against one that learns the first labels and those chosen.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +27,15 @@ LEAST_RANDOM = 5
 LEAST_HELD_OUT = 30
 """Fewer held-out labels say nothing on whether more of them pay."""
 
+LEAST_COMPARED = 10
+"""Fewer labels of images that were asked for at random, or were chosen, say nothing on whether choosing pays."""
+
 MOST_CROSS_VALIDATED = 1000
 """Of more labels than these one share is held out, in place of each once."""
 
 LEVEL = 0.95
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 class Classifier(Protocol):
@@ -68,26 +76,20 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Halves:
-    """The same held-out images, by networks that learned from a random half of the labels and from all of them.
-
-    Half of each class, not the first half: labels often come class by class.
+class Paired:
+    """The same held-out images, by two networks.
 
     Attributes:
-        labels: how many labels there are now; a fold's network had all but the held-out share of them.
-        before: errors after that half.
-        after: errors after all.
+        first: errors of the first network.
+        second: errors of the second.
         gained: images that only the second network has right.
         lost: images that only the first has right.
-        random: whether these images were asked for at random.
     """
 
-    labels: int
-    before: Share
-    after: Share
+    first: Share
+    second: Share
     gained: int
     lost: int
-    random: bool = False
 
     @property
     def p_value(self) -> float:
@@ -98,11 +100,48 @@ class Halves:
         return float(binomtest(self.gained, both, 0.5).pvalue) if both else 1.0
 
     @property
+    def told_apart(self) -> bool:
+        """Whether chance alone does not explain the difference, at a level of 5 %."""
+        return self.p_value < 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Networks that learned from a random half of the labels (the first), and from all of them.
+
+    Half of each class, not the first half: labels often come class by class.
+
+    Attributes:
+        labels: how many labels there are now; a fold's network had all but the held-out share of them.
+        paired: their errors.
+        random: whether the held-out images were asked for at random.
+    """
+
+    labels: int
+    paired: Paired
+    random: bool = False
+
+    @property
     def expected(self) -> float | None:
         """The error after as many labels again, if it falls by the same factor as in the last half; a fraction."""
-        if self.p_value >= 1 - LEVEL or self.gained <= self.lost:
+        if not self.paired.told_apart or self.paired.gained <= self.paired.lost:
             return None
-        return self.after.value**2 / self.before.value
+        return self.paired.second.value**2 / self.paired.first.value
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """Networks that learned from equally many labels: drawn at random (the first), and chosen.
+
+    Attributes:
+        others: labels that both learned from: given by the user, or of a cover.
+        labels: further labels of each.
+        paired: their errors on images that were asked for at random.
+    """
+
+    others: int
+    labels: int
+    paired: Paired
 
 
 @dataclass(frozen=True)
@@ -115,12 +154,18 @@ class Estimate:
             where these are too few, or no estimate is wanted.
         every: errors on all labelled images; None too where those asked for at random are enough.
         halves: what all labels have brought over half of them; None where too few were held out.
+        at_random: how many labels are of images that were asked for at random.
+        chosen: how many are of images that an acquisition function chose.
+        choosing: what choosing has brought; None where these are too few.
     """
 
     labels: int
     random: Share | None = None
     every: Share | None = None
     halves: Halves | None = None
+    at_random: int = 0
+    chosen: int = 0
+    choosing: Choosing | None = None
 
 
 def estimate(
@@ -129,11 +174,12 @@ def estimate(
     rows: Index,
     labels: Index,
     at_random: npt.NDArray[np.bool_],
+    chosen: npt.NDArray[np.bool_],
     *,
     val_share: float,
     seed: int,
     round_: int,
-    progress: Callable[[Sequence[int]], Iterable[int]] = lambda folds: folds,
+    progress: Progress = lambda folds: folds,
 ) -> Estimate:
     """Return what held-out labels say of a network that is trained as this one.
 
@@ -143,66 +189,94 @@ def estimate(
         rows: of the labelled ones, in the order in which they were labelled.
         labels: their classes.
         at_random: which of them were asked for at random.
+        chosen: which of them an acquisition function chose.
         val_share: share of the labels that may be held out in a fold; 0 = no estimate.
         seed: draws the folds.
         round_: names the streams.
         progress: shows how many folds are through.
     """
     count = len(rows)
+    found = Estimate(count, at_random=int(at_random.sum()), chosen=int(chosen.sum()))
     if count < LEAST_LABELS or not val_share:
-        return Estimate(count)
+        return found
 
     rng = stream(seed, 0, round_, Purpose.SPLIT)
     half_n = folds(labels, 2, rng) == 0
-
-    def held_out(may_n: npt.NDArray[np.bool_]) -> _HeldOut:
-        fold_n = np.full(count, -1)
-        fold_n[may_n] = folds(labels[may_n], max(2, round(1 / val_share)), rng)
-        return _held_out(classifier, pixels, rows, labels, fold_n, half_n, round_, progress)
-
-    random = held_out(at_random) if at_random.sum() >= LEAST_RANDOM else None
-    if random is not None and random.halves is not None:
-        return Estimate(count, random.share, None, replace(random.halves, random=True))
-    every = held_out(np.ones(count, bool))
-    return Estimate(count, None if random is None else random.share, every.share, every.halves)
-
-
-class _HeldOut(NamedTuple):
-    share: Share
-    halves: Halves | None
+    shares = max(2, round(1 / val_share))
+    labelled = _Labelled(classifier, pixels, rows, labels, shares, round_, progress)
+    if found.at_random >= LEAST_RANDOM:
+        share, halves = labelled.held_out(at_random, half_n, rng)
+        found = replace(found, random=share, halves=halves and replace(halves, random=True))
+    if found.halves is None:
+        every, halves = labelled.held_out(np.ones(count, bool), half_n, rng)
+        found = replace(found, every=every, halves=halves)
+    if min(found.at_random, found.chosen) >= LEAST_COMPARED:
+        found = replace(found, choosing=labelled.choosing(at_random, chosen, rng))
+    return found
 
 
-def _held_out(
-    classifier: Classifier,
-    pixels: npt.NDArray[Any],
-    rows: Index,
-    labels: Index,
-    fold_n: Index,
-    half_n: npt.NDArray[np.bool_],
-    round_: int,
-    progress: Callable[[Sequence[int]], Iterable[int]],
-) -> _HeldOut:
-    """Hold out fold after fold (-1 = never), and compare with half of the labels if that says anything."""
-    held = range(fold_n.max() + 1) if int((fold_n >= 0).sum()) <= MOST_CROSS_VALIDATED else range(1)
-    out_n = np.isin(fold_n, held)
-    wrong_n, half_wrong_n = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
-    compared = int(out_n.sum()) >= LEAST_HELD_OUT
-    for fold in progress(held):
-        test_n = fold_n == fold
-        for wrong, train_n in [(wrong_n, ~test_n), (half_wrong_n, ~test_n & half_n)][: 1 + compared]:
-            classifier.fit(rows[train_n], labels[train_n], round_=round_)
-            tested = np.asarray(pixels[rows[test_n]])
-            probs_nc = classifier.probabilities(tested, round_=round_, purpose=Purpose.VALIDATION_PASSES)
-            wrong[test_n] = probs_nc.argmax(axis=1) != labels[test_n]
-    now, before = wrong_n[out_n], half_wrong_n[out_n]
-    halves = Halves(
-        labels=len(rows),
-        before=_share(before),
-        after=_share(now),
-        gained=int((before & ~now).sum()),
-        lost=int((now & ~before).sum()),
-    )
-    return _HeldOut(_share(now), halves if compared else None)
+class _Labelled(NamedTuple):
+    """The arguments of `estimate`, and in how many shares labels are held out."""
+
+    classifier: Classifier
+    pixels: npt.NDArray[Any]
+    rows: Index
+    labels: Index
+    shares: int
+    round_: int
+    progress: Progress
+
+    def held_out(
+        self, may_n: npt.NDArray[np.bool_], half_n: npt.NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[Share, Halves | None]:
+        """Hold out share after share of those that may be; compare with half of the labels where that says anything."""
+        fold_n, held = self._folds(may_n, rng)
+        out_n = np.isin(fold_n, held)
+        wrong_n, half_wrong_n = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
+        compared = int(out_n.sum()) >= LEAST_HELD_OUT
+        for fold in self.progress(held):
+            test_n = fold_n == fold
+            for kept_n, train_n in [(wrong_n, ~test_n), (half_wrong_n, ~test_n & half_n)][: 1 + compared]:
+                kept_n[test_n] = self._wrong(train_n, test_n)
+        paired = _paired(half_wrong_n[out_n], wrong_n[out_n])
+        return paired.second, Halves(len(self.rows), paired) if compared else None
+
+    def choosing(
+        self, at_random: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_], rng: np.random.Generator
+    ) -> Choosing:
+        """Compare labels of images chosen with equally many of images drawn at random.
+
+        The first that the function chose are taken, as in a ranking that had ended there. The network of the random
+        ones learns from those that are not held out; the other one has learned from none of them.
+        """
+        fold_n, held = self._folds(at_random, rng)
+        out_n = np.isin(fold_n, held)
+        both_n = ~at_random & ~chosen
+        largest = max(int((fold_n == fold).sum()) for fold in held)
+        count = min(int(at_random.sum()) - largest, int(chosen.sum()))
+        first_n = chosen & (np.cumsum(chosen) <= count)
+        chosen_wrong_n, random_wrong_n = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
+        chosen_wrong_n[out_n] = self._wrong(both_n | first_n, out_n)
+        for fold in self.progress(held):
+            test_n = fold_n == fold
+            drawn_n = np.zeros(len(self.rows), bool)
+            drawn_n[rng.permutation(np.flatnonzero(at_random & ~test_n))[:count]] = True
+            random_wrong_n[test_n] = self._wrong(both_n | drawn_n, test_n)
+        return Choosing(int(both_n.sum()), count, _paired(random_wrong_n[out_n], chosen_wrong_n[out_n]))
+
+    def _folds(self, may_n: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Index, range]:
+        """Return the fold of each label (-1 = never held out), and the folds to hold out."""
+        fold_n = np.full(len(self.rows), -1)
+        fold_n[may_n] = folds(self.labels[may_n], self.shares, rng)
+        return fold_n, range(fold_n.max() + 1 if may_n.sum() <= MOST_CROSS_VALIDATED else 1)
+
+    def _wrong(self, train_n: npt.NDArray[np.bool_], test_n: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return which of some labelled images a network takes for another class that learned from others."""
+        self.classifier.fit(self.rows[train_n], self.labels[train_n], round_=self.round_)
+        tested = np.asarray(self.pixels[self.rows[test_n]])
+        probs_nc = self.classifier.probabilities(tested, round_=self.round_, purpose=Purpose.VALIDATION_PASSES)
+        wrong: npt.NDArray[np.bool_] = probs_nc.argmax(axis=1) != self.labels[test_n]
+        return wrong
 
 
 def folds(labels_n: Index, count: int, rng: np.random.Generator) -> Index:
@@ -216,6 +290,11 @@ def folds(labels_n: Index, count: int, rng: np.random.Generator) -> Index:
     fold_n = np.empty(len(labels_n), np.int64)
     fold_n[by_class] = np.arange(len(labels_n)) % min(count, len(labels_n))
     return fold_n
+
+
+def _paired(first_n: npt.NDArray[np.bool_], second_n: npt.NDArray[np.bool_]) -> Paired:
+    gained, lost = int((first_n & ~second_n).sum()), int((second_n & ~first_n).sum())
+    return Paired(_share(first_n), _share(second_n), gained, lost)
 
 
 def _share(wrong: npt.NDArray[np.bool_]) -> Share:

@@ -16,12 +16,14 @@ from active_learning.images.library import Label, Library
 from active_learning.images.pixels import guarded, thumbnail
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.estimate import (
+    LEAST_COMPARED,
     LEAST_HELD_OUT,
     LEAST_LABELS,
     LEAST_RANDOM,
     MOST_CROSS_VALIDATED,
     Estimate,
     Halves,
+    Paired,
     Share,
 )
 from active_learning.ranking.journal import Choice
@@ -149,25 +151,22 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
 
 
 def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
-    """Return whether more labels pay, in sentences, with the evidence."""
-    unknown = (
-        "What a random choice would have given is not known: it would take as many labels again, of images drawn at "
-        "random. Where the truth is known it can be measured, as in the README's example."
-    )
+    """Return whether more labels pay, and whether choosing them does, in sentences, with the evidence."""
     halves = estimate.halves
     if halves is None:
         return [
             f"Too few labels for a statement on whether more of them pay: it takes {LEAST_HELD_OUT} that are held out "
             f"(--val_share {config.val_share:g}); there are {estimate.labels} labels.",
-            unknown,
+            *_choosing_sentences(estimate, config),
         ]
     on = "asked for at random," if halves.random else "labelled so far, which are no random ones,"
+    paired = halves.paired
     evidence = (
-        f"The evidence: on the {halves.after.images} images {on} a network errs on {_percent(halves.before)} with half "
-        f"of each class's labels, drawn at random, and on {_percent(halves.after)} with all {halves.labels}: "
-        f"{halves.gained} images gained, {halves.lost} lost (sign test, p = {halves.p_value:.2g})."
+        f"The evidence: on the {paired.second.images} images {on} a network errs on {_percent(paired.first)} with half "
+        f"of each class's labels, drawn at random, and on {_percent(paired.second)} with all {halves.labels}: "
+        f"{_sign_test(paired)}."
     )
-    return [_verdict(halves), evidence, unknown]
+    return [_verdict(halves), evidence, *_choosing_sentences(estimate, config)]
 
 
 def _verdict(halves: Halves) -> str:
@@ -179,13 +178,56 @@ def _verdict(halves: Halves) -> str:
     return (
         f"More labels still pay. If the error goes on falling by the same factor each time the labels double (a power "
         f"law, as learning curves mostly follow), {halves.labels} labels more would take it from "
-        f"{_percent(halves.after)} to about {halves.expected:.1%} on these images."
+        f"{_percent(halves.paired.second)} to about {halves.expected:.1%} on these images."
     )
 
 
-def _share(share: Share) -> str:
+def _choosing_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
+    """Return what a random choice would have given."""
+    choosing = estimate.choosing
+    if choosing is None:
+        unknown = "What a random choice would have given is not known"
+        if not config.val_share:
+            return [f"{unknown}: no estimate was asked for (--val_share 0)."]
+        return [
+            f"{unknown} yet: it takes labels of {LEAST_COMPARED} images that were drawn at random, and of as many that "
+            f"the function chose. There are {estimate.at_random} and {estimate.chosen}."
+        ]
+    paired = choosing.paired
+    if not paired.told_apart:
+        verdict = "Whether choosing pays cannot be told: the difference from a random choice may be chance."
+    elif paired.gained > paired.lost:
+        verdict = (
+            f"Choosing pays: at an equal number of labels a network errs by "
+            f"{100 * (paired.first.value - paired.second.value):.1f} points less than after a random choice."
+        )
+    else:
+        verdict = (
+            f"Choosing costs: at an equal number of labels a network errs by "
+            f"{100 * (paired.second.value - paired.first.value):.1f} points more than after a random choice. Try "
+            "another function, or --acq_func uniform, which chooses at random."
+        )
+    others = f"the labels of {choosing.others} other images and of " if choosing.others else "labels of "
+    evidence = (
+        f"The evidence: with {others}{choosing.labels} that were drawn at random, a network errs on "
+        f"{_interval(paired.first)} of {paired.first.images} images drawn at random, which were held out a share at a "
+        f"time; with the first {choosing.labels} that the function chose in their place, on "
+        f"{_interval(paired.second)}: {_sign_test(paired)}."
+    )
+    return [verdict, evidence]
+
+
+def _sign_test(paired: Paired) -> str:
+    return f"{paired.gained} images gained, {paired.lost} lost (sign test, p = {paired.p_value:.2g})"
+
+
+def _interval(share: Share) -> str:
     low, high = share.interval
-    return f"{share.errors} of {share.images} wrong, {share.value:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{share.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _share(share: Share) -> str:
+    return f"{share.errors} of {share.images} wrong, {_interval(share)}"
 
 
 def _percent(share: Share) -> str:

@@ -115,7 +115,8 @@ class Round:
         self.classes = tuple(sorted({name for _, name in known}))
         self._labelled = np.array([picture.row for picture, _ in known], np.int64)
         self._labels = np.array([self.classes.index(name) for _, name in known], np.int64)
-        self._at_random = np.array([before.get(picture.sha256) == "random" for picture, _ in known], bool)
+        by = np.array([before.get(picture.sha256, "user") for picture, _ in known], str)
+        self._at_random, self._chosen = by == "random", by == "function"
         self._pictures = {picture.row: picture for picture in library.pictures}
         self._pool = np.array([p.row for p in library.pictures if p.sha256 not in labels], np.int64)
 
@@ -227,7 +228,7 @@ class Round:
 
     def _estimate(self, learner: NetworkLearner) -> Estimate:
         return estimate(
-            learner, self._inputs, self._labelled, self._labels, self._at_random,
+            learner, self._inputs, self._labelled, self._labels, self._at_random, self._chosen,
             val_share=self._config.val_share, seed=self._config.seed, round_=self._round, progress=self._progress,
         )  # fmt: skip
 

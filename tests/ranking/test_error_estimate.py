@@ -7,7 +7,7 @@ import pytest
 
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.cover import cover
-from active_learning.ranking.estimate import Estimate, Halves, Share, estimate, folds
+from active_learning.ranking.estimate import Choosing, Estimate, Halves, Paired, Share, estimate, folds
 from active_learning.ranking.page import error_sentences, pays_sentences
 
 
@@ -36,8 +36,8 @@ PIXELS = np.arange(60, dtype=np.uint8)[:, None, None, None]
 def measured(classifier: Remembers, count: int, at_random: int, val_share: float = 0.2) -> Estimate:
     rows = np.arange(count)
     return estimate(
-        classifier, PIXELS, rows, LABELS[:count], rows < at_random, val_share=val_share, seed=0, round_=1
-    )  # fmt: skip
+        classifier, PIXELS, rows, LABELS[:count], rows < at_random, rows < 0, val_share=val_share, seed=0, round_=1
+    )
 
 
 def test_each_label_is_held_out_once() -> None:
@@ -50,7 +50,7 @@ def test_each_label_is_held_out_once() -> None:
 def test_images_asked_for_at_random_are_held_out_of_all_others() -> None:
     classifier = Remembers(LABELS, needed=18)
     found = measured(classifier, count=20, at_random=10)
-    assert found == Estimate(20, Share(0, 10), Share(13, 20), None)  # 13 of the 20 are of another class than 0
+    assert found == Estimate(20, Share(0, 10), Share(13, 20), at_random=10)  # 13 of the 20 are of another class than 0
     assert [len(rows) for rows in classifier.fits] == [18] * 5 + [16] * 5
     assert all(set(range(10, 20)) <= rows for rows in classifier.fits[:5])
 
@@ -58,12 +58,12 @@ def test_images_asked_for_at_random_are_held_out_of_all_others() -> None:
 def test_what_all_labels_bring_over_half_is_measured_on_the_same_images() -> None:
     found = measured(Remembers(LABELS, needed=40), count=60, at_random=0)
     assert found.random is None
-    assert found.halves == Halves(60, Share(40, 60), Share(0, 60), gained=40, lost=0, random=False)
-    assert found.halves.p_value < 1e-6
+    assert found.halves == Halves(60, Paired(Share(40, 60), Share(0, 60), gained=40, lost=0))
+    assert found.halves.paired.p_value < 1e-6
     assert found.halves.expected == 0
     on_random = measured(Remembers(LABELS, needed=40), count=60, at_random=30).halves
     assert on_random is not None
-    assert (on_random.after.images, on_random.random) == (30, True)
+    assert (on_random.paired.second.images, on_random.random) == (30, True)
     assert measured(Remembers(LABELS, needed=40), count=60, at_random=30).every is None
 
 
@@ -72,7 +72,7 @@ def test_half_of_the_labels_has_half_of_each_class_in_whatever_order_they_came()
     labels = np.repeat([0, 1, 2], 20)
     classifier = Remembers(labels, needed=0)
     rows = np.arange(60)
-    estimate(classifier, PIXELS, rows, labels, rows < 0, val_share=0.2, seed=0, round_=1)
+    estimate(classifier, PIXELS, rows, labels, rows < 0, rows < 0, val_share=0.2, seed=0, round_=1)
     halves = [labels[sorted(fitted)] for fitted in classifier.fits if len(fitted) < 40]
     assert len(halves) == 5
     for half in halves:
@@ -81,23 +81,23 @@ def test_half_of_the_labels_has_half_of_each_class_in_whatever_order_they_came()
 
 
 def test_no_statement_is_made_of_too_few() -> None:
-    assert measured(Remembers(LABELS, needed=0), count=9, at_random=9) == Estimate(9)
-    assert measured(Remembers(LABELS, needed=0), count=60, at_random=9, val_share=0) == Estimate(60)
+    assert measured(Remembers(LABELS, needed=0), count=9, at_random=9) == Estimate(9, at_random=9)
+    assert measured(Remembers(LABELS, needed=0), count=60, at_random=9, val_share=0) == Estimate(60, at_random=9)
     config = RankConfig(images="x")  # type: ignore[arg-type]
     assert error_sentences(Estimate(9), config) == ["Too few labels for a statement: there are 9, and it takes 10."]
     assert pays_sentences(Estimate(9), config)[0].startswith("Too few labels for a statement on whether more")
 
 
 def test_a_gain_that_chance_explains_is_none() -> None:
-    halves = Halves(60, Share(9, 60), Share(6, 60), gained=6, lost=3, random=True)
-    assert halves.p_value == pytest.approx(2 * (1 + 9 + 36 + 84) / 2**9)  # nine coins, at most three heads
+    halves = Halves(60, Paired(Share(9, 60), Share(6, 60), gained=6, lost=3), random=True)
+    assert halves.paired.p_value == pytest.approx(2 * (1 + 9 + 36 + 84) / 2**9)  # nine coins, at most three heads
     assert halves.expected is None
     said = pays_sentences(Estimate(60, halves=halves), RankConfig(images="x"))  # type: ignore[arg-type]
     assert said[0].startswith("Whether more labels pay cannot be told")
 
 
 def test_the_expected_error_follows_the_power_law() -> None:
-    halves = Halves(200, Share(40, 200), Share(20, 200), gained=22, lost=2, random=True)
+    halves = Halves(200, Paired(Share(40, 200), Share(20, 200), gained=22, lost=2), random=True)
     assert halves.expected == pytest.approx(0.05)
     said = pays_sentences(Estimate(200, halves=halves), RankConfig(images="x"))  # type: ignore[arg-type]
     assert "200 labels more would take it from 10.0% to about 5.0%" in said[0]
@@ -108,11 +108,72 @@ def test_of_many_labels_one_share_is_held_out() -> None:
     classifier = Remembers(labels, needed=0)
     pixels = np.zeros((1500, 1, 1, 1), np.int64)
     pixels[:, 0, 0, 0] = np.arange(1500)
-    found = estimate(
-        classifier, pixels, np.arange(1500), labels, np.ones(1500, bool), val_share=0.2, seed=0, round_=1
-    )  # fmt: skip
+    rows = np.arange(1500)
+    found = estimate(classifier, pixels, rows, labels, rows >= 0, rows < 0, val_share=0.2, seed=0, round_=1)
     assert (found.random, found.every) == (Share(0, 300), None)
     assert len(classifier.fits) == 2  # of all and of half
+
+
+class LearnsFrom(Remembers):
+    """Knows an image's class if it was trained on ten or more of some rows."""
+
+    def __init__(self, labels: Any, rows: Any) -> None:
+        super().__init__(labels, needed=0)
+        self.teaching = set(rows.tolist())
+
+    def fit(self, train_index: Any, labels: Any, *, round_: int) -> Self:
+        super().fit(train_index, labels, round_=round_)
+        self.needed = 0 if len(self.fits[-1] & self.teaching) >= 10 else 1000
+        return self
+
+
+def choosing(teaching: Any, at_random: Any, chosen: Any) -> tuple[LearnsFrom, Estimate]:
+    classifier, rows = LearnsFrom(LABELS, teaching), np.arange(60)
+    return classifier, estimate(
+        classifier, PIXELS, rows, LABELS, np.isin(rows, at_random), np.isin(rows, chosen), val_share=0.2, seed=0,
+        round_=1,
+    )  # fmt: skip
+
+
+def test_choosing_is_set_against_as_many_labels_at_random() -> None:
+    at_random, chosen = np.arange(10, 60, 4), np.setdiff1d(np.arange(10, 60), np.arange(10, 60, 4))
+    classifier, found = choosing(chosen, at_random, chosen)
+    assert (found.at_random, found.chosen) == (13, 37)
+    wrong = int((LABELS[at_random] != 0).sum())  # without the ten that teach, an image is taken for class 0
+    assert found.choosing == Choosing(10, 10, Paired(Share(wrong, 13), Share(0, 13), gained=wrong, lost=0))
+    by_function, *by_lot = classifier.fits[-6:]
+    assert by_function == {*range(10), *chosen[:10].tolist()}  # the first ones that were chosen
+    assert all(len(rows) == 20 and rows <= {*range(10), *at_random.tolist()} for rows in by_lot)
+    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
+    assert said[-2].startswith("Choosing pays: at an equal number of labels a network errs by 69.2 points less")
+    assert "with the labels of 10 other images and of 10 that were drawn at random, a network errs on 69.2%" in said[-1]
+
+
+def test_choosing_that_costs_is_told() -> None:
+    at_random, chosen = np.arange(10, 60, 4), np.setdiff1d(np.arange(10, 60), np.arange(10, 60, 4))
+    _, found = choosing(at_random, at_random, chosen)
+    assert found.choosing is not None
+    assert (found.choosing.paired.gained, found.choosing.paired.lost) == (0, 9)
+    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
+    assert said[-2].startswith("Choosing costs")
+    assert "or --acq_func uniform" in said[-2]
+
+
+def test_choosing_that_chance_explains_is_not_judged() -> None:
+    at_random, chosen = np.arange(40), np.arange(40, 60)
+    _, found = choosing(np.arange(60), at_random, chosen)
+    assert found.choosing == Choosing(0, 20, Paired(Share(0, 40), Share(0, 40), gained=0, lost=0))
+    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
+    assert said[-2].startswith("Whether choosing pays cannot be told")
+    assert "with labels of 20 that were drawn at random" in said[-1]
+
+
+@pytest.mark.parametrize(("at_random", "chosen"), [(9, 51), (51, 9), (0, 0)])
+def test_of_few_labels_at_random_or_chosen_nothing_is_said_of_choosing(at_random: int, chosen: int) -> None:
+    _, found = choosing(np.arange(60), np.arange(at_random), np.arange(60 - chosen, 60))
+    assert found.choosing is None
+    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
+    assert said[-1].endswith(f"There are {at_random} and {chosen}.")
 
 
 def test_classes_are_spread_over_the_folds() -> None:
