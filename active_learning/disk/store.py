@@ -88,27 +88,31 @@ class RunFolder:
         self.counts_kept_images = bool(self.rounds) and record.counts_kept_images
         self.seconds, seconds_whole = read_seconds(self.path)
         self.seconds = (self.seconds + [{} for _ in self.rounds])[: len(self.rounds)]
-        names = {"metrics.jsonl": record.whole, "seconds.jsonl": seconds_whole}
+        provenance_whole = self._sessions() is not None
+        names = {"metrics.jsonl": record.whole, "seconds.jsonl": seconds_whole, "provenance.json": provenance_whole}
         self.damaged = [self.path / name for name, is_whole in names.items() if not is_whole]
         return self.rounds
 
     def mend(self) -> None:
         """Make every file agree with the rounds that `load` found whole.
 
-        A damaged file of lines is kept beside as `NAME.damaged`; what a killed process left half-done is removed.
+        A damaged file that nothing else says again is kept beside as `NAME.damaged`; what a killed process left
+        half-done is removed.
         """
         for path in self.damaged:
             write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
-            if not self.rounds:
+            if not self.rounds or path.suffix == ".json":  # the others are written anew
                 path.unlink()
         self.damaged = []
         for path in self.path.glob("*.tmp"):
             path.unlink()
         for path in self.path.glob("weights-*.safetensors"):
-            if path != self._weights_path:
+            if path != self._weights_path or self.weights() is None:
                 path.unlink()
         if self.rounds:
             self._write()
+        if self.finished:  # whatever ended an earlier try
+            (self.path / "failure.json").unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, check: Check | None = None) -> Iterator[None]:

@@ -72,9 +72,15 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
             return _fail(2, f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to.")
         try:
             summary = summarise(read_results(result_dir))
-            report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery, check)
         except (NoResultsError, OSError) as error:
             status = _fail(1, str(error))
+            continue
+        try:
+            report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery, check)
+        except OSError as error:
+            folder = flags.output or result_dir / write.REPORT_FOLDER
+            way = "name another folder with --output, or make room and rights there"
+            status = _fail(1, f"the report cannot be written into {folder} ({error.strerror or error}): {way}.")
             continue
         print(_rendered(summary, flags.format))
         print(f"Report: {report.page}", file=sys.stderr)

@@ -17,6 +17,7 @@ from active_learning.disk.store import result_folders
 from active_learning.report.records import METRICS, Run, check_array, read_run, visible
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
 from active_learning.settings.learners import LEARNERS, recorded_learner
+from active_learning.terminal import PROGRAM
 
 __all__ = ["METRICS", "Arm", "NoResultsError", "Results", "Run", "read_results"]
 
@@ -138,6 +139,13 @@ class Results:
         return replace(self, arms=_with_rounds(arms))
 
 
+MENDED = (
+    f"The way out: the {PROGRAM} command of these runs, given again, keeps a damaged file as *.damaged, computes anew "
+    "what is lost, and goes on."
+)
+"""What follows on the files that cannot be trusted."""
+
+
 def read_results(result_dir: Path) -> Results:
     """Read every run of a result folder.
 
@@ -155,10 +163,14 @@ def read_results(result_dir: Path) -> Results:
     if not runs:
         inside = result_folders(result_dir)
         such = f", as {inside[0]} has" if inside else ""
-        words = " ".join(unreadable) or f"A result folder has runs/NAME/repetition_0/metrics.jsonl{such}."
+        words = (
+            " ".join([*unreadable, MENDED] if unreadable else [])
+            or f"A result folder has runs/NAME/repetition_0/metrics.jsonl{such}."
+        )
         raise NoResultsError(visible(f"{result_dir} holds no run that can be reported. {words}"))
     arms = _arms(runs)
     unreadable += _curve_faults(result_dir, arms)
+    unreadable += [MENDED] if unreadable else []
     missing = [*_missing(result_dir, arms), *missing]
     return Results(result_dir, arms, tuple(visible(missing)), tuple(visible(unreadable)), digest.hexdigest())
 

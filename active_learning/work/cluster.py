@@ -151,13 +151,25 @@ def existing_cluster(address: str) -> Iterator[Client]:
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise no_scheduler(address, describe(error)) from error
     with client:
-        if not client.nthreads():
+        yield client
+
+
+def telling_of_workers(client: Client, address: str, check: Check) -> Check:
+    """Return a check that, besides, says once each time that a cluster has no worker (any more)."""
+    missing = False
+
+    def look() -> None:
+        nonlocal missing
+        check()
+        was_missing, missing = missing, not client.nthreads()
+        if missing and not was_missing:
             print(
-                f"--scheduler {address} has no worker yet, and the runs wait for one: start it with "
-                f"`PYTHONPATH={PROGRAM_DIR} dask worker {address} --nthreads 1`.",
+                f"--scheduler {address} has no worker, and the runs wait for one: start it with "
+                f"`PYTHONPATH={PROGRAM_DIR} dask worker {address} --nthreads 1` (without PYTHONPATH it ends at once).",
                 file=sys.stderr,
             )
-        yield client
+
+    return look
 
 
 def ask(client: Client, check: Check, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -224,8 +224,10 @@ def _outcomes(
 ) -> Iterator[tuple[RunConfig, str | None]]:
     """Give the runs, each when it ended and with the reason if it failed, from wherever they are executed."""
     if client is not None:
-        from active_learning.work.cluster import execute_on_cluster
+        from active_learning.work.cluster import execute_on_cluster, telling_of_workers
 
+        if config.scheduler is not None:
+            check = telling_of_workers(client, config.scheduler, check)
         yield from execute_on_cluster(client, folders, config.result_dir, holder, config.data_dir, advance, check)
         return
     from active_learning.work.execution import execute_in_folder

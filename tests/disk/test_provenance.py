@@ -1,6 +1,7 @@
 """What numbers were computed with."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,11 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd sve bf16\nCPU part\t: 0xd40\n"
 def test_processors_of_one_name_are_told_apart_by_their_instructions(
     content: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: content)
+    real = Path.read_text
+
+    def read_text(path: Path, *words: Any, **options: Any) -> str:
+        return content if path == Path("/proc/cpuinfo") else real(path, *words, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     assert provenance()["processor"] == expected

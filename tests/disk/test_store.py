@@ -411,6 +411,34 @@ def test_sealed_files_of_another_kind_are_damage(tmp_path: Path) -> None:
     assert (folder.path / "provenance.json.damaged").exists()
 
 
+def test_side_files_of_a_finished_run_are_mended_too(tmp_path: Path) -> None:
+    """No session begins on it any more, and its report would name them for ever."""
+    folder = write_rounds(tmp_path, CONFIG, CONFIG.rounds + 1)
+    provenance, failure = folder.path / "provenance.json", folder.path / "failure.json"
+    provenance.write_text("{")
+    failure.write_text("{")
+    folder = reread(tmp_path)
+    assert folder.complaint == "provenance.json damaged, 4 whole rounds are kept"
+    folder.mend()
+    assert (provenance.exists(), failure.exists()) == (False, False)
+    assert provenance.with_name("provenance.json.damaged").read_text() == "{"
+    assert reread(tmp_path).damaged == []
+
+
+def test_damaged_weights_of_a_finished_run_are_taken_away(tmp_path: Path) -> None:
+    config = changed(warm_start=True)
+    folder = write_rounds(tmp_path, config, config.rounds)
+    last = make_round(config, config.rounds).model_copy(update={"weights": {"layer": np.ones(3, np.float32)}})
+    with folder.locked():
+        folder.append(last)
+    (weights,) = folder.path.glob("weights-*.safetensors")
+    folder.mend()
+    assert weights.exists()
+    weights.write_bytes(b"others")
+    folder.mend()
+    assert not weights.exists()
+
+
 def test_a_run_that_was_renamed_is_left_alone(tmp_path: Path) -> None:
     folder = write_rounds(tmp_path, CONFIG, 4)
     folder.path.rename(folder.path.with_name("repetition_0.old"))

@@ -45,6 +45,7 @@ from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ARM_FIELDS, RunConfig
 from active_learning.settings.flags import read_flags
 from load_data import DataError, ImageData
+from tests.conftest import Tiny
 from tests.result_folders import chained, run_config, synthetic_curve, write_experiment, write_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -601,6 +602,39 @@ def test_damaged_files_are_named_with_exit_code_1_and_the_rest_is_reported(
     ):
         assert name in printed.err
         assert name in (small / "report" / "index.html").read_text()
+
+
+def test_what_mends_damage_is_said_and_mends_it(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> None:
+        assert tiny_main("--experiments", 1, "--acq_func", "bald", "--rounds", 1, "--result_dir", tmp_path) == 0
+        capsys.readouterr()
+
+    run()
+    (folder,) = tmp_path.glob("runs/*/repetition_0")
+    names = ["metrics.jsonl", "seconds.jsonl", "provenance.json", "acquired.npy", "test_error.npy"]
+    for path in [*(folder / name for name in names), *tmp_path.glob("*.npy")]:
+        path.write_bytes(b'{"x')
+        assert main([str(tmp_path), "--no_gallery"]) == 1
+        assert "The way out: the main.py command of these runs, given again, keeps" in capsys.readouterr().err, (
+            path.name
+        )
+        run()
+        assert main([str(tmp_path), "--no_gallery"]) == 0, path.name
+
+
+@pytest.mark.parametrize("output", ["file", "file/inside"])
+def test_a_report_that_cannot_be_written_is_told(
+    small: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("active_learning.report.write.all_figures", lambda summary, gallery: ([], []))
+    (tmp_path / "file").touch()
+    assert main([str(small), "--no_gallery", "--output", str(tmp_path / output)]) == 1
+    assert capsys.readouterr().err == (
+        f"report: error: the report cannot be written into {tmp_path / output} (Not a directory): name another folder "
+        "with --output, or make room and rights there.\n"
+    )
 
 
 def rechain(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:

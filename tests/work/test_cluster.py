@@ -40,11 +40,10 @@ from tests.work.test_runner import contents
 def start(**options: object) -> LocalCluster:
     """A scheduler and a worker that listens on TCP, in threads of this process."""
     return LocalCluster(
-        n_workers=1,
         processes=False,
         host="127.0.0.1",
         scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-        **{"protocol": "tcp", "threads_per_worker": 1, **options},
+        **{"n_workers": 1, "protocol": "tcp", "threads_per_worker": 1, **options},
     )
 
 
@@ -309,17 +308,34 @@ def test_tls_as_dask_is_configured(tiny_main: Tiny, tmp_path: Path, tls_files: d
         assert tiny_main(*flags) == 0
 
 
-@pytest.mark.parametrize("threads", [{}, {"tcp://h:2": 1}])
-def test_a_cluster_without_workers_is_told_of(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, threads: dict[str, int]
-) -> None:
-    client = MagicMock()
-    client.nthreads.return_value = threads
-    monkeypatch.setattr(cluster, "Client", lambda *_, **__: client)
-    with cluster.existing_cluster("tcp://h:1"):
-        printed = capsys.readouterr().err
-    assert printed.startswith("--scheduler tcp://h:1 has no worker yet, ") == (not threads)
-    assert ("dask worker tcp://h:1 --nthreads 1" in printed) == (not threads)
+def test_a_cluster_without_workers_is_told_of_once_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    client, checks = MagicMock(), []
+    client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, {"tcp://h:2": 1}, {}]
+    look = cluster.telling_of_workers(client, "tcp://h:1", lambda: checks.append(1))
+    told = []
+    for _ in range(5):
+        look()
+        told.append(capsys.readouterr().err)
+    assert [bool(words) for words in told] == [False, True, False, False, True]
+    assert told[1].startswith("--scheduler tcp://h:1 has no worker, and the runs wait for one: ")
+    assert "dask worker tcp://h:1 --nthreads 1" in told[1]
+    assert len(checks) == 5
+
+
+def test_a_worker_that_cannot_import_the_program_is_told_of(tmp_path: Path) -> None:
+    """It ends itself while it is given its first run: the program would wait without a word."""
+    with start(n_workers=0) as there:
+        command = [sys.executable, ROOT / "main.py", "--dataset", "mnist_5k", "--rounds", "0", "--experiments", "1"]
+        command += ["--acq_func", "uniform", "--scheduler", there.scheduler_address, "--result_dir", tmp_path]
+        with subprocess.Popen(
+            [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as program:
+            assert program.stderr is not None
+            try:
+                first = program.stderr.readline()
+            finally:
+                program.send_signal(signal.SIGTERM)
+    assert first.startswith(f"--scheduler {there.scheduler_address} has no worker, and the runs wait for one")
 
 
 def test_what_a_killed_worker_and_a_missing_program_are_called() -> None:
