@@ -109,7 +109,7 @@ class Cache:
         size = array.shape[-1]
         saved = time.monotonic()
         with working_threads() as threads:
-            decoded = threads.map(lambda path: decode(path, size, grey=grey), paths.values())
+            decoded = threads.map(lambda sha256: decode(paths[sha256], size, grey=grey, sha256=sha256), paths)
             for sha256, found in zip(paths, progress(decoded, "decode", len(paths)), strict=True):
                 check()
                 if isinstance(found, str):

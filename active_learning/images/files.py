@@ -154,12 +154,16 @@ def _in_csv(path: Path, check: Callable[[], None]) -> Listing:
         before = first.setdefault(answer.file_name, answer)
         if before.label != answer.label:
             raise DataError(
-                f"{answer.where}: {answer.file_name!r} is {answer.label or 'without a label'!r} here and "
-                f"{before.label or 'without a label'!r} in {before.where}: leave one of the two lines out."
+                f"{answer.where}: {answer.file_name!r} has {_label(answer)} here and {_label(before)} in "
+                f"{before.where}: leave one of the two lines out."
             )
         if before is answer:
             listing.answers.append(answer)
     return listing
+
+
+def _label(answer: Answer) -> str:
+    return f"the label {answer.label!r}" if answer.label else "no label"
 
 
 def _on_disk(root: Path, answer: Answer) -> str:

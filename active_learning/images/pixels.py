@@ -76,7 +76,7 @@ def read_header(path: Path) -> Header:
         return Header(sha256, fault=_why(error))
 
 
-def decode(path: Path, size: int, *, grey: bool) -> npt.NDArray[np.uint8] | str:
+def decode(path: Path, size: int, *, grey: bool, sha256: str = "") -> npt.NDArray[np.uint8] | str:
     """Return the pixels (channels, size, size) of a file, or why there are none.
 
     The whole image is seen, pressed into a square; it is turned as its EXIF says; what is transparent lies over white;
@@ -86,9 +86,13 @@ def decode(path: Path, size: int, *, grey: bool) -> npt.NDArray[np.uint8] | str:
         path: the file.
         size: pixels a side.
         grey: one channel, else three.
+        sha256: of the content that is meant; a file that has another one by now is left out.
     """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+            return PassingFault("it was changed while the images were read: give the command again")
+        with Image.open(io.BytesIO(content)) as image:
             image.draft(None, (size, size))  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
             upright = _eight_bits(ImageOps.exif_transpose(image), "L" if grey else "RGB")
         if upright.size != (size, size):

@@ -34,6 +34,8 @@ def read_flags(argv: Sequence[str]) -> RankConfig:
         hint = f"did you mean --{close[0]}?" if close else f"{PROGRAM} --help lists all."
         raise ConfigError(f"--{name} is no flag of rank: {hint}")
     words = [*given.images, *left]
+    if "print_config" in given and not words:  # a file of settings names no images
+        words = ["."]
     if len(words) != 1 or not words[0]:
         raise ConfigError(
             f"{PROGRAM} takes one folder of images, or one CSV of their names, and "

@@ -195,7 +195,10 @@ def _choosing_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
         ]
     paired = choosing.paired
     if not paired.told_apart:
-        verdict = "Whether choosing pays cannot be told: the difference from a random choice may be chance."
+        verdict = (
+            "Whether choosing pays cannot be told: the difference from a random choice may be chance. More images "
+            "drawn at random (--random_share) tell it sooner."
+        )
     elif paired.gained > paired.lost:
         verdict = (
             f"Choosing pays: at an equal number of labels a network errs by "

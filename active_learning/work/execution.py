@@ -95,7 +95,8 @@ def check_memory(config: ExperimentConfig, runs: Sequence[RunConfig], data: Imag
     available = available_memory()
     if available is None:
         return
-    left = int(USED_OF_MEMORY * available) // side_by_side
+    of_others = (side_by_side - 1) * (data.train_images.nbytes + data.test_images.nbytes)  # here they are in memory
+    left = max(0, int(USED_OF_MEMORY * available) - of_others) // side_by_side
     fewer = f", or fewer --jobs than {side_by_side}" if side_by_side > 1 else ""
     each = f"{'each of ' * (side_by_side > 1)}{side_by_side} run{'s' * (side_by_side > 1)}"
     for demand in (_of_copies, _of_passes, _of_probabilities, _of_graph):

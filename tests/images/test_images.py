@@ -14,7 +14,7 @@ from active_learning.images import cache as cache_module
 from active_learning.images import library as library_module
 from active_learning.images.files import find_images
 from active_learning.images.library import Library, open_library
-from active_learning.images.pixels import decode, guarded, read_header
+from active_learning.images.pixels import Header, decode, guarded, read_header
 from load_data import DataError
 from tests.ranking.folders import draw, save
 
@@ -120,6 +120,31 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     assert not isinstance(pixels, str)
     assert pixels[0, :, 0].min() > 200  # what was at the bottom is at the left
     assert pixels[0, :, -1].max() < 50
+
+
+def test_a_file_that_changes_between_its_two_readings_is_left_out_this_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the new pixels would stand under the old content's digest for ever."""
+    images = tmp_path / "images"
+    first, second = save(draw(0, 1), images / "a.png"), save(draw(1, 2), images / "b.png")
+    new = draw(0, 9)
+
+    def changing(*arguments: Any) -> Header:
+        header = read_header(*arguments)
+        if arguments[0] == first:
+            save(new, first)
+        return header
+
+    with monkeypatch.context() as patched:
+        patched.setattr("active_learning.images.library.read_header", changing)
+        library = opened(images)
+    assert (names(library), second.name) == (["b.png"], "b.png")
+    assert library.skipped == {"a.png": "it was changed while the images were read: give the command again"}
+    library = opened(images)
+    assert (names(library), library.skipped) == (["a.png", "b.png"], {})
+    row = next(picture.row for picture in library.pictures if picture.file_name == "a.png")
+    np.testing.assert_array_equal(library.pixels[row, 0], np.asarray(new.convert("L")))
 
 
 def test_what_cannot_be_read_is_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -437,7 +437,7 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "a CSV that contradicts itself": (
         1,
         listed("images/000.png,", "images/000.png,cat"),
-        "line 3: 'images/000.png' is 'cat' here and 'without a label' in",
+        "line 3: 'images/000.png' has the label 'cat' here and no label in",
     ),
     "copies of two classes": (1, lambda d: [copied_under_two_classes(d)], "the same image, is 'cat' in the folder"),
     "answers that were not given": (

@@ -61,6 +61,12 @@ def test_a_file_means_what_flags_mean_and_flags_win_over_it(tmp_path: Path, caps
     assert (config.query, config.acq_func, config.flat) == (3, "uniform", True)
 
 
+def test_a_file_of_settings_is_printed_without_images_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read_flags(["--query=3", "--print_config"])
+    assert "query: 3" in capsys.readouterr().out
+
+
 def test_what_completes_the_flags_imports_nothing_slow() -> None:
     command = "import sys, active_learning.ranking.flags; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], cwd=ROOT).returncode == 0

@@ -16,9 +16,14 @@ from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
+from active_learning.settings.arms import planned_runs
+from active_learning.settings.config import ConfigError
+from active_learning.settings.flags import read_flags
 from active_learning.work import execution
+from active_learning.work.execution import USED_OF_MEMORY, check_memory
 from benchmarks import tiny
 from cnn_model import BayesianCNN
+from load_data import load_data
 from tests.conftest import Tiny
 from tests.disk.test_store import without_sync
 
@@ -240,6 +245,17 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
     assert tiny_main(*flags, "--dropout_iter", 4) == 0
     monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: None)
     assert tiny_main(*flags, "--dropout_iter", 4, "--rounds", 3) == 0
+
+
+def test_each_run_side_by_side_has_a_data_set_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_flags(["--dataset", "mnist_5k", "--acq_func", "bald", "--dropout_iter", "11", "--weight_decay", "1"])
+    runs, data = planned_runs(config, "float32", "cpu"), load_data("mnist_5k")
+    a_pass = bytes_a_pass(BayesianCNN, data.train_images.shape[1:]) + bytes_an_image(data.class_count, passes=1)
+    free = (data.train_images.nbytes + data.test_images.nbytes + 2 * 10 * a_pass) / USED_OF_MEMORY + 100
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: free)
+    check_memory(config, runs, data, side_by_side=1)
+    with pytest.raises(ConfigError, match=r"each of 2 runs can have .* give at most 10, or fewer --jobs than 2"):
+        check_memory(config, runs, data, side_by_side=2)
 
 
 def test_a_graph_that_cannot_fit_is_refused_before_any_run(
