@@ -8,12 +8,13 @@ from typing import Any, Literal
 from acquisition_functions import ACQUISITION_FUNCTIONS, parse_acquisition
 from active_learning.images.files import check_class
 from active_learning.settings.config import (
+    MOST_THREADS,
     Augmentation,
     ConfigError,
     Device,
     Precision,
     RunConfig,
-    check_bound,
+    check_bounds,
     check_image_size,
     check_known,
 )
@@ -25,12 +26,12 @@ FUNCTIONS = [name for name, function in ACQUISITION_FUNCTIONS.items() if "field"
 """The acquisition functions that can rank: Minimum Bayes Risk's field knows two classes only."""
 
 
-def _computed(default: Any, text: str, at_least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "at_least": at_least, "computed": True})
+def _computed(default: Any, text: str, at_least: float | None = None, at_most: float | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "at_least": at_least, "at_most": at_most, "computed": True})
 
 
-def _how(default: Any, text: str, at_least: float | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "at_least": at_least, "computed": False})
+def _how(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text, "computed": False})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,13 @@ class RankConfig:
     acq_func: str = _computed("power_bald", f"acquisition function: {', '.join(FUNCTIONS)}")
     query: int = _computed(10, "images to ask for", 1)
     random_share: float = _computed(
-        0.2, "share of the images asked for that is drawn at random, for an honest estimate of the error", 0
+        0.2, "share of the images asked for that is drawn at random, for an honest estimate of the error", 0, 1
     )
     val_share: float = _computed(
         0.2,
         "share of the labels held out to estimate the error, each once while they are few; 0 = no estimate",
         0,
+        0.5,
     )
     pool_subset: int = _computed(
         2000, "random images of the pool among which a function picks that picks a batch as a whole; 0 = all", 0
@@ -85,7 +87,7 @@ class RankConfig:
     seed: int = _computed(369, "seed of every random stream", 0)
     precision: Precision = _computed("auto", "auto takes bfloat16 where the device computes it natively, else float32")
     device: Device = _computed("auto", "auto takes cuda, then mps, then cpu")
-    threads: int = _computed(1, "threads of the network; they may change the order of sums", 1)
+    threads: int = _computed(1, "threads of the network; they may change the order of sums", 1, MOST_THREADS)
     result_dir: Path | None = _how(
         None, "folder of ranking, page, journal and cache (default: IMAGES_ranking beside the images)"
     )
@@ -95,10 +97,14 @@ class RankConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            check_bound(entry.name, getattr(self, entry.name), entry.metadata.get("at_least"))
+            check_bounds(entry, getattr(self, entry.name))
         check_known("network", self.network, NETWORKS)
         self._check_function()
-        self._check_shares()
+        if 0 < self.pool_subset < self.query:
+            raise ConfigError(
+                f"--pool_subset {self.pool_subset} is smaller than --query {self.query}: look at least at as many "
+                "images as are asked for, or give 0 for the whole pool."
+            )
         if self.weights != "none" and self.network != "resnet18":
             raise ConfigError(f"--weights {self.weights} are for --network resnet18: add that, or leave them out.")
         if self.fine_tune and self.weights == "none":
@@ -122,17 +128,6 @@ class RankConfig:
             raise ConfigError(
                 f"--acq_func {self.acq_func} needs a random field over two classes, which a ranking does not have: "
                 "take another function, such as bald."
-            )
-
-    def _check_shares(self) -> None:
-        if self.val_share > 0.5:
-            raise ConfigError(f"--val_share {self.val_share} is not allowed: it takes a number from 0 to 0.5.")
-        if self.random_share > 1:
-            raise ConfigError(f"--random_share {self.random_share} is not allowed: it takes a number from 0 to 1.")
-        if 0 < self.pool_subset < self.query:
-            raise ConfigError(
-                f"--pool_subset {self.pool_subset} is smaller than --query {self.query}: look at least at as many "
-                "images as are asked for, or give 0 for the whole pool."
             )
 
     @property

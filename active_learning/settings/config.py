@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,8 +54,15 @@ class ConfigError(ValueError):
     """A setting that cannot be: one sentence that names the value, what is allowed and the way out."""
 
 
-def _flag(default: Any, text: str, at_least: float | None = None, *, computed: bool = True) -> Any:
-    return field(default=default, metadata={"help": text, "at_least": at_least, "computed": computed})
+MOST_THREADS = 1024
+"""No machine gains by more, and torch's own limit is a number of 32 bits."""
+
+
+def _flag(
+    default: Any, text: str, at_least: float | None = None, at_most: float | None = None, *, computed: bool = True
+) -> Any:
+    bounds = {"at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata={"help": text, "computed": computed, **bounds})
 
 
 def _how(default: Any, text: str, at_least: float | None = None) -> Any:
@@ -228,7 +235,9 @@ class ExperimentConfig:
     precision: Precision = _flag("auto", "auto takes bfloat16 where the device computes it natively, else float32")
     device: Device = _flag("auto", "auto takes cuda, then mps, then cpu")
     jobs: int = _how(0, "runs side by side; 0 = as many as the cores hold", 0)
-    threads: int = _flag(1, "threads of one run; part of its identity, since they change floating-point sums", 1)
+    threads: int = _flag(
+        1, "threads of one run; part of its identity, since they change floating-point sums", 1, MOST_THREADS
+    )
     scheduler: str | None = _how(
         None, "spread the runs over the Dask cluster with this address, such as tcp://HOST:8786 (tls:// as Dask is set)"
     )
@@ -240,7 +249,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            check_bound(entry.name, getattr(self, entry.name), entry.metadata["at_least"])
+            check_bounds(entry, getattr(self, entry.name))
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
         self._check_dataset()
@@ -513,9 +522,13 @@ def check_image_size(size: int, network: str) -> None:
         )
 
 
-def check_bound(name: str, value: object, at_least: float | None) -> None:
-    """Refuse a number below its bound; words such as `tune` have none."""
-    if at_least is None or not isinstance(value, int | float):
+def check_bounds(entry: Field[Any], value: object) -> None:
+    """Refuse a number outside the bounds of its setting; words such as `tune` have none."""
+    least, most = entry.metadata.get("at_least"), entry.metadata.get("at_most")
+    if least is None or not isinstance(value, int | float):
         return
-    if not math.isfinite(value) or value < at_least:
-        raise ConfigError(f"--{name} {value} is not allowed: it takes a number of at least {at_least:g}.")
+    if most is not None and not least <= value <= most:
+        raise ConfigError(f"--{entry.name} {value} is not allowed: it takes a number from {least:g} to {most:g}.")
+    if not math.isfinite(value) or value < least:
+        finite = "" if math.isfinite(value) else "finite "
+        raise ConfigError(f"--{entry.name} {value} is not allowed: it takes a {finite}number of at least {least:g}.")

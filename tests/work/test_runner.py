@@ -14,13 +14,14 @@ import pytest
 from active_learning.disk.record import Round, chain
 from active_learning.disk.store import RunFolder
 from active_learning.models.engines import bytes_a_pass, bytes_an_image
+from active_learning.models.hardware import USED_OF_MEMORY
 from active_learning.report.gallery import make_gallery
 from active_learning.report.results import read_results
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import read_flags
 from active_learning.work import execution
-from active_learning.work.execution import USED_OF_MEMORY, check_memory
+from active_learning.work.execution import check_memory
 from benchmarks import tiny
 from cnn_model import BayesianCNN
 from load_data import load_data
