@@ -57,10 +57,10 @@ def _do(flags: argparse.Namespace, others: Sequence[str], truth: Path) -> int:
     elif flags.rounds:
         for function in ("power_bald", "uniform"):
             errors = walk(flags.folder, truth, function, flags.rounds, others)
-            print(f"{function}: errors on the pool after 0 to {flags.rounds} rounds, %: {errors}")
+            print(f"{function}: errors on the rest after 0 to {flags.rounds} rounds, %: {errors}")
     elif flags.check:
         wrong, images = check(flags.check, truth)
-        print(f"{wrong} of {images} images of the pool are taken for another digit: {wrong / images:.2%}")
+        print(f"{wrong} of {images} images of the pool are taken for another digit: {wrong / max(images, 1):.2%}")
     else:
         data = load_data(flags.dataset, flags.data_dir)
         make(flags.folder, truth, data.train_images[:, 0], data.train_labels, flags.count, flags.labelled, flags.seed)
@@ -92,7 +92,7 @@ def make(
 
 
 def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[str]) -> str:
-    """Rank, answer and rank again; return the errors on the pool after each round, in per cent.
+    """Rank, answer and rank again; return the errors on the rest of the images after each round, in per cent.
 
     Args:
         folder: the images.
@@ -102,6 +102,8 @@ def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[
         flags: others, for `main.py rank`.
     """
     results = folder.with_name(f"{folder.name}_ranking_{function}")
+    if results.exists():
+        raise DataError(f"{results} is there already, with rounds of its own: delete it to walk anew.")
     batch, errors = results / "batch.csv", []
     for round_ in range(rounds + 1):
         words = ["rank", str(folder), "--acq_func", function, "--result_dir", str(results), "--val_share=0", "--quiet"]
@@ -111,7 +113,7 @@ def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[
         if code := rank([*words, *flags]):
             raise SystemExit(code)
         wrong, images = check(results / "ranking.csv", truth)
-        errors.append(f"{100 * wrong / images:.1f}")
+        errors.append(f"{100 * wrong / max(images, 1):.1f}")
     return ", ".join(errors)
 
 

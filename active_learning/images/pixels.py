@@ -63,8 +63,8 @@ def read_header(path: Path) -> Header:
     """Return a file's digest and what its header says; it raises nothing."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        return Header(fault=f"it cannot be read: {error.strerror}")
+    except (OSError, MemoryError) as error:
+        return Header(fault=f"it cannot be read: {getattr(error, 'strerror', None) or 'it is larger than the memory'}")
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:

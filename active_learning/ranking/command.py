@@ -99,6 +99,8 @@ class _Session:
         kept = {sha256: Label(name, file, place) for sha256, (file, name) in journal.labels().items()}
         self._check_journal(library, kept)
         self._tell_of_answers(given, kept)
+        asked = {sha256 for _, sha256 in journal.asked()}
+        journal.add_found({sha: (label.file_name, label.name) for sha, label in given.items() if sha in asked})
         known = {**given, **kept}
         if added := sorted(set(self.config.add_classes) - journal.classes()):
             journal.add_classes(added)
@@ -181,7 +183,8 @@ class _Session:
         self, library: Library, inputs: Inputs, pretrained: Weights | None, labels: Mapping[str, Label], number: int
     ) -> Round:
         return Round(
-            self.config, library, inputs, labels, self.journal.before(number), number, timed=self.timed,
+            self.config, library, inputs, labels, self.journal.before(number),
+            self.journal.chosen(number, self.config.acquisition), number, timed=self.timed,
             progress=lambda folds: self.bar(folds, "estimate", len(folds)), watch=Watch(self.check, self.note),
             pretrained=pretrained,
         )  # fmt: skip
@@ -322,5 +325,5 @@ def _peak_memory() -> str:
         import resource
     except ImportError:  # Windows has no such module
         return ""
-    kilobyte = 1 if sys.platform == "darwin" else 1000  # macOS counts bytes
-    return f" Peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 1e6:,.0f} MB."
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes
+    return f" Peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB."

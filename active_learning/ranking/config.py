@@ -22,6 +22,9 @@ from active_learning.settings.networks import NETWORKS
 
 Export = Literal["none", "label_studio"]
 
+LEAST_VAL_SHARE = 0.01
+"""A hundred fits, each on all labels but these, are enough for an estimate."""
+
 FUNCTIONS = [name for name, function in ACQUISITION_FUNCTIONS.items() if "field" not in function.needs]
 """The acquisition functions that can rank: Minimum Bayes Risk's field knows two classes only."""
 
@@ -100,6 +103,11 @@ class RankConfig:
             check_bounds(entry, getattr(self, entry.name))
         check_known("network", self.network, NETWORKS)
         self._check_function()
+        if 0 < self.val_share < LEAST_VAL_SHARE:
+            raise ConfigError(
+                f"--val_share {self.val_share} is not allowed: it takes 0 for no estimate, or a number from "
+                f"{LEAST_VAL_SHARE} to 0.5."
+            )
         if 0 < self.pool_subset < self.query:
             raise ConfigError(
                 f"--pool_subset {self.pool_subset} is smaller than --query {self.query}: look at least at as many "

@@ -18,6 +18,9 @@ SIDE, COMPONENTS, NEIGHBOURS = 16, 50, 20
 MOST_LOOKED_AT = 20_000
 """Images of the pool, drawn at random, that the cover is made of where there are more."""
 
+MOST_LABELLED = 500
+"""Labelled images, drawn at random, whose clusters need no other: there are as many clusters as these and the batch."""
+
 
 class Typical(NamedTuple):
     """An image that stands for a cluster: its row, its typicality, and how many images the cluster has."""
@@ -50,6 +53,7 @@ def cover(
     from threadpoolctl import threadpool_limits
 
     looked_at = pool[np.sort(rng.choice(len(pool), min(MOST_LOOKED_AT, len(pool)), replace=False))]
+    labelled = rng.permutation(labelled)[:MOST_LABELLED]
     rows = np.concatenate([looked_at, labelled])
     with (
         threadpool_limits(1),

@@ -4,8 +4,8 @@ Images that were asked for at random stand for the pool, so each of their labels
 trained on all others. The other images were chosen because they are hard, or given by the user: an error measured on
 them is another one, and is measured only while there are few of the first kind. Of many labels one share is held out.
 
-Images asked for at random show what a random choice would have given, too: a network that learns the first labels and
-as many at random as the function chose is set against one that learns the first labels and those chosen.
+Images asked for at random show what a random choice would have given, too: a network that learned some of them is set
+against one that learned as many that the function chose in their place.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,10 +25,7 @@ LEAST_RANDOM = 5
 """Fewer labels of images asked for at random give none for the pool."""
 
 LEAST_HELD_OUT = 30
-"""Fewer held-out labels say nothing on whether more of them pay."""
-
-LEAST_COMPARED = 10
-"""Fewer labels of images that were asked for at random, or were chosen, say nothing on whether choosing pays."""
+"""Fewer held-out labels say nothing on whether more of them pay, or whether choosing them does."""
 
 MOST_CROSS_VALIDATED = 1000
 """Of more labels than these one share is held out, in place of each once."""
@@ -101,8 +98,26 @@ class Paired:
 
     @property
     def told_apart(self) -> bool:
-        """Whether chance alone does not explain the difference, at a level of 5 %."""
+        """Whether the sign test rejects, at a level of 5 %, that these two networks err equally often."""
         return self.p_value < 1 - LEVEL
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """By how much the second network errs less, and the 95 % interval that belongs to the sign test; fractions.
+
+        The interval is of the share of gained ones among those that the networks disagree on (Clopper and Pearson's).
+
+        >>> tuple(round(float(value), 3) for value in Paired(Share(9, 60), Share(6, 60), gained=6, lost=3).difference)
+        (0.05, -0.06, 0.128)
+        """
+        from scipy.stats import binomtest
+
+        both, count = self.gained + self.lost, self.second.images
+        if not both:
+            return 0.0, 0.0, 0.0
+        low, high = binomtest(self.gained, both, 0.5).proportion_ci(LEVEL, method="exact")
+        gain, least, most = ((2 * float(share) - 1) * both / count for share in (self.gained / both, low, high))
+        return gain, least, most
 
 
 @dataclass(frozen=True)
@@ -131,10 +146,13 @@ class Halves:
 
 @dataclass(frozen=True)
 class Choosing:
-    """Networks that learned from equally many labels: drawn at random (the first), and chosen.
+    """Networks that learned from equally many labels: drawn at random (the first), and chosen by the function.
+
+    The function chose with networks that had learned from earlier random images, some of which are tested here, so it
+    had no reason to choose their like: that is to the disadvantage of choosing.
 
     Attributes:
-        others: labels that both learned from: given by the user, or of a cover.
+        others: labels that both learned from: given by the user, of a cover, or chosen by another function.
         labels: further labels of each.
         paired: their errors on images that were asked for at random.
     """
@@ -155,7 +173,7 @@ class Estimate:
         every: errors on all labelled images; None too where those asked for at random are enough.
         halves: what all labels have brought over half of them; None where too few were held out.
         at_random: how many labels are of images that were asked for at random.
-        chosen: how many are of images that an acquisition function chose.
+        chosen: how many are of images that the present acquisition function chose.
         choosing: what choosing has brought; None where these are too few.
     """
 
@@ -174,7 +192,7 @@ def estimate(
     rows: Index,
     labels: Index,
     at_random: npt.NDArray[np.bool_],
-    chosen: npt.NDArray[np.bool_],
+    chosen: Index,
     *,
     val_share: float,
     seed: int,
@@ -189,14 +207,14 @@ def estimate(
         rows: of the labelled ones, in the order in which they were labelled.
         labels: their classes.
         at_random: which of them were asked for at random.
-        chosen: which of them an acquisition function chose.
+        chosen: the positions of those that the acquisition function chose, in the order in which it did.
         val_share: share of the labels that may be held out in a fold; 0 = no estimate.
         seed: draws the folds.
         round_: names the streams.
         progress: shows how many folds are through.
     """
     count = len(rows)
-    found = Estimate(count, at_random=int(at_random.sum()), chosen=int(chosen.sum()))
+    found = Estimate(count, at_random=int(at_random.sum()), chosen=len(chosen))
     if count < LEAST_LABELS or not val_share:
         return found
 
@@ -210,7 +228,7 @@ def estimate(
     if found.halves is None:
         every, halves = labelled.held_out(np.ones(count, bool), half_n, rng)
         found = replace(found, every=every, halves=halves)
-    if min(found.at_random, found.chosen) >= LEAST_COMPARED:
+    if min(found.at_random, found.chosen) >= LEAST_HELD_OUT:
         found = replace(found, choosing=labelled.choosing(at_random, chosen, rng))
     return found
 
@@ -241,28 +259,24 @@ class _Labelled(NamedTuple):
         paired = _paired(half_wrong_n[out_n], wrong_n[out_n])
         return paired.second, Halves(len(self.rows), paired) if compared else None
 
-    def choosing(
-        self, at_random: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_], rng: np.random.Generator
-    ) -> Choosing:
-        """Compare labels of images chosen with equally many of images drawn at random.
+    def choosing(self, at_random: npt.NDArray[np.bool_], chosen: Index, rng: np.random.Generator) -> Choosing:
+        """Compare the first labels of images chosen with equally many of images drawn at random.
 
-        The first that the function chose are taken, as in a ranking that had ended there. The network of the random
-        ones learns from those that are not held out; the other one has learned from none of them.
+        The network of the random ones learns from those that are not held out, the other one from none of them.
         """
         fold_n, held = self._folds(at_random, rng)
         out_n = np.isin(fold_n, held)
-        both_n = ~at_random & ~chosen
+        both_n = ~at_random
+        both_n[chosen] = False
         largest = max(int((fold_n == fold).sum()) for fold in held)
-        count = min(int(at_random.sum()) - largest, int(chosen.sum()))
-        first_n = chosen & (np.cumsum(chosen) <= count)
+        first = chosen[: int(at_random.sum()) - largest]
         chosen_wrong_n, random_wrong_n = np.zeros(len(self.rows), bool), np.zeros(len(self.rows), bool)
-        chosen_wrong_n[out_n] = self._wrong(both_n | first_n, out_n)
+        chosen_wrong_n[out_n] = self._wrong(_with(both_n, first), out_n)
         for fold in self.progress(held):
             test_n = fold_n == fold
-            drawn_n = np.zeros(len(self.rows), bool)
-            drawn_n[rng.permutation(np.flatnonzero(at_random & ~test_n))[:count]] = True
-            random_wrong_n[test_n] = self._wrong(both_n | drawn_n, test_n)
-        return Choosing(int(both_n.sum()), count, _paired(random_wrong_n[out_n], chosen_wrong_n[out_n]))
+            drawn = rng.permutation(np.flatnonzero(at_random & ~test_n))[: len(first)]
+            random_wrong_n[test_n] = self._wrong(_with(both_n, drawn), test_n)
+        return Choosing(int(both_n.sum()), len(first), _paired(random_wrong_n[out_n], chosen_wrong_n[out_n]))
 
     def _folds(self, may_n: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Index, range]:
         """Return the fold of each label (-1 = never held out), and the folds to hold out."""
@@ -290,6 +304,12 @@ def folds(labels_n: Index, count: int, rng: np.random.Generator) -> Index:
     fold_n = np.empty(len(labels_n), np.int64)
     fold_n[by_class] = np.arange(len(labels_n)) % min(count, len(labels_n))
     return fold_n
+
+
+def _with(which_n: npt.NDArray[np.bool_], others: Index) -> npt.NDArray[np.bool_]:
+    found_n = which_n.copy()
+    found_n[others] = True
+    return found_n
 
 
 def _paired(first_n: npt.NDArray[np.bool_], second_n: npt.NDArray[np.bool_]) -> Paired:

@@ -107,6 +107,28 @@ class Journal:
         """Return the file names that were asked for, each with its content's sha256, in that order."""
         return [(row["file_name"], row["sha256"]) for event in self._rounds() for row in event["images"]]
 
+    def chosen(self, round_: int, acquisition: str) -> list[str]:
+        """Return the content's sha256 of each image that a function chose before a round, in the order of choice."""
+        rounds = [event for event in self._rounds() if event["round"] < round_ and event["acquisition"] == acquisition]
+        rows = [row for event in rounds for row in event["images"] if row["chosen_by"] == "function"]
+        return list(dict.fromkeys(row["sha256"] for row in rows))
+
+    def add_found(self, labels: Mapping[str, tuple[str, str]]) -> None:
+        """Keep labels that folders, or the CSV of the images, have got since; what they say now counts, not this.
+
+        Args:
+            labels: as in `add_labels`; what was found before is not kept again.
+        """
+        before = {row["sha256"]: row["label"] for event in self.events if event["event"] == "found"
+                  for row in event["labels"]}  # fmt: skip
+        rows = [
+            {"file_name": name, "sha256": sha256, "label": label}
+            for sha256, (name, label) in labels.items()
+            if before.get(sha256) != label
+        ]
+        if rows:
+            self._append({"event": "found", "labels": rows})
+
     def classes(self) -> set[str]:
         """Return the classes that the user named."""
         return {name for event in self.events if event["event"] == "classes" for name in event["classes"]}

@@ -10,20 +10,18 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from acquisition_functions import highest_scores
+from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
 from active_learning.images.files import Listing
 from active_learning.images.library import Label, Library
 from active_learning.images.pixels import guarded, thumbnail
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.estimate import (
-    LEAST_COMPARED,
     LEAST_HELD_OUT,
     LEAST_LABELS,
     LEAST_RANDOM,
     MOST_CROSS_VALIDATED,
     Estimate,
     Halves,
-    Paired,
     Share,
 )
 from active_learning.ranking.journal import Choice
@@ -33,6 +31,8 @@ from active_learning.report.gallery import data_uri
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = 256
 """Pixels of a picture's longer side; smaller images are shown as they are, enlarged."""
+
+NO_NETWORK = "Not known: there are no labels of two classes yet, so no network was trained."
 
 MOST_SHOWN = 100
 """Pictures of the page, and names of the files that were left out."""
@@ -74,8 +74,8 @@ def render(
         classes=[(name, counts[name], predicted[name]) for name in classes],
         cold=ranking.cold,
         labelled=len(labels),
-        error=error_sentences(ranking.estimate, config),
-        pays=pays_sentences(ranking.estimate, config),
+        error=[NO_NETWORK] if ranking.cold else error_sentences(ranking.estimate, config),
+        pays=[NO_NETWORK] if ranking.cold else pays_sentences(ranking.estimate, config),
         network=f"{_network(config)}, {library.size} x {library.size} pixels, {_channels(library)}",
         again=command(config),
         skipped=list(library.skipped.items())[:MOST_SHOWN],
@@ -103,7 +103,9 @@ def how_chosen(ranking: Ranking, random_share: float) -> list[str]:
             "higher it is, the more a label is expected to teach."
         )
         if function.select is not highest_scores:
-            found.append("The batch was drawn in favour of high scores, so that it is not one kind of image ten times.")
+            found.append(
+                "The batch was drawn in favour of high scores, so that it is not one kind of image again and again."
+            )
     else:
         found.append(
             f"{function.label} picks a batch as a whole, among {ranking.looked_at:,} images of the pool drawn at "
@@ -138,9 +140,10 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
             "images that have labels were chosen otherwise."
         )
     if estimate.every is not None:
+        drawn = f"{estimate.at_random} of them were drawn at random, the others" if estimate.at_random else "They"
         found.append(
-            f"On all labels: {_share(estimate.every)}. These images were given by you or chosen, and not drawn from "
-            "the pool, so the pool's error is another one: a lower one, if they were chosen because they are hard."
+            f"On all labels: {_share(estimate.every)}. {drawn} were given by you or chosen, and not drawn from the "
+            "pool, so the pool's error is another one: a lower one, if they were chosen because they are hard."
         )
     found.append(
         f"How: the labels were held out, a share of {config.val_share:g} at a time, each of them once (of more than "
@@ -152,19 +155,22 @@ def error_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
 
 def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
     """Return whether more labels pay, and whether choosing them does, in sentences, with the evidence."""
+    if not config.val_share:
+        return ["No estimate was asked for (--val_share 0)."]
     halves = estimate.halves
     if halves is None:
         return [
-            f"Too few labels for a statement on whether more of them pay: it takes {LEAST_HELD_OUT} that are held out "
-            f"(--val_share {config.val_share:g}); there are {estimate.labels} labels.",
+            f"Too few labels for a statement on whether more of them pay: it takes {LEAST_HELD_OUT} that are held out, "
+            f"and there are {estimate.labels} labels.",
             *_choosing_sentences(estimate, config),
         ]
-    on = "asked for at random," if halves.random else "labelled so far, which are no random ones,"
     paired = halves.paired
+    on = "that were drawn at random" if halves.random else "with a label, which are no random ones"
     evidence = (
-        f"The evidence: on the {paired.second.images} images {on} a network errs on {_percent(paired.first)} with half "
-        f"of each class's labels, drawn at random, and on {_percent(paired.second)} with all {halves.labels}: "
-        f"{_sign_test(paired)}."
+        f"The evidence: on {paired.second.images} images {on}, held out a share at a time, a network errs on "
+        f"{_percent(paired.first)} with half of each class's other labels, and on {_percent(paired.second)} with all "
+        f"of them: {paired.gained} images are right only with all, {paired.lost} only with half (sign test, "
+        f"p = {paired.p_value:.2g})."
     )
     return [_verdict(halves), evidence, *_choosing_sentences(estimate, config)]
 
@@ -172,8 +178,8 @@ def pays_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
 def _verdict(halves: Halves) -> str:
     if halves.expected is None:
         return (
-            "Whether more labels pay cannot be told: all of them show no gain over half of them on these held-out "
-            "images. Either labels have stopped paying, or there are too few to see it."
+            "Whether more labels pay cannot be told: all of them show no gain over half of them that chance alone "
+            "could not give. Either labels have stopped paying, or there are too few to see it."
         )
     return (
         f"More labels still pay. If the error goes on falling by the same factor each time the labels double (a power "
@@ -184,44 +190,48 @@ def _verdict(halves: Halves) -> str:
 
 def _choosing_sentences(estimate: Estimate, config: RankConfig) -> list[str]:
     """Return what a random choice would have given."""
+    function = ACQUISITION_FUNCTIONS[config.acquisition]
     choosing = estimate.choosing
     if choosing is None:
+        if not function.needs:
+            return ["Images are chosen at random: there is no other choice to set against that."]
         unknown = "What a random choice would have given is not known"
-        if not config.val_share:
-            return [f"{unknown}: no estimate was asked for (--val_share 0)."]
+        if not config.random_share:
+            return [f"{unknown}: no images are drawn at random (--random_share 0)."]
         return [
-            f"{unknown} yet: it takes labels of {LEAST_COMPARED} images that were drawn at random, and of as many that "
-            f"the function chose. There are {estimate.at_random} and {estimate.chosen}."
+            f"{unknown} yet: it takes labels of {LEAST_HELD_OUT} images that were drawn at random, and of as many that "
+            f"{function.label} chose. There are {estimate.at_random} and {estimate.chosen}; a larger --random_share "
+            "comes to the first sooner."
         ]
     paired = choosing.paired
-    if not paired.told_apart:
+    gain, low, high = (100 * value for value in paired.difference)
+    chosen, drawn = f"{choosing.labels} images that {function.label} chose", f"{choosing.labels} drawn at random"
+    if paired.told_apart and gain > 0:
         verdict = (
-            "Whether choosing pays cannot be told: the difference from a random choice may be chance. More images "
-            "drawn at random (--random_share) tell it sooner."
+            f"Choosing pays: the first {chosen} save {gain:.1f} percentage points of error [{low:.1f}, {high:.1f}] "
+            f"against {drawn}."
         )
-    elif paired.gained > paired.lost:
+    elif paired.told_apart:
         verdict = (
-            f"Choosing pays: at an equal number of labels a network errs by "
-            f"{100 * (paired.first.value - paired.second.value):.1f} points less than after a random choice."
+            f"Choosing costs: the first {chosen} cost {-gain:.1f} percentage points of error [{-high:.1f}, {-low:.1f}] "
+            f"against {drawn}. --acq_func uniform chooses at random; another function is judged by what it chooses "
+            "from then on."
         )
     else:
         verdict = (
-            f"Choosing costs: at an equal number of labels a network errs by "
-            f"{100 * (paired.second.value - paired.first.value):.1f} points more than after a random choice. Try "
-            "another function, or --acq_func uniform, which chooses at random."
+            f"Whether choosing pays cannot be told: the first {chosen} save {gain:.1f} percentage points of error "
+            f"[{low:.1f}, {high:.1f}] against {drawn}, which may be chance. More images drawn at random "
+            "(--random_share) tell it sooner."
         )
-    others = f"the labels of {choosing.others} other images and of " if choosing.others else "labels of "
+    others = f"labels of {choosing.others} other images and " if choosing.others else ""
     evidence = (
-        f"The evidence: with {others}{choosing.labels} that were drawn at random, a network errs on "
-        f"{_interval(paired.first)} of {paired.first.images} images drawn at random, which were held out a share at a "
-        f"time; with the first {choosing.labels} that the function chose in their place, on "
-        f"{_interval(paired.second)}: {_sign_test(paired)}."
+        f"The evidence: {paired.first.images} images that were drawn at random, held out a share at a time. With "
+        f"{others}those of {drawn} a network errs on {_interval(paired.first)}, with those of the chosen ones in their "
+        f"place on {_interval(paired.second)}: {paired.gained} images are right only with the chosen ones, "
+        f"{paired.lost} only with the random ones (sign test, p = {paired.p_value:.2g}). {function.label} chose with "
+        "networks that had learned some of these images, which is to the disadvantage of choosing."
     )
     return [verdict, evidence]
-
-
-def _sign_test(paired: Paired) -> str:
-    return f"{paired.gained} images gained, {paired.lost} lost (sign test, p = {paired.p_value:.2g})"
 
 
 def _interval(share: Share) -> str:

@@ -84,6 +84,7 @@ class Round:
         inputs: what the network takes of each row of the library: its pixels, or features (rows, F, 1, 1) in float32.
         labels: by the content's sha256, in the order in which they came.
         before: by whom each content was chosen in earlier rounds.
+        chosen: those that this acquisition function chose in them, in the order of choice.
         round_: its number.
         timed: times a phase.
         progress: shows how many folds of the estimate are through.
@@ -98,6 +99,7 @@ class Round:
         inputs: Inputs,
         labels: Mapping[str, Label],
         before: Mapping[str, ChosenBy],
+        chosen: Sequence[str],
         round_: int,
         *,
         timed: Timed,
@@ -115,8 +117,9 @@ class Round:
         self.classes = tuple(sorted({name for _, name in known}))
         self._labelled = np.array([picture.row for picture, _ in known], np.int64)
         self._labels = np.array([self.classes.index(name) for _, name in known], np.int64)
-        by = np.array([before.get(picture.sha256, "user") for picture, _ in known], str)
-        self._at_random, self._chosen = by == "random", by == "function"
+        self._at_random = np.array([before.get(picture.sha256) == "random" for picture, _ in known], bool)
+        position = {picture.sha256: number for number, (picture, _) in enumerate(known)}
+        self._chosen = np.array([position[sha256] for sha256 in chosen if sha256 in position], np.int64)
         self._pictures = {picture.row: picture for picture in library.pictures}
         self._pool = np.array([p.row for p in library.pictures if p.sha256 not in labels], np.int64)
 

@@ -12,12 +12,16 @@ import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
+from active_learning.images.files import find_images
+from active_learning.images.library import Library, open_library
+from active_learning.ranking.estimate import Choosing, _Labelled
 from main import main
 from tests.conftest import ROOT
 from tests.ranking.folders import CLASSES, FAST, draw, fill_in, make_folder, names, rank, save
@@ -29,10 +33,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in WRITTEN}
 
 
+def library(images: Path) -> Library:
+    """What a ranking of these images has decoded."""
+    listing = find_images(images, flat=False, check=lambda: None)
+    cache = images.with_name(f"{images.name}_ranking") / "cache"
+    return open_library(listing, cache, 0, (8, 64), lambda items, *_: iter(items), lambda: None)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a journal."""
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+
+
 def answered(folder: Path) -> dict[str, str]:
     """The labels that a journal holds, by file name."""
-    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    rows = [row for event in events if event.get("event") == "labelled" for row in event["labels"]]
+    rows = [row for event in events(folder) if event.get("event") == "labelled" for row in event["labels"]]
     return {row["file_name"]: row["label"] for row in rows}
 
 
@@ -108,9 +123,52 @@ def test_the_share_drawn_at_random_is_kept_over_rounds(tmp_path: Path) -> None:
     for _ in range(3):
         fill_in(results / "batch.csv", truth)
         assert rank(tmp_path / "images", *flags, "--labels", results / "batch.csv") == 0
-    events = [json.loads(line) for line in (results / "journal.jsonl").read_text().splitlines()]
-    by = [row["chosen_by"] for event in events if event.get("event") == "asked" for row in event["images"]]
+    by = [row["chosen_by"] for event in events(results) if event.get("event") == "asked" for row in event["images"]]
     assert (len(by), by.count("random")) == (12, 6)
+
+
+@pytest.mark.parametrize("by_folders", [False, True])
+def test_the_page_tells_what_labels_and_choosing_bring(
+    tmp_path: Path, by_folders: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, results = tmp_path / "images", tmp_path / "images_ranking"
+    truth = make_folder(images, pool=75)
+    flags = ["--query=60", "--random_share=0.5", "--val_share=0.5"]
+    assert rank(images, *flags) == 0
+    page = (results / "index.html").read_text()
+    assert "Too few labels for a statement: there are 9, and it takes 10." in page
+    (asked,) = [event for event in events(results) if event.get("event") == "asked"]
+    chosen = [row["file_name"] for row in asked["images"] if row["chosen_by"] == "function"]
+    if by_folders:  # which makes the labels come class by class
+        for name in names(results / "batch.csv"):
+            (images / name).rename(images / truth[name] / name)
+    else:
+        flags += ["--labels", str(fill_in(results / "batch.csv", truth))]
+    seen = list[list[str]]()
+
+    def compared(labelled: Any, at_random: Any, chosen: Any, rng: Any) -> Choosing:
+        rows = {picture.row: picture.file_name for picture in library(images).pictures}
+        seen.append([Path(rows[row]).name for row in labelled.rows[chosen].tolist()])
+        assert int(at_random.sum()) == 30
+        return once_compared(labelled, at_random, chosen, rng)
+
+    once_compared = _Labelled.choosing
+    monkeypatch.setattr(_Labelled, "choosing", compared)
+    assert rank(images, *flags) == 0
+    assert seen == [chosen]
+    page = (results / "index.html").read_text()
+    for told in (
+        "On the images that were asked for at random: ",
+        " of 30 wrong, ",
+        "The evidence: on 30 images that were drawn at random, held out a share at a time, a network errs on",
+        "the first 15 images that PowerBALD chose ",
+        "With labels of 9 other images and those of 15 drawn at random a network errs on",
+    ):
+        assert told in page
+    found = [event["labels"] for event in events(results) if event.get("event") == "found"]
+    assert [len(labels) for labels in found] == [60] * by_folders
+    assert rank(images, *flags) == 0
+    assert len([event for event in events(results) if event.get("event") == "found"]) == by_folders
 
 
 def test_a_cold_start_covers_the_pool_and_goes_on(tmp_path: Path) -> None:

@@ -30,13 +30,14 @@ class Remembers:
 
 
 LABELS = np.arange(60) % 3
+NONE = np.zeros(0, np.int64)
 PIXELS = np.arange(60, dtype=np.uint8)[:, None, None, None]
 
 
 def measured(classifier: Remembers, count: int, at_random: int, val_share: float = 0.2) -> Estimate:
     rows = np.arange(count)
     return estimate(
-        classifier, PIXELS, rows, LABELS[:count], rows < at_random, rows < 0, val_share=val_share, seed=0, round_=1
+        classifier, PIXELS, rows, LABELS[:count], rows < at_random, NONE, val_share=val_share, seed=0, round_=1
     )
 
 
@@ -72,7 +73,7 @@ def test_half_of_the_labels_has_half_of_each_class_in_whatever_order_they_came()
     labels = np.repeat([0, 1, 2], 20)
     classifier = Remembers(labels, needed=0)
     rows = np.arange(60)
-    estimate(classifier, PIXELS, rows, labels, rows < 0, rows < 0, val_share=0.2, seed=0, round_=1)
+    estimate(classifier, PIXELS, rows, labels, rows < 0, NONE, val_share=0.2, seed=0, round_=1)
     halves = [labels[sorted(fitted)] for fitted in classifier.fits if len(fitted) < 40]
     assert len(halves) == 5
     for half in halves:
@@ -109,13 +110,13 @@ def test_of_many_labels_one_share_is_held_out() -> None:
     pixels = np.zeros((1500, 1, 1, 1), np.int64)
     pixels[:, 0, 0, 0] = np.arange(1500)
     rows = np.arange(1500)
-    found = estimate(classifier, pixels, rows, labels, rows >= 0, rows < 0, val_share=0.2, seed=0, round_=1)
+    found = estimate(classifier, pixels, rows, labels, rows >= 0, NONE, val_share=0.2, seed=0, round_=1)
     assert (found.random, found.every) == (Share(0, 300), None)
     assert len(classifier.fits) == 2  # of all and of half
 
 
 class LearnsFrom(Remembers):
-    """Knows an image's class if it was trained on ten or more of some rows."""
+    """Knows an image's class if it was trained on twenty or more of some rows."""
 
     def __init__(self, labels: Any, rows: Any) -> None:
         super().__init__(labels, needed=0)
@@ -123,57 +124,74 @@ class LearnsFrom(Remembers):
 
     def fit(self, train_index: Any, labels: Any, *, round_: int) -> Self:
         super().fit(train_index, labels, round_=round_)
-        self.needed = 0 if len(self.fits[-1] & self.teaching) >= 10 else 1000
+        self.needed = 0 if len(self.fits[-1] & self.teaching) >= 20 else 1000
         return self
 
 
-def choosing(teaching: Any, at_random: Any, chosen: Any) -> tuple[LearnsFrom, Estimate]:
-    classifier, rows = LearnsFrom(LABELS, teaching), np.arange(60)
+MANY_LABELS = np.arange(100) % 3
+AT_RANDOM = np.arange(10, 100, 3)  # thirty, the others are chosen, the last one first
+CHOSEN = np.setdiff1d(np.arange(10, 100), AT_RANDOM)[::-1]
+
+
+def choosing(teaching: Any, at_random: Any = AT_RANDOM, chosen: Any = CHOSEN) -> tuple[LearnsFrom, Estimate]:
+    classifier, rows = LearnsFrom(MANY_LABELS, teaching), np.arange(100)
+    pixels = rows.astype(np.uint8)[:, None, None, None]
     return classifier, estimate(
-        classifier, PIXELS, rows, LABELS, np.isin(rows, at_random), np.isin(rows, chosen), val_share=0.2, seed=0,
-        round_=1,
-    )  # fmt: skip
+        classifier, pixels, rows, MANY_LABELS, np.isin(rows, at_random), chosen, val_share=0.2, seed=0, round_=1
+    )
+
+
+def said(found: Estimate, **settings: Any) -> list[str]:
+    return pays_sentences(found, RankConfig(images="x", **settings))  # type: ignore[arg-type]
 
 
 def test_choosing_is_set_against_as_many_labels_at_random() -> None:
-    at_random, chosen = np.arange(10, 60, 4), np.setdiff1d(np.arange(10, 60), np.arange(10, 60, 4))
-    classifier, found = choosing(chosen, at_random, chosen)
-    assert (found.at_random, found.chosen) == (13, 37)
-    wrong = int((LABELS[at_random] != 0).sum())  # without the ten that teach, an image is taken for class 0
-    assert found.choosing == Choosing(10, 10, Paired(Share(wrong, 13), Share(0, 13), gained=wrong, lost=0))
+    classifier, found = choosing(CHOSEN)
+    assert (found.at_random, found.chosen) == (30, 60)
+    wrong = int((MANY_LABELS[AT_RANDOM] != 0).sum())  # without those that teach, an image is taken for class 0
+    assert found.choosing == Choosing(10, 24, Paired(Share(wrong, 30), Share(0, 30), gained=wrong, lost=0))
     by_function, *by_lot = classifier.fits[-6:]
-    assert by_function == {*range(10), *chosen[:10].tolist()}  # the first ones that were chosen
-    assert all(len(rows) == 20 and rows <= {*range(10), *at_random.tolist()} for rows in by_lot)
-    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
-    assert said[-2].startswith("Choosing pays: at an equal number of labels a network errs by 69.2 points less")
-    assert "with the labels of 10 other images and of 10 that were drawn at random, a network errs on 69.2%" in said[-1]
+    assert by_function == {*range(10), *CHOSEN[:24].tolist()}  # the first in the order of choice
+    assert all(len(rows) == 34 and rows <= {*range(10), *AT_RANDOM.tolist()} for rows in by_lot)
+    verdict, evidence = said(found)[-2:]
+    assert verdict == (
+        "Choosing pays: the first 24 images that PowerBALD chose save 100.0 percentage points of error [76.9, 100.0] "
+        "against 24 drawn at random."
+    )
+    assert "With labels of 10 other images and those of 24 drawn at random a network errs on 100.0% [" in evidence
 
 
 def test_choosing_that_costs_is_told() -> None:
-    at_random, chosen = np.arange(10, 60, 4), np.setdiff1d(np.arange(10, 60), np.arange(10, 60, 4))
-    _, found = choosing(at_random, at_random, chosen)
+    _, found = choosing(AT_RANDOM)
     assert found.choosing is not None
-    assert (found.choosing.paired.gained, found.choosing.paired.lost) == (0, 9)
-    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
-    assert said[-2].startswith("Choosing costs")
-    assert "or --acq_func uniform" in said[-2]
+    assert (found.choosing.paired.gained, found.choosing.paired.lost) == (0, 30)
+    assert said(found)[-2].startswith("Choosing costs: the first 24 images that PowerBALD chose cost 100.0 percentage")
 
 
 def test_choosing_that_chance_explains_is_not_judged() -> None:
-    at_random, chosen = np.arange(40), np.arange(40, 60)
-    _, found = choosing(np.arange(60), at_random, chosen)
-    assert found.choosing == Choosing(0, 20, Paired(Share(0, 40), Share(0, 40), gained=0, lost=0))
-    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
-    assert said[-2].startswith("Whether choosing pays cannot be told")
-    assert "with labels of 20 that were drawn at random" in said[-1]
+    _, found = choosing(np.arange(100), chosen=CHOSEN[:30])
+    assert found.choosing == Choosing(40, 24, Paired(Share(0, 30), Share(0, 30), gained=0, lost=0))
+    assert said(found)[-2].startswith(
+        "Whether choosing pays cannot be told: the first 24 images that PowerBALD chose save 0.0"
+    )
 
 
-@pytest.mark.parametrize(("at_random", "chosen"), [(9, 51), (51, 9), (0, 0)])
+def test_the_interval_belongs_to_the_sign_test() -> None:
+    for gained in range(12):
+        for lost in range(12):
+            paired = Paired(Share(gained, 100), Share(lost, 100), gained, lost)
+            gain, low, high = paired.difference
+            assert low <= gain <= high
+            assert paired.told_apart == (low > 0 or high < 0), (gained, lost)
+
+
+@pytest.mark.parametrize(("at_random", "chosen"), [(29, 60), (30, 29), (0, 0)])
 def test_of_few_labels_at_random_or_chosen_nothing_is_said_of_choosing(at_random: int, chosen: int) -> None:
-    _, found = choosing(np.arange(60), np.arange(at_random), np.arange(60 - chosen, 60))
+    _, found = choosing(np.arange(100), AT_RANDOM[:at_random], CHOSEN[:chosen])
     assert found.choosing is None
-    said = pays_sentences(found, RankConfig(images="x"))  # type: ignore[arg-type]
-    assert said[-1].endswith(f"There are {at_random} and {chosen}.")
+    assert f"There are {at_random} and {chosen}; " in said(found)[-1]
+    assert said(found, random_share=0)[-1].endswith("no images are drawn at random (--random_share 0).")
+    assert said(found, acq_func="uniform")[-1].startswith("Images are chosen at random: ")
 
 
 def test_classes_are_spread_over_the_folds() -> None:
