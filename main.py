@@ -4,7 +4,6 @@
 A verb may come first: `run` (as without one), `status` or `report` of a result folder, `rank` of your own images.
 """
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -42,6 +41,7 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
 def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     from active_learning.disk.files import StoreError
     from active_learning.ranking.flags import make_parser as rank_parser
+    from active_learning.report.flags import make_parser as report_parser
     from active_learning.settings.config import ConfigError
     from active_learning.settings.flags import read_flags
     from load_data import DataError
@@ -51,7 +51,7 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
             from active_learning.ranking.command import main as rank
 
             return rank(argv, check)
-        return _run(read_flags(argv, {"rank": rank_parser}), check)
+        return _run(read_flags(argv, {"report": report_parser, "rank": rank_parser}), check)
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
     except (OSError, MemoryError) as error:
@@ -60,20 +60,13 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:
     from active_learning.work.runner import run_experiment
-    from active_learning.work.show import show_results
+    from active_learning.work.show import show_outcome
     from active_learning.work.status import status
 
     if config.status:
         status(config, print, check)
         return 0
-    outcome = run_experiment(config, check)
-    reason = show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
-    if reason:
-        fail(1, f"{reason}; {PROGRAM} report {shlex.quote(str(config.result_dir))} tries again.")
-    for run, reason in outcome.failures.items():
-        again = "" if "(try " in reason else "; the same command tries it again"  # in vain where a setting is to blame
-        fail(1, f"{run.name}, repetition {run.repetition}, failed: {reason}{again}.")
-    return 1 if outcome.failures or reason else 0
+    return show_outcome(config, run_experiment(config, check), check)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from typing import Any, TextIO, cast
 PROGRAM = "dbal" if Path(sys.argv[0]).stem == "dbal" else "main.py"
 """What the user typed: the installed command, or the file beside the others."""
 
+COMMAND = (PROGRAM,) if PROGRAM == "dbal" else ("python3", PROGRAM)
+"""How that is typed again."""
+
 
 def fail(code: int, sentence: str, program: str = PROGRAM) -> int:
     """Print one sentence to stderr and return the exit code."""

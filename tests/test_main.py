@@ -17,7 +17,7 @@ import pytest
 from active_learning.disk.renumber import main as renumber
 from active_learning.report.command import main as report
 from active_learning.report.results import read_results
-from active_learning.settings.config import ExperimentConfig
+from active_learning.settings.config import ConfigError, ExperimentConfig
 from active_learning.settings.flags import read_flags
 from main import main
 from tests.conftest import EMBEDDED, ROOT, Tiny
@@ -104,7 +104,7 @@ BAD_INPUTS = {
     "--query 600 --rounds 100": "--query 600 x --rounds 100 = 60000 images are more than the pool of 59880 that mnist "
     "leaves: lower one of them.",
     "--val_size 59980": "--val_size 59980 is too large: mnist has 60000 training images, 20 of them labelled at the "
-    "start; at most 59979 can validate.",
+    "start; at most 58980 can validate beside 1000 to choose from.",
     "--val_size 0": "--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.",
     "--pool_subset 5": "--pool_subset 5 is smaller than --query 10: score at least as many images as are labelled a "
     "round, or 0 for the whole pool.",
@@ -121,9 +121,12 @@ BAD_INPUTS = {
     "--classes two": None,
     "--initial_per_class 0": "--initial_per_class 0 is not allowed: it takes a number of at least 1.",
     "--initial_per_class 5422": "--initial_per_class 5422 is too large: mnist has 5421 training images of its smallest "
-    "class; give at most that many.",
-    "--dataset mnist_5k --initial_per_class 400": "--initial_per_class 400 is too large: all 4000 training images of "
-    "mnist_5k are labelled at the start, and none is left to choose from; give fewer.",
+    "class, and 1100 are needed to validate and to choose from; give at most 5421.",
+    "--dataset mnist_5k --initial_per_class 400": "--initial_per_class 400 is too large: mnist_5k has 400 training "
+    "images of its smallest class, and 1100 are needed to validate and to choose from; give at most 290.",
+    "--dataset mnist_5k --initial_per_class 400 --val_size 3995": "--initial_per_class 400 is too large: mnist_5k has "
+    "400 training images of its smallest class, and 4995 are needed to validate and to choose from; give a smaller "
+    "one, and a smaller --val_size or fewer --rounds.",
     "--mbr": "--mbr tells two classes apart, and these are 10: add --classes 2 8, say.",
     "--mbr --classes 1 2 3": "--mbr tells two classes apart, and these are 3: add --classes 2 8, say.",
     "--learner field --acq_func uniform": "--learner field tells two classes apart, and these are 10: add --classes 2 "
@@ -131,7 +134,7 @@ BAD_INPUTS = {
     "--acq_func mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --acq_func mbr "
     "has none: leave one out.",
     "--mbr --classes 2 8 --val_size 20000": "--val_size 20000 is too large: mnist has 11809 training images, 4 of them "
-    "labelled at the start; at most 11804 can validate.",
+    "labelled at the start; at most 10805 can validate beside 1000 to choose from.",
     "--mbr_sigma 760": "--mbr_sigma 760.0 changes no run without --mbr or --acq_func mbr.",
     "--mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --mbr has none: leave one "
     "out.",
@@ -150,7 +153,7 @@ BAD_INPUTS = {
     "--mbr --classes 2 8 --mbr_neighbours 11709": "--mbr_neighbours 11709 is too large: the graph has 11709 images; "
     "give at most 11708, or 0 for all.",
     "--val_size 11805 --classes 2 8": "--val_size 11805 is too large: mnist has 11809 training images, 4 of them "
-    "labelled at the start; at most 11804 can validate.",
+    "labelled at the start; at most 10805 can validate beside 1000 to choose from.",
     "--status --json": "--status prints a table and nothing else: leave out --quiet and --json.",
     "--result_dir unknown_key.yaml/results": "--result_dir unknown_key.yaml/results cannot be written to (Not a "
     "directory): name another.",
@@ -673,3 +676,14 @@ def test_a_verb_may_come_first(
     assert main(["report", str(tmp_path / "none")]) == 2
     assert main(["stats"]) == 2
     assert "run, status, report or rank come first." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["--val_size 59980", "--initial_per_class 5422", "--dataset mnist_5k --initial_per_class 400"]
+)
+def test_the_limit_that_a_message_names_is_allowed(words: str) -> None:
+    *others, _ = words.split()
+    with pytest.raises(ConfigError) as refused:
+        read_flags(words.split())
+    (limit,) = re.findall(r"at most (\d+)", str(refused.value))
+    read_flags([*others, limit])

@@ -171,7 +171,11 @@ class Cache:
 
     def _write_index(self, stored: dict[str, Any]) -> None:
         self._stored = stored
-        files = {name: [stamp, asdict(self.headers[name])] for name, stamp in self.stamps.items()}
+        files = {
+            name: [stamp, asdict(self.headers[name])]
+            for name, stamp in self.stamps.items()
+            if not isinstance(self.faults.get(self.headers[name].sha256), PassingFault)  # it is to be read again
+        }
         index = {"format": FORMAT, "files": files, "pixels": stored}
         write_atomically(self._folder / "index.json", json.dumps(index).encode())
 

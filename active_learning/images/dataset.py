@@ -21,6 +21,7 @@ from active_learning.images.files import find_images
 from active_learning.images.library import MOST_SIDE, Library, Picture, given_labels, mean_and_std, open_library
 from active_learning.settings.config import FOLDER, ExperimentConfig, RunConfig
 from active_learning.settings.networks import NETWORKS
+from active_learning.terminal import PROGRAM
 from load_data import DataError, DatasetSpec, ImageData, default_data_dir, load_data
 
 TEST_SHARE = 0.2
@@ -145,8 +146,8 @@ def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageF
     if without := [picture.file_name for picture in library.pictures if picture.sha256 not in labels]:
         raise DataError(
             f"{path}: images without a class: {len(without)} of {len(pictures)} (the first: {without[0]}); the "
-            "experiments need one for each: put them into the folder of their class, or take them away (main.py rank "
-            "says which to label first)."
+            f"experiments need one for each: put them into the folder of their class, or take them away ({PROGRAM} "
+            "rank says which to label first)."
         )
     pictures, copies = _without_copies(pictures, path, library, labels)
     names = tuple(sorted(set(labels.values())))

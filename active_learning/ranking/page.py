@@ -27,6 +27,7 @@ from active_learning.ranking.estimate import (
 from active_learning.ranking.journal import Choice
 from active_learning.ranking.rank import Ranking
 from active_learning.report.gallery import data_uri
+from active_learning.terminal import COMMAND
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMBNAIL = 256
@@ -249,7 +250,7 @@ def _percent(share: Share) -> str:
 
 def command(config: RankConfig) -> str:
     """Return the command that takes the labels in and goes on: this one, with its flags."""
-    words = ["python3", "main.py", "rank", str(config.images), "--labels", str(config.folder / "batch.csv")]
+    words = [*COMMAND, "rank", str(config.images), "--labels", str(config.folder / "batch.csv")]
     for entry in fields(config):
         value = getattr(config, entry.name)
         if entry.name in ("images", "labels", "relabel", "add_classes", "quiet") or value == entry.default:

@@ -7,5 +7,5 @@ Reading order:
     records     one run's files, checked; results: a folder's arms, what is missing, what cannot be read
     statistics  curves to numbers; summary: all numbers of a folder
     formats     cells and tables in every format; colours, drawing; tables, figures, gallery, page: what is shown
-    write       the files; readme: the README's results; command: the command line
+    write       the files; readme: the README's results; flags, command: the command line
 """

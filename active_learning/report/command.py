@@ -8,40 +8,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 from active_learning.disk.files import write_atomically
 from active_learning.disk.store import result_folders
 from active_learning.interruption import Check
 from active_learning.report import write
+from active_learning.report.flags import Format, make_parser
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.settings.config import ConfigError
-from active_learning.settings.flags import Parser
 from active_learning.terminal import PROGRAM, fail, with_streams
-
-Format = Literal["text", "markdown", "csv", "json"]
-
-
-def make_parser(prog: str) -> Parser:
-    """Return the parser of this module's command."""
-    parser = Parser(prog=prog, description="Write the reports of result folders anew; they are only read.")
-    parser.add_argument(
-        "result_dir",
-        nargs="*",
-        type=Path,
-        metavar="RESULT_DIR",
-        help="result folder(s); each gets a report of its own (default with --readme: the committed ones beside it)",
-    )
-    path: dict[str, Any] = {"type": Path, "metavar": "PATH"}
-    parser.add_argument("--output", **path, help="folder of the report (default: RESULT_DIR/report)")
-    parser.add_argument("--data_dir", **path, help=f"where the data set is, for the pictures; as in {PROGRAM}")
-    parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")
-    parser.add_argument("--format", choices=get_args(Format), default="text", help="print the table, or all numbers")
-    parser.add_argument("--readme", **path, help="a README whose results are to be written anew")
-    return parser
 
 
 def main(
@@ -88,6 +66,8 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
             print(f"Missing: {sentence}", file=sys.stderr)
         for sentence in (*summary.results.unreadable, *report.failures):
             status = _fail(1, sentence)
+        if summary.results.way_out:
+            print(summary.results.way_out, file=sys.stderr)
     if flags.readme and not status:
         status = _write_readme(flags.result_dir, flags.readme)
     return status

@@ -115,7 +115,7 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
         style: dict[str, Any] = {"color": colour(arm.acquisition), "linestyle": line_style(arm.learner)}
         banded = len(whole_er) >= statistics.FEWEST_FOR_INTERVAL
         for curve_r in curves_er[~whole | (not banded and len(whole_er) > 1)]:
-            axes.plot(arm.acquired_r, curve_r, **style, linewidth=0.7, alpha=0.5)
+            axes.plot(arm.acquired_r, curve_r, **style, linewidth=0.6)
         if len(whole_er):
             label = f"{arm.label} ({len(whole_er)})"
             dots = _marks(arm, place / len(arms))

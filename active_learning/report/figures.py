@@ -384,18 +384,19 @@ def _reach_row(axes: Axes, estimate: Estimate, row: int, tint: str, strip: tuple
     lower, median, upper = estimate.quartiles or (np.nan,) * 3
     if len(values) > 1 and np.isfinite(lower) and not np.isnan(upper):
         axes.hlines(row, lower, min(upper, strip[1]), color=tint, linewidth=5, alpha=0.3)
-    axes.plot(reached, np.full(len(reached), row), "o", color=tint, alpha=0.6, markersize=5, markeredgewidth=0)
+    whole: dict[str, Any] = {"color": tint, "clip_on": False, "in_layout": False}  # marks at 0 are not cut in half
+    axes.plot(reached, np.full(len(reached), row), "o", **whole, markersize=4, markeredgewidth=0)
     axes.plot(missed, np.full(len(missed), row), "o", color=tint, markerfacecolor=WHITE, markersize=5)
     so_far = list(estimate.unfinished.values())
     axes.plot(so_far, np.full(len(so_far), row), ">", color=tint, markerfacecolor=WHITE, markersize=5)
     if np.isfinite(median):
-        axes.plot(median, row, "|", color=tint, markersize=13, markeredgewidth=2.5)
+        axes.plot(median, row, "|", **whole, markersize=13, markeredgewidth=2.5)
 
 
 def _reach_key(axes: Axes, summary: Summary) -> None:
     """Add what the marks mean, drawn nowhere else; what no panel has is left out."""
     estimates = [e for e in summary.estimates if e.statistic == REACH]
-    axes.plot([], [], "o", color=GREY, alpha=0.6, markersize=5, markeredgewidth=0, label="a run")
+    axes.plot([], [], "o", color=GREY, markersize=4, markeredgewidth=0, label="a run")
     if any(e.repetitions > 1 for e in estimates):
         axes.plot([], [], color=GREY, alpha=0.3, linewidth=5, label="quartile to quartile")
     axes.plot([], [], "|", color=GREY, markersize=12, markeredgewidth=2.5, label="median")

@@ -18,6 +18,7 @@ from active_learning.interruption import Check
 from active_learning.report.results import Arm, Results, Run
 from active_learning.settings.config import FOLDER, ConfigError
 from active_learning.streams import Purpose, stream
+from active_learning.terminal import PROGRAM
 from load_data import DataError, ImageData, kept_train_index, load_data, noisy_labels, repeated, select_classes
 
 GALLERY_ROUNDS = (1, 2, 5, 10, 50)
@@ -109,7 +110,9 @@ def _load(run: Run, data_dir: Path | None, loader: Loader, check: Check) -> Imag
     if found is None or not run.dataset.startswith(FOLDER):
         return loader(run.dataset, data_dir)
     if not run.images:
-        raise DataError(f"Where the images were is not known: main.py --dataset {FOLDER}PATH, given again, says it.")
+        raise DataError(
+            f"Where the images were is not known: the {PROGRAM} command of these runs, given again, says it."
+        )
     return load_run(replace(found, folder=run.images), data_dir, check)
 
 

@@ -23,7 +23,7 @@ from active_learning.report.figures import cited_points
 from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
-from active_learning.report.results import Arm, Results, Run
+from active_learning.report.results import Arm, Results, Run, of_earlier_version
 from active_learning.report.statistics import FEWEST_FOR_INTERVAL, repetitions_needed
 from active_learning.report.summary import REACH, Estimate, Summary
 from active_learning.report.tables import can_be_significant
@@ -90,6 +90,7 @@ def render_page(
         findings=findings(summary),
         cautions=cautions(summary),
         unreadable=summary.results.unreadable,
+        way_out=summary.results.way_out,
         missing=[*summary.results.missing, *failures],
         tables=tables,
         figures=[p for p in pictures if not p.key.startswith("dropout_") and p.key != "gallery"],
@@ -160,7 +161,8 @@ def findings(summary: Summary) -> list[str]:
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random not in equal:
             sentence += f". {random}: {_median_words(summary.get(random, REACH, level))}"
-        sentences.append(sentence + ".")
+        apart = _not_apart(best, [estimate for estimate in reached if estimate.arm not in equal])
+        sentences.append(f"{sentence}.{f' {apart}' if apart else ''}")
     ends = [summary.get(arm.label, "test_error", summary.end) for arm in summary.results.arms]
     means = [(estimate.mean, estimate) for estimate in ends if estimate.mean is not None]
     if means:
@@ -169,11 +171,16 @@ def findings(summary: Summary) -> list[str]:
             f" (mean of {lowest.repetitions} runs)" if lowest.repetitions > 1 else " (one run)"
         )
         sentences.append(f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}.")
-        highest = max(lowest.values.values())
-        near = [other.arm for _, other in means if other is not lowest and min(other.values.values()) <= highest]
-        if near and lowest.repetitions > 1:
-            sentences.append(f"Its runs do not stand apart from those of {_listed(near)}.")
+        apart = _not_apart(lowest, [other for _, other in means if other is not lowest])
+        sentences += [apart] if apart else []
     return sentences
+
+
+def _not_apart(best: Estimate, others: Sequence[Estimate]) -> str:
+    """Say whose runs the best one's overlap with, or nothing."""
+    highest = max(best.values.values())
+    near = [other.arm for other in others if min(other.values.values()) <= highest]
+    return f"Its runs do not stand apart from those of {_listed(near)}." if near and best.repetitions > 1 else ""
 
 
 def _reach_rank(estimate: Estimate) -> tuple[float, int]:
@@ -290,7 +297,10 @@ def _groups(results: Results, output_dir: Path) -> list[dict[str, Any]]:
         groups.append(
             {
                 "shared": [*shared, ("rounds", longest.rounds)],
-                "checkout": _checkout(list(dict.fromkeys(commit for arm in members for commit in arm.commits))),
+                "checkout": _checkout(
+                    list(dict.fromkeys(commit for arm in members for commit in arm.commits)),
+                    earlier=of_earlier_version(runs),
+                ),
                 "command": command(longest, repetitions, members),
                 "table": _run_table(members, variant),
                 "provenance": _provenance_table(members, variant, results.path, output_dir),
@@ -307,8 +317,14 @@ def _groups(results: Results, output_dir: Path) -> list[dict[str, Any]]:
     return groups
 
 
-def _checkout(commits: Sequence[str]) -> str:
+def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
     """Say of which commit the runs are; a + behind a commit says that the checkout had changes."""
+    if earlier:
+        of = f" ({'commit' if len(commits) == 1 else 'commits'} {_listed(commits)})" if commits else ""
+        return (
+            f"No command of this version computes these runs anew: they are of an earlier one{of}, whose training cut "
+            "its batches otherwise and had other flags. This one computes the nearest that there is."
+        )
     if not commits:
         return "This command computes these runs anew. No run names the commit that computed it."
     if len(commits) > 1:

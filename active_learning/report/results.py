@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
@@ -119,6 +120,11 @@ class Results:
     digest: str
 
     @property
+    def way_out(self) -> str:
+        """A sentence on what mends files that cannot be trusted; nothing where there are none."""
+        return way_out(self.path, self.runs) if self.unreadable else ""
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """All runs, arm by arm."""
         return tuple(run for arm in self.arms for run in arm.runs)
@@ -139,11 +145,20 @@ class Results:
         return replace(self, arms=_with_rounds(arms))
 
 
-MENDED = (
-    f"The way out: the {PROGRAM} command of these runs, given again, keeps a damaged file as *.damaged, computes anew "
-    "what is lost, and goes on."
-)
-"""What follows on the files that cannot be trusted."""
+def of_earlier_version(runs: Iterable[Run]) -> bool:
+    """Return whether some runs are of a version whose training no setting brings back."""
+    return any(not run.configuration.get("equal_batches") for run in runs)
+
+
+def way_out(result_dir: Path, runs: Iterable[Run]) -> str:
+    """Say what mends files of a result folder that cannot be trusted."""
+    if of_earlier_version(runs):
+        return "The way out: put a copy of these files back; the runs are of an earlier version, and are not continued."
+    return (
+        f"The way out: the {PROGRAM} command of these runs, given again with --result_dir "
+        f"{shlex.quote(visible(str(result_dir)))}, keeps a damaged file as *.damaged, computes anew what is lost, and "
+        "goes on."
+    )
 
 
 def read_results(result_dir: Path) -> Results:
@@ -163,14 +178,11 @@ def read_results(result_dir: Path) -> Results:
     if not runs:
         inside = result_folders(result_dir)
         such = f", as {inside[0]} has" if inside else ""
-        words = (
-            " ".join([*unreadable, MENDED] if unreadable else [])
-            or f"A result folder has runs/NAME/repetition_0/metrics.jsonl{such}."
-        )
-        raise NoResultsError(visible(f"{result_dir} holds no run that can be reported. {words}"))
+        words = [f"A result folder has runs/NAME/repetition_0/metrics.jsonl{such}."]
+        words = [*unreadable, way_out(result_dir, runs)] if unreadable else words
+        raise NoResultsError(visible(f"{result_dir} holds no run that can be reported. {' '.join(words)}"))
     arms = _arms(runs)
     unreadable += _curve_faults(result_dir, arms)
-    unreadable += [MENDED] if unreadable else []
     missing = [*_missing(result_dir, arms), *missing]
     return Results(result_dir, arms, tuple(visible(missing)), tuple(visible(unreadable)), digest.hexdigest())
 

@@ -16,6 +16,7 @@ from active_learning.settings.config import (
     own_fields,
 )
 from active_learning.settings.learners import LEARNERS, recorded_learner
+from active_learning.terminal import COMMAND
 
 
 def planned_runs(
@@ -67,7 +68,7 @@ def commands(
     unwritten = {key: getattr(RunConfig, key, known[key]) for key in known if key not in shared}
     values = {**shared, **{key: value for key, value in unwritten.items() if value != known[key]}}
     values = {key: value for key, value in values.items() if key in known and key not in ARM_FIELDS}
-    words = ["python3", "main.py", *(word for key, value in values.items() for word in flag(key, value))]
+    words = [*COMMAND, *(word for key, value in values.items() for word in flag(key, value))]
     words += ["--rounds", str(rounds), "--experiments", str(repetitions)]
     return [[*words, *told, "--result_dir", "result_again"] for told in _told(arms)]
 

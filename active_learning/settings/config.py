@@ -281,6 +281,11 @@ class ExperimentConfig:
         self._check_sizes(spec)
         self._check_mbr(spec)
 
+    @property
+    def field_flag(self) -> str:
+        """What asks for arms with a random field."""
+        return "--mbr" if self.mbr else "--learner field" if self.learner == "field" else "--acq_func mbr"
+
     def _folder_name(self) -> str:
         """Return what runs can share a folder by: what decides the numbers of all of them, where it is no default."""
         own = ("dataset", "rounds", "experiments", "acq_func", "learner", "determ", "mbr")
@@ -387,7 +392,7 @@ class ExperimentConfig:
         if not any(has_field(*arm) for arm in self.arms):
             return
         sizes = self._class_sizes(spec)
-        flag = "--mbr" if self.mbr else "--learner field" if self.learner == "field" else "--acq_func mbr"
+        flag = self.field_flag
         if len(sizes) != 2:
             raise ConfigError(
                 f"{flag} tells two classes apart, and these are {len(sizes)}: add --classes {_two_classes(spec)}, say."
@@ -417,16 +422,17 @@ class ExperimentConfig:
 
     def _check_sizes(self, spec: DatasetSpec) -> None:
         sizes = self._class_sizes(spec)
-        if self.initial_per_class > min(sizes):
+        acquired = max(1, self.query * self.rounds)
+        initial = self.initial_per_class * len(sizes)
+        if self.initial_per_class > min(sizes) or initial >= sum(sizes):
+            most = min(min(sizes), (sum(sizes) - self.val_size - acquired) // len(sizes))
+            way = (
+                f"give at most {most}" if most > 0 else "give a smaller one, and a smaller --val_size or fewer --rounds"
+            )
             raise ConfigError(
                 f"--initial_per_class {self.initial_per_class} is too large: {self.dataset} has {min(sizes)} training "
-                f"images of its smallest class; give at most that many."
-            )
-        initial = self.initial_per_class * len(sizes)
-        if initial >= sum(sizes):
-            raise ConfigError(
-                f"--initial_per_class {self.initial_per_class} is too large: all {initial} training images of "
-                f"{self.dataset} are labelled at the start, and none is left to choose from; give fewer."
+                f"images of its smallest class, and {self.val_size + acquired} are needed to validate and to choose "
+                f"from; {way}."
             )
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
@@ -434,7 +440,8 @@ class ExperimentConfig:
         if pool <= 0:
             raise ConfigError(
                 f"--val_size {self.val_size} is too large: {self.dataset} has {sum(sizes)} training images, "
-                f"{initial} of them labelled at the start; at most {sum(sizes) - initial - 1} can validate."
+                f"{initial} of them labelled at the start; at most {max(0, sum(sizes) - initial - acquired)} can "
+                f"validate beside {acquired} to choose from."
             )
         pool = self._pool_size(sizes)
         if self.query * self.rounds > pool:

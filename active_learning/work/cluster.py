@@ -9,10 +9,12 @@ driver, which writes it when it comes in, and all of them once more at the end, 
 import hashlib
 import json
 import logging
+import math
 import platform
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -36,7 +38,7 @@ from active_learning.interruption import Check, Interrupted, Watch
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.reasons import describe
-from active_learning.work.scheduler import no_scheduler
+from active_learning.work.scheduler import PROGRAM_DIR, no_scheduler
 
 if TYPE_CHECKING:
     from active_learning.work.execution import Advance
@@ -45,7 +47,8 @@ PROGRESS_TOPIC = "deep-bayesian-active-learning-rounds"
 TASK = "deep-bayesian-active-learning-run"
 """The kind of task a run is to Dask, which learns from the first how long the others may take."""
 CONNECT_SECONDS = 15
-PROGRAM_DIR = Path(__file__).resolve().parents[2]
+SECONDS_BETWEEN_LOOKS = 5.0
+"""A look for workers asks the scheduler, which takes a while where it is far away."""
 RUN_SOURCES = sorted(
     [
         *(PROGRAM_DIR / f"{name}.py" for name in ("acquisition_functions", "cnn_model", "load_data")),
@@ -156,12 +159,17 @@ def existing_cluster(address: str) -> Iterator[Client]:
 
 def telling_of_workers(client: Client, address: str, check: Check) -> Check:
     """Return a check that, besides, says once each time that a cluster has no worker (any more)."""
-    missing = False
+    missing, looked = False, -math.inf
 
     def look() -> None:
-        nonlocal missing
+        nonlocal missing, looked
         check()
-        was_missing, missing = missing, not client.nthreads()
+        if time.monotonic() - looked < SECONDS_BETWEEN_LOOKS:
+            return
+        was_missing = missing
+        with suppress(OSError, TimeoutError):  # of a scheduler that is lost the runs themselves tell
+            missing = not client.nthreads()
+        looked = time.monotonic()
         if missing and not was_missing:
             print(
                 f"--scheduler {address} has no worker, and the runs wait for one: start it with "
@@ -356,9 +364,12 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Check) -> str | 
 def reason_of(error: BaseException) -> str:
     """Return why a task ended, in the words of this program."""
     if isinstance(error, KilledWorker):
-        return f"its worker process died, {error.allowed_failures + 1} times in a row"
+        died = f"its worker process died, {error.allowed_failures + 1} times in a row"
+        return f"{died} (try fewer workers at a time: there may be too little memory)"
     if isinstance(error, ModuleNotFoundError):
-        return f"a worker cannot import it ({error}): start the workers with PYTHONPATH={PROGRAM_DIR}"
+        ours = (PROGRAM_DIR / f"{(error.name or '').partition('.')[0]}.py").exists() or "active_learning" in str(error)
+        way = f"start the workers with PYTHONPATH={PROGRAM_DIR}" if ours else "install it there"
+        return f"a worker cannot import it ({error}): {way}"
     if "deserialization of the task graph" in str(error):
         return f"the scheduler cannot import it: start scheduler and workers with PYTHONPATH={PROGRAM_DIR}"
     return describe(error)
@@ -403,7 +414,10 @@ def _task_check() -> Check:
 def _refusal(job: Job, threads: int) -> str | None:
     """Say why this worker's numbers could be others than the driver's, if they could."""
     if job.code != code_digest():
-        return "its worker has another version of this program, of Python or of a package that it computes with"
+        return (
+            "its worker has another version of this program, of Python or of a package that it computes with (try it "
+            f"again with workers that were started anew from {PROGRAM_DIR} and this Python)"
+        )
     if threads != 1:  # the limit on a run's threads is one of the whole process
         return f"its worker takes {threads} tasks at once, and runs must be alone in it: start it with --nthreads 1"
     return None

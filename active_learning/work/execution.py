@@ -118,16 +118,19 @@ def _of_copies(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageD
     a_copy = data.train_images.nbytes + BYTES_OF_AN_INDEX * len(data.train_labels)
     a_copy += int(a_copy * _kept(config, data).mean()) if config.classes else 0  # the kept images are a copy once more
     noise = BYTES_OF_NOISE * data.train_images.size
-    fitting = max(1, (left - noise - _of_passes(config, runs, data, left)[1]) // a_copy)
-    return f"--copies {config.copies}", config.copies * a_copy + noise, f"give at most {fitting}"
+    fitting = (left - noise - _of_passes(config, runs, data, left)[1]) // a_copy
+    return f"--copies {config.copies}", config.copies * a_copy + noise, _at_most(fitting)
 
 
 def _of_passes(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:
     a_pass = bytes_a_pass(NETWORKS[config.network].module, data.train_images.shape[1:], runs[0].precision)
     a_pass += bytes_an_image(data.class_count, passes=1)
     here = any(run.learner == "bayesian" and run.device == "cpu" for run in runs)
-    fitting = f"give at most {max(1, left // a_pass)}"
-    return f"--dropout_iter {config.dropout_iter}", here * a_pass * config.dropout_iter, fitting
+    return f"--dropout_iter {config.dropout_iter}", here * a_pass * config.dropout_iter, _at_most(left // a_pass)
+
+
+def _at_most(count: int) -> str:
+    return f"give at most {count}" if count > 0 else "not even one fits: it takes a machine with more free memory"
 
 
 def _of_probabilities(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, _left: int) -> Demand:
@@ -144,7 +147,8 @@ def _of_graph(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageDa
     here = any(has_field(run.acquisition, run.learner) for run in runs)
     nodes = _pool_size(config, data)
     fewer = "fewer --copies" if config.copies > 1 else "a larger --val_size"
-    return f"--mbr, with its graph of {nodes} images,", here * 8 * nodes**2, f"leave it out, or give {fewer}"
+    what = f"{config.field_flag}, with its graph of {nodes} images,"
+    return what, here * 8 * nodes**2, f"leave it out, or give {fewer}"
 
 
 def _kept(config: ExperimentConfig, data: ImageData) -> npt.NDArray[np.bool_]:

@@ -1,10 +1,15 @@
 """Whether a scheduler answers, asked before anything that takes a while is imported."""
 
+import shlex
 import socket
 import ssl
 import time
+from pathlib import Path
 
 from active_learning.interruption import Check
+
+PROGRAM_DIR = Path(__file__).resolve().parents[2]
+"""What schedulers and workers need in PYTHONPATH."""
 
 SECONDS = 5.0
 """How long one that was started a moment ago may take to answer."""
@@ -49,7 +54,8 @@ def _first_byte_of_tls(there: socket.socket) -> bytes:
 
 def no_scheduler(address: str, reason: str) -> ConnectionError:
     """Return the error of an address where no scheduler is."""
+    start = f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))} dask scheduler --port {address.rpartition(':')[2]}"
     return ConnectionError(
-        f"--scheduler {address} does not answer as a Dask scheduler ({reason}): start one with `dask scheduler`, or "
-        "leave the flag out to run on this machine"
+        f"--scheduler {address} does not answer as a Dask scheduler ({reason}): start one with `{start}`, or leave the "
+        "flag out to run on this machine"
     )

@@ -1,12 +1,28 @@
 """What a run ends with: the report is written, and the results are printed, whatever becomes of the report."""
 
+import shlex
 from collections.abc import Sequence
 
 from active_learning.interruption import Check
 from active_learning.settings.config import ExperimentConfig, RunConfig, data_name
+from active_learning.terminal import PROGRAM, fail
+from active_learning.work.runner import Outcome
 
 
-def show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> str:
+def show_outcome(config: ExperimentConfig, outcome: Outcome, check: Check) -> int:
+    """Write the report, print results and failures; return the exit code."""
+    reason = _show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
+    if reason:
+        also = ["--data_dir", str(config.data_dir)] if config.data_dir else []
+        again = shlex.join([PROGRAM, "report", str(config.result_dir), *also])
+        fail(1, f"{reason}; {again} tries again.")
+    for run, failure in outcome.failures.items():
+        again = "" if "(try " in failure else "; the same command tries it again"  # in vain where a setting is to blame
+        fail(1, f"{run.name}, repetition {run.repetition}, failed: {failure.rstrip('.')}{again}.")
+    return 1 if outcome.failures or reason else 0
+
+
+def _show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Check) -> str:
     """Write the report and print the results; return why the report could not be written, if it could not.
 
     Whatever an error is, the runs are finished, and nothing may hide their results.

@@ -193,10 +193,10 @@ def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(tmp_path: Path)
     command = [sys.executable, str(tmp_path / "deadly.py"), *flags]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode == 1
-    failed = "bald-MC_dropout=True, repetition 0, failed: its worker process died, 2 times in a row"
-    assert ended.stderr == f"main.py: error: {failed}; the same command tries it again.\n"
+    died = "its worker process died, 2 times in a row (try fewer workers at a time: there may be too little memory)"
+    assert ended.stderr == f"main.py: error: bald-MC_dropout=True, repetition 0, failed: {died}.\n"
     failure = json.loads((tmp_path / "runs/bald-MC_dropout=True/repetition_0/failure.json").read_text())
-    assert failure["reason"] == "its worker process died, 2 times in a row"
+    assert failure["reason"] == died
     assert (tmp_path / "uniform-MC_dropout=True.npy").exists()
 
 
@@ -308,18 +308,21 @@ def test_tls_as_dask_is_configured(tiny_main: Tiny, tmp_path: Path, tls_files: d
         assert tiny_main(*flags) == 0
 
 
-def test_a_cluster_without_workers_is_told_of_once_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_without_workers_is_told_of_once_each_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
     client, checks = MagicMock(), []
-    client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, {"tcp://h:2": 1}, {}]
+    client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, OSError("lost"), {"tcp://h:2": 1}, {}]
     look = cluster.telling_of_workers(client, "tcp://h:1", lambda: checks.append(1))
     told = []
-    for _ in range(5):
+    for _ in range(6):
         look()
         told.append(capsys.readouterr().err)
-    assert [bool(words) for words in told] == [False, True, False, False, True]
+    assert [bool(words) for words in told] == [False, True, False, False, False, True]
     assert told[1].startswith("--scheduler tcp://h:1 has no worker, and the runs wait for one: ")
     assert "dask worker tcp://h:1 --nthreads 1" in told[1]
-    assert len(checks) == 5
+    assert len(checks) == 6
 
 
 def test_a_worker_that_cannot_import_the_program_is_told_of(tmp_path: Path) -> None:
@@ -342,7 +345,9 @@ def test_what_a_killed_worker_and_a_missing_program_are_called() -> None:
     missing = cluster.reason_of(ModuleNotFoundError("No module named 'active_learning'"))
     assert missing.startswith("a worker cannot import it (No module named 'active_learning'): start the workers with ")
     killed = cluster.reason_of(KilledWorker("run", None, 3))  # type: ignore[arg-type]
-    assert killed == "its worker process died, 4 times in a row"
+    assert killed.startswith("its worker process died, 4 times in a row (try fewer workers")
+    other = cluster.reason_of(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert other == "a worker cannot import it (No module named 'torch'): install it there"
     unknown = cluster.reason_of(RuntimeError("Error during deserialization of the task graph. This happens if"))
     assert unknown.startswith("the scheduler cannot import it: start scheduler and workers with PYTHONPATH=")
 

@@ -126,7 +126,10 @@ def test_one_failed_run_does_not_stop_the_others(
     with monkeypatch.context() as patch:
         patch.setattr(execution, "active_learning_rounds", sometimes)
         assert tiny_main("--result_dir", tmp_path / "a") == 1
-    assert "bald-MC_dropout=True, repetition 1, failed: MemoryError; the same" in capsys.readouterr().err
+    assert (
+        "bald-MC_dropout=True, repetition 1, failed: there is not enough memory (try fewer --jobs"
+        in capsys.readouterr().err
+    )
     assert "Traceback" in next(tmp_path.rglob("failure.json")).read_text()
     assert tiny_main("--result_dir", tmp_path / "a", "--status") == 0
     assert "3 done, 0 going, 0 stopped, 1 failed, 0 to do" in capsys.readouterr().out
