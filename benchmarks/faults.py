@@ -30,11 +30,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 import torch
+from PIL import Image
 from tabulate import tabulate
 
 import active_learning.disk.provenance
+import active_learning.ranking.command
 import active_learning.report.results
 import active_learning.report.write
 import active_learning.work.cluster
@@ -665,6 +668,71 @@ def hostile(folder: Path, number: int) -> None:
     expect(not sprung.exists(), "executed")
 
 
+RANKED = (
+    *("--query", "4", "--dropout_iter", "3", "--epochs", "1", "--min_steps", "20", "--augment", "none"),
+    *("--precision", "float32", "--device", "cpu", "--quiet"),
+)
+CLASSES = ("cat", "dog")
+
+
+def ranking(folder: Path, *flags: str) -> Program:
+    """Start a ranking of the images of a folder."""
+    words = ["rank", str(folder / "images"), "--result_dir", str(folder / "results"), *RANKED, *flags]
+    return Program(folder, *words, whole=True)
+
+
+def half_a_round(folder: Path) -> tuple[str, str]:
+    """Write images, ask for some and answer, in a file of its own; return the flags that take the answers in."""
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 12, 12), dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        path = folder / "images" / (CLASSES[number % 2] if number < 12 else "") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    program = ranking(folder)
+    expect(program.wait() == 0, f"first round: {program.text()}")
+    header, *lines = (folder / "results" / "batch.csv").read_text().splitlines()
+    place = header.split(",").index("label")
+    rows = [line.split(",") for line in lines]
+    answers = [[*row[:place], CLASSES[number % 2], *row[place + 1 :]] for number, row in enumerate(rows)]
+    (folder / "answers.csv").write_text("\n".join([header, *(",".join(row) for row in answers)]) + "\n")
+    return "--labels", str(folder / "answers.csv")
+
+
+def ranked(folder: Path) -> tuple[list[bytes], list[Any]]:
+    """Return what a ranking has written, without times and places."""
+    tables = [(folder / "results" / name).read_bytes() for name in ("ranking.csv", "batch.csv", "skipped.csv")]
+    events = [json.loads(line) for line in (folder / "results" / "journal.jsonl").read_text().splitlines()]
+    return tables, [{k: v for k, v in event.items() if k not in ("when", "source", "sha256")} for event in events]
+
+
+@lru_cache
+def undisturbed_ranking() -> tuple[tuple[list[bytes], list[Any]], float]:
+    """Return what the second round writes that nothing disturbs, and its seconds."""
+    with _folder() as name:
+        folder = Path(name)
+        answers = half_a_round(folder)
+        start = time.perf_counter()
+        program = ranking(folder, *answers)
+        expect(program.wait() == 0, f"undisturbed ranking: {program.text()}")
+        return ranked(folder), time.perf_counter() - start
+
+
+def kill_a_ranking(folder: Path, number: int) -> None:
+    """Kill it up to three times in a row while it takes labels in and asks for more; in every second try, cold."""
+    wanted, seconds = undisturbed_ranking()
+    answers = half_a_round(folder)
+    if number % 2:
+        shutil.rmtree(folder / "results" / "cache")
+    for _ in range(1 + number % 3):
+        program = ranking(folder, *answers)
+        time.sleep(random.uniform(0, seconds))
+        program.kill(signal.SIGKILL)
+        program.wait()
+    program = ranking(folder, *answers)
+    expect(program.wait() == 0, f"exits with {program.code}: {program.text()}")
+    expect(ranked(folder) == wanted, "other files than those of an undisturbed ranking")
+
+
 FAULTS = (
     Fault("kill -9 at a random moment", "final files byte-identical", lambda: 200, kill_anywhere),
     Fault("kill -9 in an augmented run", "final files byte-identical", lambda: 20, kill_while_augmented),
@@ -686,6 +754,7 @@ FAULTS = (
         corrupt_data,
         cases=True,
     ),
+    Fault("ranking killed with -9", "no label lost, same files", lambda: 30, kill_a_ranking),
     Fault("hostile files and names", "refused, nothing executed", lambda: len(HOSTILE), hostile, cases=True),
 )
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jsonschema
 import numpy as np
+import pandas
 import pytest
 
 from active_learning.disk.files import StoreError
@@ -294,7 +295,6 @@ def test_a_table_is_read_by_others_and_by_us(tmp_path: Path, name: str) -> None:
     (row, _) = csv.DictReader(io.StringIO(content.decode(), newline=""))
     assert normal(row["file_name"]) == name
     assert row["file_name"][0] not in "=+-@"
-    pandas = pytest.importorskip("pandas")
     assert normal(pandas.read_csv(io.BytesIO(content))["file_name"][0]) == name
     assert read_csv(written(tmp_path, content))[0].file_name == name
 
