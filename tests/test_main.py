@@ -104,7 +104,7 @@ BAD_INPUTS = {
     "--query 600 --rounds 100": "--query 600 x --rounds 100 = 60000 images are more than the pool of 59880 that mnist "
     "leaves: lower one of them.",
     "--val_size 59980": "--val_size 59980 is too large: mnist has 60000 training images, 20 of them labelled at the "
-    "start; at most 58980 can validate beside 1000 to choose from.",
+    "start, and 1000 are to be acquired: give at most 58980.",
     "--val_size 0": "--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.",
     "--pool_subset 5": "--pool_subset 5 is smaller than --query 10: score at least as many images as are labelled a "
     "round, or 0 for the whole pool.",
@@ -126,7 +126,12 @@ BAD_INPUTS = {
     "images of its smallest class, and 1100 are needed to validate and to choose from; give at most 290.",
     "--dataset mnist_5k --initial_per_class 400 --val_size 3995": "--initial_per_class 400 is too large: mnist_5k has "
     "400 training images of its smallest class, and 4995 are needed to validate and to choose from; give a smaller "
-    "one, and a smaller --val_size or fewer --rounds.",
+    "one, and a smaller --val_size, or fewer --rounds.",
+    "--dataset mnist_5k --classes 2 8 --initial_per_class 380": "--val_size 100 is too large: mnist_5k has 800 "
+    "training images, 760 of them labelled at the start, and 1000 are to be acquired: give fewer, and fewer --rounds "
+    "than 100.",
+    "--dataset mnist_5k --classes 2 8 --imbalance 0 0 --rounds 0": "--imbalance 0.0 0.0 leaves nothing of mnist_5k to "
+    "choose from: give larger shares.",
     "--mbr": "--mbr tells two classes apart, and these are 10: add --classes 2 8, say.",
     "--mbr --classes 1 2 3": "--mbr tells two classes apart, and these are 3: add --classes 2 8, say.",
     "--learner field --acq_func uniform": "--learner field tells two classes apart, and these are 10: add --classes 2 "
@@ -134,7 +139,7 @@ BAD_INPUTS = {
     "--acq_func mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --acq_func mbr "
     "has none: leave one out.",
     "--mbr --classes 2 8 --val_size 20000": "--val_size 20000 is too large: mnist has 11809 training images, 4 of them "
-    "labelled at the start; at most 10805 can validate beside 1000 to choose from.",
+    "labelled at the start, and 1000 are to be acquired: give at most 10805.",
     "--mbr_sigma 760": "--mbr_sigma 760.0 changes no run without --mbr or --acq_func mbr.",
     "--mbr --classes 2 8 --warm_start": "--warm_start carries a network's weights over, and --mbr has none: leave one "
     "out.",
@@ -147,13 +152,14 @@ BAD_INPUTS = {
     "380.0.",
     "--mbr --classes 2 8 --mbr_sigma .inf": "--mbr_sigma '.inf' is not allowed: it takes a number or tune, for "
     "example 380.0.",
-    "--mbr --classes 2 8 --mbr_sigma 0": "--mbr_sigma 0.0 is not allowed: it takes a number above 0, or tune.",
+    "--mbr --classes 2 8 --mbr_sigma 0": "--mbr_sigma 0.0 is not allowed: for pixels of 0 to 255 it takes a "
+    "number from 0.001 to 1000000, such as 380, or tune.",
     "--mbr --classes 2 8 --mbr_sigma tune --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to tune the "
     "length scale on: give --mbr_sigma a number.",
     "--mbr --classes 2 8 --mbr_neighbours 11709": "--mbr_neighbours 11709 is too large: the graph has 11709 images; "
     "give at most 11708, or 0 for all.",
     "--val_size 11805 --classes 2 8": "--val_size 11805 is too large: mnist has 11809 training images, 4 of them "
-    "labelled at the start; at most 10805 can validate beside 1000 to choose from.",
+    "labelled at the start, and 1000 are to be acquired: give at most 10805.",
     "--status --json": "--status prints a table and nothing else: leave out --quiet and --json.",
     "--result_dir unknown_key.yaml/results": "--result_dir unknown_key.yaml/results cannot be written to (Not a "
     "directory): name another.",
@@ -679,7 +685,13 @@ def test_a_verb_may_come_first(
 
 
 @pytest.mark.parametrize(
-    "words", ["--val_size 59980", "--initial_per_class 5422", "--dataset mnist_5k --initial_per_class 400"]
+    "words",
+    [
+        "--val_size 59980",
+        "--initial_per_class 5422",
+        "--dataset mnist_5k --initial_per_class 400",
+        "--dataset mnist_5k --classes 2 8 --rounds 10 --imbalance 1 0.5 --initial_per_class 500",
+    ],
 )
 def test_the_limit_that_a_message_names_is_allowed(words: str) -> None:
     *others, _ = words.split()

@@ -19,10 +19,14 @@ class StoreError(Exception):
 
 
 @contextmanager
-def locked(result_dir: Path) -> Iterator[str]:
+def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
     """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
 
     Where nothing but the lock is in the folder at the end, nothing is left: neither that nor a folder made here.
+
+    Args:
+        result_dir: the folder.
+        another: whether another folder would do as well.
 
     Yields:
         What is written in `.lock_holder`: another machine that reads the same text there shares the folder.
@@ -41,9 +45,8 @@ def locked(result_dir: Path) -> Iterator[str]:
         make_folder(result_dir)
         lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
     except Timeout:
-        raise StoreError(
-            f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end, or name another --result_dir."
-        ) from None
+        other = ", or name another --result_dir" if another else ""
+        raise StoreError(f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end{other}.") from None
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise

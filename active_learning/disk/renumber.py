@@ -63,7 +63,7 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
         DataError: when the data set cannot be had.
     """
     rewritten, train_labels = 0, {}
-    with locked(result_dir):
+    with locked(result_dir, another=False):
         paths = run_folders(result_dir)
         for path in paths:
             record = read_record(path)

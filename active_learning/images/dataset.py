@@ -144,10 +144,12 @@ def open_folder(
 def _data_set(path: Path, library: Library, labels: Mapping[str, str]) -> ImageFolder:
     pictures = sorted(library.pictures, key=lambda picture: picture.sha256)
     if without := [picture.file_name for picture in library.pictures if picture.sha256 not in labels]:
+        way = "put them into the folder of their class, or take them away"
+        if path.suffix.lower() == ".csv":
+            way = "fill in their labels there, or delete their lines"
         raise DataError(
             f"{path}: images without a class: {len(without)} of {len(pictures)} (the first: {without[0]}); the "
-            f"experiments need one for each: put them into the folder of their class, or take them away ({PROGRAM} "
-            "rank says which to label first)."
+            f"experiments need one for each: {way} ({PROGRAM} rank says which to label first)."
         )
     pictures, copies = _without_copies(pictures, path, library, labels)
     names = tuple(sorted(set(labels.values())))
@@ -188,7 +190,7 @@ def _without_copies(
         if labels[before.sha256] != labels[picture.sha256]:
             raise DataError(
                 f"{path}: {before.file_name!r} is {labels[before.sha256]!r} and {picture.file_name!r}, the same "
-                f"picture, is {labels[picture.sha256]!r}: take one of the two away."
+                f"picture, is {labels[picture.sha256]!r}: give both one class, or leave one of the two out."
             )
     return list(first.values()), len(pictures) - len(first)
 

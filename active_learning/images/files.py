@@ -63,6 +63,8 @@ def find_images(images: Path, *, flat: bool, check: Callable[[], None]) -> Listi
         listing = _in_csv(images, check)
     else:
         raise ConfigError(f"{images} is neither a folder nor a .csv: name a folder of images, or a CSV of their names.")
+    if not listing.answers and images.is_file() and not listing.skipped:
+        raise DataError(f"{images} names no images: add a line for each.")
     if not listing.answers:
         reason = f" ({_first(listing.skipped)})" if listing.skipped else ""
         raise DataError(

@@ -147,7 +147,7 @@ def given_labels(listing: Listing, library: Library) -> dict[str, Label]:
         if before.name != answer.label:
             raise DataError(
                 f"{answer.where}: {answer.file_name!r} is {answer.label!r}, and {before.file_name!r}, the same image, "
-                f"is {before.name!r} in {before.where}: take one of the two away."
+                f"is {before.name!r} in {before.where}: give both one class, or leave one of the two out."
             )
     return found
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str], check: Check) -> int:
     config = read_flags(argv)
     start = time.perf_counter()
     listing = find_images(config.images, flat=config.flat, check=check)  # before a folder is made for what is not there
-    with locked(config.folder):
+    with locked(config.folder, another=False):
         session = _Session(config, check)
         session.seconds["find"] = time.perf_counter() - start
         session.go(listing)

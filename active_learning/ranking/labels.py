@@ -2,6 +2,7 @@
 
 import codecs
 import difflib
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -72,9 +73,10 @@ def new_labels(
         before = found.get(sha256) or (None if relabel else known.get(sha256))
         if before is not None and before.name != answer.label:
             again = "" if sha256 in found else ", or add --relabel to let the new label replace the old one"
+            sealed = sha256 not in found and sha256 in stored  # in the journal, which nobody is to write in
             raise DataError(
                 f"{answer.where}: {answer.file_name!r} is {answer.label!r} here and {before.name!r} in {before.where}: "
-                f"correct one of the two{again}."
+                f"correct {'it here' if sealed else 'one of the two'}{again}."
             )
         found[sha256] = Label(answer.label, names.named(answer, picture), answer.where)
     return {sha256: label for sha256, label in found.items() if stored.get(sha256) != label.name}
@@ -128,5 +130,5 @@ def _check_class(answer: Answer, classes: Collection[str]) -> None:
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise DataError(
             f"{answer.where}: {answer.label!r} is no class so far{hint}; there are {', '.join(sorted(classes))}: "
-            f"correct the label, or add --add_classes {answer.label!r}."
+            f"correct the label, or add --add_classes {shlex.quote(answer.label)}."
         )

@@ -4,12 +4,13 @@
 curve of it: its fields are the run's identity.
 """
 
+import bisect
 import difflib
 import hashlib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -382,8 +383,6 @@ class ExperimentConfig:
                 raise ConfigError(f"--{entry.name} {value} changes no run without {flags}.")
 
     def _check_mbr(self, spec: DatasetSpec) -> None:
-        if isinstance(self.mbr_sigma, float | int) and not 0 < self.mbr_sigma < math.inf:
-            raise ConfigError(f"--mbr_sigma {self.mbr_sigma} is not allowed: it takes a number above 0, or tune.")
         if isinstance(self.mbr_sigma, float | int) and not 1e-3 <= self.mbr_sigma <= 1e6:
             raise ConfigError(
                 f"--mbr_sigma {self.mbr_sigma} is not allowed: for pixels of 0 to 255 it takes a number from 0.001 to "
@@ -412,36 +411,43 @@ class ExperimentConfig:
         """Return the number of training images of each class that is kept."""
         return [self.copies * spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
 
-    def _pool_size(self, sizes: Sequence[int]) -> int:
-        """Return how many images the pool has at the start; with `imbalance`, the least that it can have."""
-        whole = sum(sizes) - self.initial_per_class * len(sizes) - self.val_size
+    def _pool_size(
+        self, sizes: Sequence[int], initial_per_class: int | None = None, val_size: int | None = None
+    ) -> int:
+        """Return how many images the pool has at the start, here or at other sizes; with `imbalance`, at least."""
+        initial = self.initial_per_class if initial_per_class is None else initial_per_class
+        val_size = self.val_size if val_size is None else val_size
         if not self.imbalance:
-            return whole
-        kept = sum(share * (size - self.initial_per_class) for share, size in zip(self.imbalance, sizes, strict=True))
-        return math.floor(kept - max(self.imbalance) * self.val_size - len(sizes) / 2)  # validation is drawn at random
+            return sum(sizes) - initial * len(sizes) - val_size
+        kept = sum(share * (size - initial) for share, size in zip(self.imbalance, sizes, strict=True))
+        return math.floor(kept - max(self.imbalance) * val_size - len(sizes) / 2)  # validation is drawn at random
 
     def _check_sizes(self, spec: DatasetSpec) -> None:
         sizes = self._class_sizes(spec)
         acquired = max(1, self.query * self.rounds)
-        initial = self.initial_per_class * len(sizes)
-        if self.initial_per_class > min(sizes) or initial >= sum(sizes):
-            most = min(min(sizes), (sum(sizes) - self.val_size - acquired) // len(sizes))
-            way = (
-                f"give at most {most}" if most > 0 else "give a smaller one, and a smaller --val_size or fewer --rounds"
+        if self.imbalance and self._pool_size(sizes, 1, 0) < 1:
+            raise ConfigError(
+                f"--imbalance {_words(self.imbalance)} leaves nothing of {self.dataset} to choose from: give larger "
+                "shares."
             )
+        if self.initial_per_class > min(sizes) or self.initial_per_class * len(sizes) >= sum(sizes):
+            most = _largest(min(sizes), lambda count: self._pool_size(sizes, count) >= acquired)
+            less = "give a smaller one, and a smaller --val_size, or fewer --rounds"
             raise ConfigError(
                 f"--initial_per_class {self.initial_per_class} is too large: {self.dataset} has {min(sizes)} training "
                 f"images of its smallest class, and {self.val_size + acquired} are needed to validate and to choose "
-                f"from; {way}."
+                f"from; {f'give at most {most}' if most > 0 else less}."
             )
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
-        pool = sum(sizes) - initial - self.val_size
-        if pool <= 0:
+        initial = self.initial_per_class * len(sizes)
+        if sum(sizes) - initial - self.val_size <= 0:
+            most = _largest(self.val_size, lambda count: self._pool_size(sizes, None, count) >= acquired)
+            less = f"give fewer, and fewer --rounds than {self.rounds}"
             raise ConfigError(
                 f"--val_size {self.val_size} is too large: {self.dataset} has {sum(sizes)} training images, "
-                f"{initial} of them labelled at the start; at most {max(0, sum(sizes) - initial - acquired)} can "
-                f"validate beside {acquired} to choose from."
+                f"{initial} of them labelled at the start, and {acquired} are to be acquired: "
+                f"{f'give at most {most}' if most > 0 else less}."
             )
         pool = self._pool_size(sizes)
         if self.query * self.rounds > pool:
@@ -450,7 +456,7 @@ class ExperimentConfig:
                 least = f"{max(pool, 0)} that {self.dataset} with --imbalance leaves for certain"
             raise ConfigError(
                 f"--query {self.query} x --rounds {self.rounds} = {self.query * self.rounds} images are more than the "
-                f"pool of {least}: lower one of them."
+                f"pool of {least}: lower one of them{'' if pool >= 1 else ', and --val_size'}."
             )
         if 0 < self.pool_subset < self.query:
             raise ConfigError(
@@ -467,6 +473,11 @@ class ExperimentConfig:
     def acquisitions(self) -> tuple[str, ...]:
         """The names of the chosen acquisition functions."""
         return parse_acquisition(self.acq_func)
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to one that fits, where no number above one that does not fit does; 0 if none is."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda count: not fits(count))
 
 
 def _two_classes(spec: DatasetSpec) -> str:

@@ -403,7 +403,11 @@ def _allowed(entry: "Field[Any]") -> str:
     if entry.type is bool:
         return "no value on the command line, and true or false without quotes in a file"
     if element := _element(entry):
-        examples = {int: "labels, for example 2 8", float: "numbers, for example 1 0.1", str: "names of classes"}
+        examples = {
+            int: "labels, for example 0 1",
+            float: "a number for each class, for example 1 0.1 with two classes",
+            str: "names of classes",
+        }
         return examples.get(element, "codes or names, for example 0 for all five")
     return f"{_kind(entry.type)}, for example {_example(entry)}"
 

@@ -106,7 +106,9 @@ def test_a_picture_that_was_saved_again_counts_once_with_one_class(tmp_path: Pat
     assert not contents(after.data.train_images) & contents(after.data.test_images)
     assert len(after.data.train_images) + len(after.data.test_images) == 150 - before.copies
     (tmp_path / "images/cat/0.bmp").rename(tmp_path / "images/dog/0.bmp")
-    with pytest.raises(DataError, match=r"the same picture, is '(cat|dog)': take one of the two away\.$"):
+    with pytest.raises(
+        DataError, match=r"the same picture, is '(cat|dog)': give both one class, or leave one of the two out\.$"
+    ):
         opened(tmp_path / "images")
 
 
@@ -288,7 +290,7 @@ BAD: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "few of a class": (lambda f: save(draw(0, 7), f / "ant" / "1.png"), 1, "{images}: the class ant has "),
     "twice": (lambda f: shutil.copy(f / "cat/0.png", f / "dog/twin.png"), 1,
               "the folder {images}/dog: 'dog/twin.png' is 'dog', and 'cat/0.png', the same image, is 'cat' in the "
-              "folder {images}/cat: take one of the two away."),
+              "folder {images}/cat: give both one class, or leave one of the two out."),
     "no text": (lambda f: (f / "cat").rename(f / "=cat"), 1, "the folder {images}/=cat: '=cat' can be no class"),
 }  # fmt: skip
 
