@@ -364,12 +364,12 @@ def test_an_imbalanced_pool_with_wrong_labels_is_run_resumed_and_shown(tiny_main
             "--imbalance 1.0 0.5 is not allowed: it takes a number from 0 to 1 for each of the 10 ",
         ),
         (["--imbalance", *[1] * 9, 1.5], "1.0 1.5 is not allowed"),
-        (["--imbalance", *[1] * 9, "nan"], "--imbalance 'nan' is not allowed: it takes numbers, for example 1 0.1."),
+        (["--imbalance", *[1] * 9, "nan"], "--imbalance 'nan' is not allowed: it takes a number for each class, for"),
         (["--label_noise", 1], "--label_noise 1.0 is not allowed: it takes a number from 0 to below 1."),
         (["--label_noise", -0.1], "--label_noise -0.1 is not allowed"),
         (
             ["--imbalance", *[0] * 10],
-            "more than the pool of 0 that tiny with --imbalance leaves for certain: lower one of them.",
+            "0.0 leaves nothing of tiny to choose from: give larger shares.",
         ),
     ],
 )
