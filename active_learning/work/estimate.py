@@ -24,6 +24,10 @@ FITS_OF_A_CHOICE = 3
 """How often a network is fitted to choose the weight decay, once it was chosen before."""
 
 
+ENDS = (0.0, 10.0)
+"""The least and the largest constant of the weight decay: they have one neighbour, so a choice there is a fit less."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """How fast a run is going.
@@ -83,10 +87,12 @@ def _seconds_left(folder: RunFolder, pace: Pace, initial: int) -> float:
     run = folder.config
     chosen_at = max((round_.labelled for round_ in folder.rounds if round_.weight_decay_tuned), default=0)
     seconds = 0.0
+    last = folder.rounds[-1].weight_decay if folder.rounds else None
+    choice = FITS_OF_A_CHOICE - (last in ENDS)
     for round_ in range(len(folder.rounds), run.rounds + 1):
         labelled = initial + round_ * run.query
         fits = 1
         if run.weight_decay == "tune" and labelled >= 2 * chosen_at:
-            fits, chosen_at = FITS_OF_A_CHOICE, labelled
+            fits, chosen_at = choice, labelled
         seconds += pace.others + fits * pace.image * _training(run, labelled)
     return seconds
