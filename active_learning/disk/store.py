@@ -27,6 +27,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +263,16 @@ class RunFolder:
         write_if_changed(self.path / "test_error.npy", _npy(np.array([round_.test_error for round_ in self.rounds])))
 
 
-def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequence[str] = ()) -> None:
+def check_result_dir(
+    result_dir: Path, configs: Sequence[RunConfig], but: Sequence[str] = (), asked: ExperimentConfig | None = None
+) -> None:
     """Refuse a folder that holds runs whose numbers were decided otherwise.
 
     Args:
         result_dir: the result folder.
         configs: the runs that are wanted there.
         but: fields that are not compared.
+        asked: the settings that want them; what they do not allow beside the rest is not advised.
 
     Raises:
         ConfigError: naming the folder, and the fields that differ with both values.
@@ -284,7 +288,7 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
         both = configuration, wanted.get(path.parent.name, configs[0].identity())
         there, here = ({key: value for key, value in values.items() if key not in ignored} for values in both)
         if differing := [key for key in {**there, **here} if there.get(key) != here.get(key)]:
-            another = _another(result_dir, there, here, differing, configs[0].folder)
+            another = _another(result_dir, there, here, differing, configs[0].folder, asked)
             raise ConfigError(f"--result_dir {result_dir} holds runs of {another}")
         if not _in_its_place(path, configuration):
             raise StoreError(
@@ -292,7 +296,14 @@ def check_result_dir(result_dir: Path, configs: Sequence[RunConfig], but: Sequen
             )
 
 
-def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str], folder: str) -> str:
+def _another(
+    result_dir: Path,
+    there: Row,
+    here: Row,
+    differing: Sequence[str],
+    folder: str,
+    asked: ExperimentConfig | None,
+) -> str:
     """Say in which fields two configurations differ, and what to type for the first."""
     if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
         return (
@@ -315,9 +326,18 @@ def _another(result_dir: Path, there: Row, here: Row, differing: Sequence[str], 
     given = [word for key, value in held.items() if key not in off for word in flag(key, value)]
     left_out = [f"--{key}" for key in off]
     typed = [" ".join(["give", *given])] * bool(given) + [f"leave out {' and '.join(left_out)}"] * bool(left_out)
-    known = all(hasattr(ExperimentConfig, key) for key in differing)
+    known = all(hasattr(ExperimentConfig, key) for key in differing) and (asked is None or _allowed(asked, held))
     way = f"{' and '.join(typed)} to continue them, or name another folder" if known else "name another folder"
     return f"another configuration ({words}): {way}."
+
+
+def _allowed(asked: ExperimentConfig, held: Row) -> bool:
+    """Return whether settings stay allowed with the values of a record."""
+    try:
+        replace(asked, **{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
+    except ConfigError:
+        return False
+    return True
 
 
 def _decided(configuration: Row, key: str) -> Any:

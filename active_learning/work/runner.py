@@ -63,7 +63,7 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
             ask = _asking(None if config.scheduler else client, check)
             precision, device = ask(_hardware, config)
             runs = planned_runs(config, precision, device, images)
-            check_result_dir(config.result_dir, runs)
+            check_result_dir(config.result_dir, runs, asked=config)
             write_images_folder(config.result_dir, runs[0].folder)
             folders = [_opened(config, run, check) for run in runs]
             unfinished = [folder for folder in folders if not folder.finished]

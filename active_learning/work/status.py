@@ -63,7 +63,7 @@ def _refusal(config: ExperimentConfig, planned: list[RunConfig]) -> ConfigError 
     but = [name for name in ("precision", "device") if getattr(config, name) == "auto"]
     planned = [replace(run, **{name: getattr(config, name) for name in ("precision", "device")}) for run in planned]
     try:
-        check_result_dir(config.result_dir, planned, but)
+        check_result_dir(config.result_dir, planned, but, config)
     except (ConfigError, StoreError) as error:
         return error
     return None

@@ -19,7 +19,7 @@ from active_learning.disk.files import StoreError, is_held, locked, write_atomic
 from active_learning.disk.record import Round, chain, read_sealed, record_lines
 from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
 from active_learning.settings.arms import planned_runs
-from active_learning.settings.config import ConfigError, RunConfig
+from active_learning.settings.config import ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.flags import read_flags
 from tests.conftest import ROOT
 
@@ -259,6 +259,22 @@ def test_what_a_refusal_says_to_type_is_taken(tmp_path: Path, words: list[str], 
     give, _, leave_out = advice.partition("leave out ")
     kept = {name: values for name, values in others.items() if f"--{name}" not in leave_out}
     check_result_dir(tmp_path, runs(kept, *give.removeprefix("give ").removesuffix(" and ").split()))
+
+
+@pytest.mark.parametrize(("held", "asked"), [
+    ("", "--mbr --classes 2 8"),
+    ("--classes 2 8 --warm_start", "--mbr --classes 2 8"),
+    ("--val_size 0 --weight_decay 1", "--weight_decay 1 --mbr_sigma tune --mbr --classes 2 8"),
+])  # fmt: skip
+def test_a_refusal_advises_nothing_that_the_arms_asked_for_do_not_allow(tmp_path: Path, held: str, asked: str) -> None:
+    def runs(words: str) -> tuple[ExperimentConfig, list[RunConfig]]:
+        config = read_flags(words.split())
+        return config, planned_runs(config, "float32", "cpu")
+
+    write_rounds(tmp_path, runs(held)[1][0], 1)
+    config, wanted = runs(asked)
+    with pytest.raises(ConfigError, match=r"\): name another folder\.$"):
+        check_result_dir(tmp_path, wanted, asked=config)
 
 
 def test_a_folder_of_ragged_batches_is_refused_as_what_no_setting_brings_back(tmp_path: Path) -> None:
