@@ -29,7 +29,7 @@ from active_learning.ranking.labels import new_labels, read_answers, unread
 from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
 from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
-from active_learning.settings.config import ConfigError
+from active_learning.settings.config import MOST_PIXELS, ConfigError
 from active_learning.settings.learners import Weights
 from active_learning.settings.networks import NETWORKS
 from cnn_model import NonFiniteLossError
@@ -193,17 +193,16 @@ class _Session:
         try:
             return round_.result()
         except (NonFiniteLossError, FloatingPointError) as error:
+            exact = "--precision float32, or " * (round_.precision == "bfloat16")
             raise DataError(
-                f"the network cannot be trained on these labels ({error}): no label is lost; try --precision float32, "
-                "or another --seed."
+                f"the network cannot be trained on these labels ({error}): no label is lost; try {exact}another --seed."
             ) from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise DataError(
-                f"there is not enough memory for --dropout_iter {self.config.dropout_iter} passes: give fewer, "
-                "or a smaller --image_size."
-            ) from error
+            passes = self.config.dropout_iter
+            fewer = f" for --dropout_iter {passes} passes: give fewer, or" if passes > 1 else ": give"
+            raise DataError(f"there is not enough memory{fewer} a smaller --image_size.") from error
 
     def _write(
         self,
@@ -240,9 +239,10 @@ class _Session:
             self.note(f"{len(library.skipped) - 3} more are left out: skipped.csv has them all.")
         count, first = library.extreme
         if count:
+            larger = ", or give a larger --image_size" * (library.size < MOST_PIXELS)
             self.note(
                 f"Images that are three times as long as they are wide, or more: {count} (the first: {first}). Pressed "
-                "into a square they lose detail: cut them up, or give a larger --image_size."
+                f"into a square they lose detail: cut them up{larger}."
             )
 
     def _tell(self, ranking: Ranking, library: Library) -> None:

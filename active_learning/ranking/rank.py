@@ -250,6 +250,11 @@ class Round:
         )  # fmt: skip
 
     @property
+    def precision(self) -> Precision:
+        """The precision that is computed in here."""
+        return self._machine()[0]
+
+    @property
     def state(self) -> dict[str, Any]:
         """What decides the round, but for its number: labels, pool and settings."""
         names = {row: picture.sha256 for row, picture in self._pictures.items()}

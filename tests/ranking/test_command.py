@@ -22,6 +22,7 @@ from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.images.files import find_images
 from active_learning.images.library import Library, open_library
 from active_learning.ranking.estimate import Choosing, _Labelled
+from cnn_model import NonFiniteLossError
 from main import main
 from tests.conftest import ROOT
 from tests.ranking.folders import CLASSES, FAST, draw, fill_in, make_folder, names, rank, save
@@ -567,6 +568,27 @@ def test_a_lack_of_memory_is_told_with_what_takes_less(
     monkeypatch.setattr("active_learning.ranking.rank.Round.result", lacking)
     assert rank(tmp_path / "images", "--dropout_iter=7") == 1
     assert "not enough memory for --dropout_iter 7 passes: give fewer, or a smaller" in capsys.readouterr().err
+    assert rank(tmp_path / "images", "--dropout_iter=1") == 1
+    assert "not enough memory: give a smaller --image_size." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("precision", "way"), [("float32", ""), ("bfloat16", "--precision float32, or ")])
+def test_a_network_that_cannot_be_trained_is_told_with_what_may_help(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    way: str,
+) -> None:
+    def diverging(_: object) -> None:
+        raise NonFiniteLossError("the training loss became nan in epoch 3")
+
+    make_folder(tmp_path / "images")
+    monkeypatch.setattr("active_learning.ranking.rank.Round.result", diverging)
+    assert rank(tmp_path / "images", f"--precision={precision}") == 1
+    assert capsys.readouterr().err.endswith(
+        f"(the training loss became nan in epoch 3): no label is lost; try {way}another --seed.\n"
+    )
 
 
 def test_an_interrupt_ends_with_a_sentence(tmp_path: Path) -> None:
