@@ -10,7 +10,7 @@ from active_learning.report.formats import markdown_safe
 from active_learning.report.page import cautions
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
-from active_learning.report.tables import headline, paper_tables
+from active_learning.report.tables import computing, headline, paper_tables
 from active_learning.report.write import REPORT_FOLDER
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -32,7 +32,7 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
             f"### {Path(report).parent.as_posix()}",
             f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)",
             *(entry.markdown() for entry in tables),
-            " ".join(map(markdown_safe, cautions(summary))),
+            " ".join(map(markdown_safe, [*cautions(summary), *computing(summary)])),
             f"[All tables]({report}/tables.md), [all figures]({report}/figures), "
             f"[all numbers]({report}/numbers.csv). The whole page: `python3 main.py report {Path(report).parent}`.",
         ]

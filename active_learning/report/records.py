@@ -79,6 +79,11 @@ class Run:
         return tuple(dict.fromkeys(commit[:7] + "+" * commit.endswith("+") for commit in named if commit))
 
     @property
+    def processors(self) -> tuple[str, ...]:
+        """The kinds of processor of its sessions, as far as they are known."""
+        return tuple(dict.fromkeys(str(named) for session in self.sessions if (named := session.get("processor"))))
+
+    @property
     def acquired_r(self) -> npt.NDArray[np.int64]:
         """Images acquired after each round, the initial ones not counted."""
         labelled_r = np.array([row.labelled for row in self.rows], dtype=np.int64)

@@ -383,9 +383,28 @@ def seconds_table(summary: Summary) -> Table:
         "Seconds of a finished run, mean ± standard deviation. (n): over n runs, since the others are not finished. "
         "Other runs may have shared the machine."
     )
+    notes = [note, *computing(summary)]
     mixed = [f"{arm.label} ({len(arm.commits)} commits)" for arm in summary.results.arms if len(arm.commits) > 1]
-    notes = (note, *([f"These means are over runs of different code: {', '.join(mixed)}."] if mixed else ()))
-    return Table("seconds", "Where the time went", (FUNCTION, *phases), tuple(rows), notes)
+    notes += [f"These means are over runs of different code: {', '.join(mixed)}."] if mixed else []
+    return Table("seconds", "Where the time went", (FUNCTION, *phases), tuple(rows), tuple(notes))
+
+
+def computing(summary: Summary) -> list[str]:
+    """Return sentences on what computed the runs, and on their hours in all, by phase."""
+    runs = summary.results.runs
+    precisions = dict.fromkeys(str(run.configuration["precision"]) for run in runs)
+    processors = dict.fromkeys(name for run in runs for name in run.processors)
+    on = f" on {' and '.join(processors)}" if processors else ""
+    found = [estimate for estimate in summary.estimates if estimate.statistic == SECONDS]
+    hours: dict[str, float] = {}
+    for estimate in found:
+        hours[str(estimate.at)] = hours.get(str(estimate.at), 0.0) + sum(estimate.values.values()) / 3600
+    whole = sum(len(estimate.values) for estimate in found if estimate.at == "all")
+    sentences = [f"The runs were computed in {' and '.join(precisions)}{on}."]
+    if whole > 1:
+        phases = ", ".join(f"{phase} {spent:.2f}" for phase, spent in hours.items() if phase != "all")
+        sentences.append(f"The {whole} finished ones took {hours['all']:.2f} hours in all ({phases}).")
+    return sentences
 
 
 def _source_notes(sources: Sequence[Source]) -> tuple[str, ...]:

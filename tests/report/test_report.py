@@ -37,6 +37,7 @@ from active_learning.report.tables import (
     cited_error_table,
     cited_reach_table,
     comparison_tables,
+    computing,
     headline,
     paper_tables,
 )
@@ -541,6 +542,21 @@ def test_a_mean_over_runs_of_different_code_is_said_to_be_one(small: Path) -> No
         "The code changed between runs: they are of the commits 0123abc and 4567def+, and a mean can be over several "
         "of them."
     )
+
+
+def test_what_computed_the_runs_is_said_with_their_hours(small: Path) -> None:
+    names = ("bald-MC_dropout=True", "uniform-MC_dropout=True")
+    fit, test, score, every = (
+        sum(sum(seconds(small, name, phase)) for name in names) / 3600 for phase in ("fit", "test", "score", "all")
+    )
+    path = small / "runs" / names[0] / "repetition_1" / "provenance.json"
+    path.write_text(path.read_text().replace("a processor", "another"))
+    said = computing(summarise(read_results(small)))
+    assert said == [
+        "The runs were computed in float32 on a processor and another.",
+        f"The 6 finished ones took {every:.2f} hours in all (fit {fit:.2f}, test {test:.2f}, score {score:.2f}).",
+    ]
+    assert " ".join(said) in notes(small)["seconds"]
 
 
 def test_one_repetition_shows_no_spread_and_says_so(tmp_path: Path) -> None:
