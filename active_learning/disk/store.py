@@ -333,8 +333,9 @@ def _another(
 
 def _allowed(asked: ExperimentConfig, held: Row) -> bool:
     """Return whether settings stay allowed with the values of a record."""
+    values: Row = {key: tuple(value) if isinstance(value, list) else value for key, value in held.items()}
     try:
-        replace(asked, **{key: tuple(value) if isinstance(value, list) else value for key, value in held.items()})
+        replace(asked, **values)
     except ConfigError:
         return False
     return True
