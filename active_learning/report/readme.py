@@ -10,14 +10,14 @@ from active_learning.report.formats import markdown_safe
 from active_learning.report.page import cautions
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
-from active_learning.report.tables import computing, headline, paper_tables
+from active_learning.report.tables import computing, paper_tables
 from active_learning.report.write import REPORT_FOLDER
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
-    """Return the README's results, markers included: a figure and one or two tables of each folder.
+    """Return the README's results, markers included: a figure of each folder, and the paper's tables where it has them.
 
     Only what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in
     the reports, to which it leads.
@@ -27,12 +27,13 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
         summary = summarise(read_results(result_dir))
         report = Path(os.path.relpath(result_dir, readme.parent), REPORT_FOLDER).as_posix()
         drawn = error_figure(summary)
-        tables = paper_tables(summary) or [headline(summary)]
+        tables = paper_tables(summary)
+        words = [*cautions(summary), *computing(summary)]
         parts += [
             f"### {Path(report).parent.as_posix()}",
             f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)",
             *(entry.markdown() for entry in tables),
-            " ".join(map(markdown_safe, [*cautions(summary), *computing(summary)])),
+            *([" ".join(map(markdown_safe, words))] if tables else []),
             f"[All tables]({report}/tables.md), [all figures]({report}/figures), "
             f"[all numbers]({report}/numbers.csv). The whole page: `python3 main.py report {Path(report).parent}`.",
         ]

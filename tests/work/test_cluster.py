@@ -494,25 +494,25 @@ def test_other_versions_of_python_or_a_package_are_other_code(monkeypatch: pytes
     assert len(digests) == 2 + len(VERSIONED)
 
 
-def readme_commands(port: int) -> list[list[str]]:
-    """The README's local cluster, at another port: scheduler, workers, program."""
-    text = (ROOT / "README.md").read_text()
+def documented_commands(port: int) -> list[list[str]]:
+    """The local cluster of docs/speed.md, at another port: scheduler, workers, program."""
+    text = (ROOT / "docs" / "speed.md").read_text()
     block = re.search(r"```sh\n(.*dask scheduler.*\n.*dask worker.*\n.*main\.py.*)\n```", text)
     assert block is not None
     return [shlex.split(line.removesuffix("&").replace("8786", str(port))) for line in block[1].splitlines()]
 
 
 def start_command(words: list[str], *also: str, **options: Any) -> "subprocess.Popen[str]":
-    """Start a line of the README as a shell would, with this Python first in the path."""
+    """Start a line of a document as a shell would, with this Python first in the path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     return subprocess.Popen(["env", *words, *also], env=environment, cwd=ROOT, text=True, **options)
 
 
-def test_the_local_cluster_of_the_readme(tmp_path: Path) -> None:
+def test_the_local_cluster_of_the_documents(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    scheduler_words, worker_words, program = readme_commands(port)
+    scheduler_words, worker_words, program = documented_commands(port)
     small = ["--dataset=mnist_5k", "--epochs=1", "--min_steps=0", "--dropout_iter=2", "--pool_subset=20"]
     small += ["--weight_decay=0"]
     with (tmp_path / "log").open("w") as log:
