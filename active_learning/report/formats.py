@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -224,3 +225,13 @@ def _rounded(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.12g}") if math.isfinite(value) else None
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as a sentence has them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

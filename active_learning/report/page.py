@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from active_learning.images.dataset import SPLIT
 from active_learning.report.colours import DARK
 from active_learning.report.drawing import Figure
 from active_learning.report.figures import cited_points
-from active_learning.report.formats import NOTHING, Table, number_cell, text_cell
+from active_learning.report.formats import NOTHING, Table, listed, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
 from active_learning.report.results import Arm, Results, Run, of_earlier_version
@@ -156,7 +156,7 @@ def findings(summary: Summary) -> list[str]:
             break
         best = min(reached, key=_reach_rank)
         equal = [estimate.arm for estimate in reached if _reach_rank(estimate) == _reach_rank(best)]
-        names = "all alike" if 1 < len(equal) == len(found) else _listed(equal)
+        names = "all alike" if 1 < len(equal) == len(found) else listed(equal)
         sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random not in equal:
@@ -180,7 +180,7 @@ def _not_apart(best: Estimate, others: Sequence[Estimate]) -> str:
     """Say whose runs the best one's overlap with, or nothing."""
     highest = max(best.values.values())
     near = [other.arm for other in others if min(other.values.values()) <= highest]
-    return f"Its runs do not stand apart from those of {_listed(near)}." if near and best.repetitions > 1 else ""
+    return f"Its runs do not stand apart from those of {listed(near)}." if near and best.repetitions > 1 else ""
 
 
 def _reach_rank(estimate: Estimate) -> tuple[float, int]:
@@ -197,7 +197,7 @@ def cautions(summary: Summary) -> list[str]:
         + ("." if len(counts) == 1 else "; the tables say from how many.")
     ]
     if 1 in counts:
-        of = "" if len(counts) == 1 else f" of {_listed(arm.label for arm in arms if len(arm.whole) == 1)}"
+        of = "" if len(counts) == 1 else f" of {listed(arm.label for arm in arms if len(arm.whole) == 1)}"
         sentences.append(f"One repetition{of} shows no spread: it gives no interval and no test.")
     if any(1 < count < FEWEST_FOR_INTERVAL for count in counts):
         sentences.append(
@@ -208,7 +208,7 @@ def cautions(summary: Summary) -> list[str]:
     commits = summary.results.commits
     if len(commits) > 1:
         sentences.append(
-            f"The code changed between runs: they are of the commits {_listed(commits)}, and a mean can be over "
+            f"The code changed between runs: they are of the commits {listed(commits)}, and a mean can be over "
             "several of them."
         )
     return sentences
@@ -231,11 +231,6 @@ def _left_out(summary: Summary) -> list[str]:
     }
     words = " and ".join(names)
     return [f"{words.capitalize()} are left out: {', and '.join(needs[name] for name in names)}; there are {most}."]
-
-
-def _listed(words: Iterable[str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
@@ -320,7 +315,7 @@ def _groups(results: Results, output_dir: Path) -> list[dict[str, Any]]:
 def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
     """Say of which commit the runs are; a + behind a commit says that the checkout had changes."""
     if earlier:
-        of = f" ({'commit' if len(commits) == 1 else 'commits'} {_listed(commits)})" if commits else ""
+        of = f" ({'commit' if len(commits) == 1 else 'commits'} {listed(commits)})" if commits else ""
         return (
             f"No command of this version computes these runs anew: they are of an earlier one{of}, whose training cut "
             "its batches otherwise and had other flags. This one computes the nearest that there is."
@@ -329,7 +324,7 @@ def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
         return "This command computes these runs anew. No run names the commit that computed it."
     if len(commits) > 1:
         return (
-            f"This command computes these runs anew. They are of several commits, {_listed(commits)}: no one checkout "
+            f"This command computes these runs anew. They are of several commits, {listed(commits)}: no one checkout "
             "gives all of them to the last digit. The last table names the commit of each run."
         )
     changes = ", which had changes that are in no commit" if commits[0].endswith("+") else ""

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from active_learning.report.cited_figures import Source, cited_figures
 from active_learning.report.formats import (
@@ -13,6 +14,7 @@ from active_learning.report.formats import (
     cited_cell,
     difference_cell,
     interval_cell,
+    listed,
     mean_cell,
     number_cell,
     quartile_cell,
@@ -131,6 +133,10 @@ def _bracket_words(summary: Summary) -> str:
     return f"[{interval}; of fewer than {FEWEST_FOR_INTERVAL} runs: {ends}]"
 
 
+RUNS_OF_OTHERS = ("paper", "reimplementation")
+"""The sources that ran the same functions, by their names among the cited figures."""
+
+
 def paper_tables(summary: Summary) -> list[Table]:
     """Return Tables 1 and 2 of the paper, its figures beside ours; none if no run is comparable."""
     cited = cited_figures()
@@ -156,13 +162,62 @@ def _paper_error_table(summary: Summary, arms: Sequence[Arm]) -> Table:
     cited, rows = cited_figures(), []
     for arm in arms:
         ours = summary.get(arm.label, "test_error", cited.error_acquired)
-        theirs = cited.test_errors["paper"].get(arm.acquisition)
-        cell = Cell(NOTHING, math.inf) if theirs is None else number_cell(100 * theirs, 2)
-        rows.append((text_cell(arm.label), interval_cell(ours, 2, 100), cell))
+        theirs = [cited.test_errors[source].get(arm.acquisition) for source in RUNS_OF_OTHERS]
+        cells = [Cell(NOTHING, math.inf) if value is None else number_cell(100 * value, 2) for value in theirs]
+        rows.append((text_cell(arm.label), interval_cell(ours, 2, 100), *cells))
     title = f"Test error after {cited.error_acquired:,} acquired images"
-    validation = f"Gal et al. had {int(cited.error_validation_images['paper']):,} validation images."
+    validation = f"Theirs are with {int(cited.error_validation_images['paper']):,} validation images."
     note = f"Per cent: mean ± standard deviation {_bracket_words(summary)} (runs). {validation}"
-    return Table("paper_2", title, (FUNCTION, "here", "Gal et al."), tuple(rows), (note,))
+    headers = (FUNCTION, "here", "Gal et al.", "re-implementation")
+    return Table("paper_2", title, headers, tuple(rows), (note, *_standing(summary, arms)))
+
+
+def _standing(summary: Summary, arms: Sequence[Arm]) -> list[str]:
+    """Return in how many cells our means are at or below the figures of others, and the cells in which they are not.
+
+    Of the re-implementation only the test errors are taken: its images to reach an error were read off another set.
+    """
+    cited, sentences = cited_figures(), []
+    for source in RUNS_OF_OTHERS:
+        cells = [
+            _BesideTheirs(f"{arm.label} to {100 * level:.0f} %", ours, theirs, 0)
+            for arm in arms
+            for level, theirs in cited.acquired_to_reach[source][arm.acquisition].items()
+            if source == "paper" and (ours := [*summary.get(arm.label, REACH, level).values.values()])
+        ]
+        for arm in arms:
+            errors = summary.get(arm.label, "test_error", cited.error_acquired).values.values()
+            theirs = cited.test_errors[source].get(arm.acquisition)
+            if errors and theirs is not None:
+                where = f"{arm.label} at {cited.error_acquired:,} images, %"
+                cells.append(_BesideTheirs(where, [100 * error for error in errors], 100 * theirs, 2))
+        missed = [cell for cell in cells if not cell.mean <= cell.theirs]
+        if cells:
+            found = f"in {len(cells) - len(missed)} of {len(cells)} cells"
+            above = f"; above in {listed(map(str, missed))}" if missed else ""
+            label = cited.sources[source].label
+            sentences.append(f"Beside {label}: our means are at or below theirs {found}{above}.")
+    return sentences
+
+
+class _BesideTheirs(NamedTuple):
+    """A number of ours in each repetition, and another's: lower is better."""
+
+    where: str
+    ours: list[float]
+    theirs: float
+    digits: int
+
+    @property
+    def mean(self) -> float:
+        """Our mean."""
+        return math.fsum(self.ours) / len(self.ours)
+
+    def __str__(self) -> str:
+        numbers = (self.mean, self.theirs, min(self.ours), max(self.ours))
+        mean, theirs, least, most = (number_cell(number, self.digits).text for number in numbers)
+        among = "among" if min(self.ours) <= self.theirs else "below"
+        return f"{self.where} ({mean} against {theirs}, {among} our runs of {least} to {most})"
 
 
 def cited_reach_table(summary: Summary) -> Table | None:
