@@ -343,8 +343,8 @@ def steps_taken(net: BayesianCNNClassifier) -> int:
 
 
 @pytest.mark.parametrize("stopping", ["none", "validation"])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_learning_rate_is_constant_or_falls_along_half_a_cosine(schedule: str, stopping: str) -> None:
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "warmup_cosine"])
+def test_the_learning_rate_follows_its_schedule(schedule: str, stopping: str) -> None:
     rates: list[float] = []
 
     def check() -> None:
@@ -360,8 +360,9 @@ def test_the_learning_rate_is_constant_or_falls_along_half_a_cosine(schedule: st
     if schedule == "constant":
         assert set(training_rates) == {2e-4}
     else:
-        np.testing.assert_allclose(training_rates, 1e-4 * (1 + np.cos(np.pi * np.arange(100) / 100)), rtol=1e-6)
-        assert training_rates[0] == 2e-4
+        falling = 1e-4 * (1 + np.cos(np.pi * np.arange(100) / 100))
+        rising = np.minimum(np.arange(1, 101) / 10, 1) if schedule == "warmup_cosine" else np.ones(100)
+        np.testing.assert_allclose(training_rates, rising * falling, rtol=1e-6)
         assert net.optimizer_.param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 

@@ -206,6 +206,7 @@ WAYS_TO_TRAIN: dict[str, dict[str, Any]] = {
     "elastic": {"augment": "elastic", "augment_strength": 0.5},
     "flip": {"augment": "flip"},
     "min_steps": {"min_steps": 7},
+    "warmup_cosine": {"lr_schedule": "warmup_cosine"},
     "cosine": {"lr_schedule": "cosine"},
     "stopping": {"stopping": "validation", "min_steps": 16, "lr": 2e-2},
     "torch": {"initialisation": "torch"},

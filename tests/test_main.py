@@ -45,7 +45,8 @@ BAD_INPUTS = {
     "--epochs -3": "--epochs -3 is not allowed: it takes a number of at least 1.",
     "--min_steps -1": "--min_steps -1 is not allowed: it takes a number of at least 0.",
     "--min_steps many": "--min_steps 'many' is not allowed: it takes a whole number, for example 500.",
-    "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine, for example cosine.",
+    "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine or warmup_cosine, for "
+    "example cosine.",
     "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation, for example none.",
     "--stopping validation --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
     "--stopping validation.",

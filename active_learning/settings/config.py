@@ -23,7 +23,7 @@ from load_data import DATASETS, DatasetSpec
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Augmentation = Literal["none", "affine", "elastic", "flip"]
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "warmup_cosine"]
 Stopping = Literal["none", "validation"]
 Initialisation = Literal["glorot", "torch"]
 Masks = Literal["pass", "image"]
@@ -152,7 +152,11 @@ class ExperimentConfig:
     epochs: int = _flag(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
     lr: float = _flag(2e-3, "Adam's learning rate")
-    lr_schedule: Schedule = _flag("cosine", "cosine lets the learning rate fall to 0 in the course of a fit")
+    lr_schedule: Schedule = _flag(
+        "cosine",
+        "cosine lets the learning rate fall to 0 in the course of a fit; warmup_cosine lets it rise in a tenth of the "
+        "steps first",
+    )
     stopping: Stopping = _flag(
         "none",
         "validation ends a fit once the loss on the validation set has not fallen for some 250 steps, and takes the "
