@@ -19,9 +19,12 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
     """Return the README's results, markers included: a figure of each folder, and the paper's tables where it has them.
 
+    A figure that the README shows elsewhere is left out.
+
     Only what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in
     the reports, to which it leads.
     """
+    elsewhere = replace_block(readme.read_text(encoding="utf-8"), "")
     parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
     for result_dir in result_dirs:
         summary = summarise(read_results(result_dir))
@@ -29,13 +32,14 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
         drawn = error_figure(summary)
         tables = paper_tables(summary)
         words = [*cautions(summary), *computing(summary)]
+        picture = f"({report}/figures/{drawn.key}.png)"
         parts += [
             f"### {Path(report).parent.as_posix()}",
-            f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)",
+            *([] if picture in elsewhere else [f"![{markdown_safe(drawn.alt)}]{picture}"]),
             *(entry.markdown() for entry in tables),
             *([" ".join(map(markdown_safe, words))] if tables else []),
-            f"[All tables]({report}/tables.md), [all figures]({report}/figures), "
-            f"[all numbers]({report}/numbers.csv). The whole page: `python3 main.py report {Path(report).parent}`.",
+            f"[All tables]({report}/tables.md), [figures]({report}/figures), [numbers]({report}/numbers.csv); "
+            f"the page: `main.py report {Path(report).parent}`.",
         ]
     return "\n\n".join([*parts, END])
 

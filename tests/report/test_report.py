@@ -1102,6 +1102,10 @@ def test_the_readme_block_is_replaced_between_its_markers(small: Path, monkeypat
     assert text.startswith(f"Before\n{BEGIN}")
     assert text.endswith(f"{END}\nafter\n")
     assert f"]({small.name}/report/figures/test_error.png)" in text
+    shown = f"![ours]({small.name}/report/figures/test_error.png)\n"
+    readme.write_text(shown + text)
+    assert "test_error.png" not in readme_block([small], readme), "it is shown elsewhere"
+    readme.write_text(text)
     write_run(small, run_config(repetition=0), [0.5, 0.2, 0.1, 0.06, 0.04])
     assert text != replace_block(text, readme_block([small], readme))
 
