@@ -477,6 +477,9 @@ def _children_without_sigint() -> Iterator[None]:
     traceback each and be started again. Threads inherit the mask and so does every worker that they start, also in
     place of a dead one; this thread gets its own back once the embedded cluster's threads are there.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
     resource_tracker.ensure_running()  # it unblocks SIGINT in the thread that first needs it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
