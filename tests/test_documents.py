@@ -11,7 +11,17 @@ from tests.conftest import ROOT
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 FOLDERS = ("result_npy", "active_learning", "benchmarks", "tests", "docs")
 PATH = re.compile(rf"(?<![\w./-])(?:(?:{'|'.join(FOLDERS)})/[\w./=-]*|[\w-]+\.(?:py|ipynb|toml|txt))(?![\w/])")
-OWN = ("quick_start", "DATASET", "mnist", "mnist/report/index.html", "mnist-lr=0.01", "paper", "again_1", "again_3")
+OWN = (
+    "quick_start",
+    "DATASET",
+    "mnist",
+    "mnist/report/index.html",
+    "mnist-lr=0.01",
+    "paper",
+    "again_1",
+    "again_2",
+    "again_3",
+)
 WRITTEN_FOR_ONESELF = {f"result_npy/{name}" for name in OWN}
 """Folders that the documents have a user make."""
 

@@ -46,7 +46,10 @@ def all_figures(summary: Summary, gallery: Gallery | None = None) -> tuple[list[
         "calibration": partial(calibration_figure, summary),
         "class balance": partial(class_figure, summary),
         "pairwise penalties": partial(penalty_figure, summary),
-        **{f"{pair[0].label} without dropout": partial(dropout_figure, summary, pair) for pair in _pairs(summary)},
+        **{
+            f"{pair[0].label} without dropout": partial(dropout_figure, summary, pair)
+            for pair in dropout_pairs(summary)
+        },
         "the acquired images": partial(gallery_figure, gallery or Gallery(), summary.results.digest),
     }
     figures, failures = [], []
@@ -305,7 +308,7 @@ def _score_range(round_: GalleryRound) -> str:
     return f"{scores[0]} to {scores[-1]}" if scores[0] != scores[-1] else f"{scores[0]}"
 
 
-def _pairs(summary: Summary) -> list[list[Arm]]:
+def dropout_pairs(summary: Summary) -> list[list[Arm]]:
     """Return each function's arms with and without MC dropout, of those that have both."""
     arms = _arms(summary)
     pairs = [[arm, *(other for other in arms if other.deterministic and _alike(arm, other))] for arm in arms]
@@ -314,6 +317,11 @@ def _pairs(summary: Summary) -> list[list[Arm]]:
 
 def _alike(arm: Arm, other: Arm) -> bool:
     return (other.acquisition, other.variant) == (arm.acquisition, arm.variant)
+
+
+def dropout_key(pair: Sequence[Arm]) -> str:
+    """Return the name of the figure of a function with and without MC dropout."""
+    return f"dropout_{pair[0].acquisition}" + (f"_{pair[0].variant}" if pair[0].variant else "")
 
 
 def dropout_figure(summary: Summary, pair: Sequence[Arm]) -> Figure:
@@ -336,9 +344,8 @@ def dropout_figure(summary: Summary, pair: Sequence[Arm]) -> Figure:
         for arm in pair
         if np.isfinite(arm.curves()[:, -1]).any()
     )
-    key = f"dropout_{pair[0].acquisition}" + (f"_{pair[0].variant}" if pair[0].variant else "")
     return draw_figure(
-        key,
+        dropout_key(pair),
         f"{pair[0].label}: with and without MC dropout",
         f"Test error and calibration error with and without MC dropout; test error at the end {ends}.",
         draw,

@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from active_learning.report.figures import error_figure
-from active_learning.report.formats import markdown_safe
+from active_learning.report.figures import dropout_key, dropout_pairs, error_figure
+from active_learning.report.formats import listed, markdown_safe
 from active_learning.report.page import cautions
 from active_learning.report.results import read_results
 from active_learning.report.summary import summarise
@@ -19,27 +19,31 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
     """Return the README's results, markers included: a figure of each folder, and the paper's tables where it has them.
 
-    A figure that the README shows elsewhere is left out.
-
-    Only what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in
-    the reports, to which it leads.
+    Of a folder with deterministic arms it is the figures with and without MC dropout; its other arms are those of
+    experiment 1. A figure that the README shows elsewhere is left out. Only what follows from the folders is in it, so
+    that a test can say whether the README is up to date. The rest is in the reports, to which it leads.
     """
     elsewhere = replace_block(readme.read_text(encoding="utf-8"), "")
     parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
     for result_dir in result_dirs:
         summary = summarise(read_results(result_dir))
         report = Path(os.path.relpath(result_dir, readme.parent), REPORT_FOLDER).as_posix()
-        drawn = error_figure(summary)
-        tables = paper_tables(summary)
+        pairs = dropout_pairs(summary)
+        if pairs:
+            links = listed(f"[{pair[0].label}]({report}/figures/{dropout_key(pair)}.png)" for pair in pairs)
+            shown = f"With MC dropout and without: {links}."
+        else:
+            drawn = error_figure(summary)
+            shown = f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)"
+        tables = [] if pairs else paper_tables(summary)
         words = [*cautions(summary), *computing(summary)]
-        picture = f"({report}/figures/{drawn.key}.png)"
         parts += [
             f"### {Path(report).parent.as_posix()}",
-            *([] if picture in elsewhere else [f"![{markdown_safe(drawn.alt)}]{picture}"]),
+            *([] if shown.rpartition("]")[2] in elsewhere else [shown]),
             *(entry.markdown() for entry in tables),
             *([" ".join(map(markdown_safe, words))] if tables else []),
-            f"[All tables]({report}/tables.md), [figures]({report}/figures), [numbers]({report}/numbers.csv); "
-            f"the page: `main.py report {Path(report).parent}`.",
+            f"[All tables]({report}/tables.md), [figures and numbers]({report}); the page: "
+            f"`main.py report {Path(report).parent}`.",
         ]
     return "\n\n".join([*parts, END])
 

@@ -1464,6 +1464,16 @@ def test_cells_in_which_others_stand_better_are_named(
     )
 
 
+def test_of_deterministic_arms_the_readme_has_the_figures_with_and_without_dropout(written: Path) -> None:
+    readme = written.parent / "README.md"
+    readme.write_text(f"{BEGIN}{END}")
+    block = readme_block([written], readme)
+    linked = re.findall(r"\[([^]]*)\]\(([^)]*dropout_[a-z_]*\.png)\)", block)
+    assert [label for label, _ in linked] == [ACQUISITION_FUNCTIONS[name].label for name in ("max_entropy", "bald")]
+    assert all((readme.parent / path).is_file() for _, path in linked)
+    assert "|" not in block, "its Bayesian arms are those of experiment 1, whose tables stand there"
+
+
 def test_the_committed_readme_is_mostly_not_generated() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text[text.index(BEGIN) : text.index(END)]) < len(text) / 3
