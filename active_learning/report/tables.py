@@ -191,7 +191,7 @@ def _standing(summary: Summary, arms: Sequence[Arm]) -> list[str]:
             if errors and theirs is not None:
                 where = f"{arm.label} at {cited.error_acquired:,} images, %"
                 cells.append(_BesideTheirs(where, [100 * error for error in errors], 100 * theirs, 2))
-        missed = [cell for cell in cells if not cell.mean <= cell.theirs]
+        missed = [cell for cell in cells if cell.mean > cell.theirs]
         if cells:
             found = f"in {len(cells) - len(missed)} of {len(cells)} cells"
             above = f"; above in {listed(map(str, missed))}" if missed else ""
