@@ -36,8 +36,8 @@ STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
 WARMUP = 0.1
 """The share of a fit's steps in which `warmup_cosine` lets the learning rate rise.
 
-Adam moves every weight by about the rate from the first step on, in the sign of gradients that are still noise. That can
-take maps of a convolution to where relu is 0 for every image, for good.
+Adam moves every weight by about the rate from the first step on, in the sign of gradients that are still noise. That
+can take maps of a convolution to where relu is 0 for every image, for good.
 """
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -170,9 +170,9 @@ def findings(summary: Summary) -> list[str]:
         words = f"{100 * mean:.2f} %" + (
             f" (mean of {lowest.repetitions} runs)" if lowest.repetitions > 1 else " (one run)"
         )
-        sentences.append(f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}.")
         apart = _not_apart(lowest, [other for _, other in means if other is not lowest])
-        sentences += [apart] if apart else []
+        sentence = f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}."
+        sentences.append(f"{sentence}{f' {apart}' if apart else ''}")
     return sentences
 
 
@@ -180,7 +180,7 @@ def _not_apart(best: Estimate, others: Sequence[Estimate]) -> str:
     """Say whose runs the best one's overlap with, or nothing."""
     highest = max(best.values.values())
     near = [other.arm for other in others if min(other.values.values()) <= highest]
-    return f"Its runs do not stand apart from those of {listed(near)}." if near and best.repetitions > 1 else ""
+    return f"The runs of {best.arm} overlap with those of {listed(near)}." if near and best.repetitions > 1 else ""
 
 
 def _reach_rank(estimate: Estimate) -> tuple[float, int]:

@@ -249,7 +249,7 @@ def cited_reach_table(summary: Summary) -> Table | None:
 def cited_error_table(summary: Summary) -> Table | None:
     """Return the test errors at 1,000 acquired images, ours and cited, lowest first; None without ours.
 
-    A difference is given only between figures of equally many validation images.
+    A difference is given only between figures of equally many validation images; without any, the column is left out.
     """
     cited = cited_figures()
     rows: list[tuple[float, tuple[Cell, ...]]] = []
@@ -274,16 +274,21 @@ def cited_error_table(summary: Summary) -> Table | None:
             label = arm_labels.get(name, name)
             rows.append((value, _cited_error_row(label, cited.sources[source].label, place, value, difference)))
     headers = ("method", "source", "labelled images", "validation images", "test error, %", "ours minus theirs")
+    said = (
+        "Labelled images: all that the method was trained on, the initial ones included. Validation images are "
+        "labelled too, and counted apart."
+    )
+    columns = len(headers)
+    if all(row[-1].text == NOTHING for _, row in rows):
+        columns -= 1
+    else:
+        said += " A difference is given where theirs are as many as ours."
     return Table(
         "cited_error",
         f"Test error at {cited.error_acquired:,} acquired images, with semi-supervised techniques",
-        headers,
-        tuple(row for _, row in sorted(rows, key=lambda entry: entry[0])),
-        (
-            "Labelled images: all that the method was trained on, the initial ones included. Validation images are "
-            "labelled too, and counted apart. A difference is given where theirs are as many as ours.",
-            *_source_notes([cited.sources[source] for source in cited.test_errors]),
-        ),
+        headers[:columns],
+        tuple(row[:columns] for _, row in sorted(rows, key=lambda entry: entry[0])),
+        (said, *_source_notes([cited.sources[source] for source in cited.test_errors])),
     )
 
 
