@@ -55,7 +55,7 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
     except (OSError, MemoryError) as error:
-        return fail(1, f"{error or 'there is not enough memory'}; {SAVED} goes on once that is mended.")
+        return fail(1, f"{str(error) or 'there is not enough memory'}; {SAVED} goes on once that is mended.")
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:

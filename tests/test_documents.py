@@ -21,6 +21,7 @@ OWN = (
     "again_1",
     "again_2",
     "again_3",
+    "again_4",
 )
 WRITTEN_FOR_ONESELF = {f"result_npy/{name}" for name in OWN}
 """Folders that the documents have a user make."""
