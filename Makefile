@@ -34,8 +34,8 @@ pages: $(VENV)/dev
 faults: $(VENV)/dev
 	$(PYTHON) -m benchmarks.faults
 
-# The paper's experiments on MNIST: hours, and the same command goes on where it was stopped. The committed runs
-# are finished, so these want a folder to be run anew: make experiment_1 RESULT_DIR=result_npy/again_1
+# The paper's experiments on MNIST: hours, and the same command goes on where it was stopped. The committed runs are
+# finished, so these want a folder to be run anew: make experiment_1 RESULT_DIR=result_npy/again_1
 experiment_1 experiment_2 experiment_3 experiment_4: $(VENV)/run
 	$(PYTHON) main.py --config active_learning/presets/$@.yaml $(DATA_DIR) $(if $(RESULT_DIR),--result_dir $(RESULT_DIR))
 

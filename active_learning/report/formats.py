@@ -232,10 +232,6 @@ def listed(words: Iterable[str]) -> str:
 
     >>> listed(["a", "b", "c"])
     'a, b and c'
-    >>> listed(["a", "b, deterministic", "c"])
-    'a; b, deterministic; and c'
     """
     *first, last = words
-    if any("," in word for word in [*first, last]) and first:
-        return f"{'; '.join(first)}; and {last}"
     return f"{', '.join(first)} and {last}" if first else last

@@ -156,7 +156,7 @@ def findings(summary: Summary) -> list[str]:
             break
         best = min(reached, key=_reach_rank)
         equal = [estimate.arm for estimate in reached if _reach_rank(estimate) == _reach_rank(best)]
-        names = "all alike" if 1 < len(equal) == len(found) else listed(equal)
+        names = "all alike" if 1 < len(equal) == len(found) else _listed_arms(equal)
         sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_median_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random not in equal:
@@ -180,22 +180,49 @@ def _not_apart(best: Estimate, others: Sequence[Estimate]) -> str:
     """Say whose runs the best one's overlap with, or nothing."""
     highest = max(best.values.values())
     near = [other.arm for other in others if min(other.values.values()) <= highest]
-    return f"The runs of {best.arm} overlap with those of {listed(near)}." if near and best.repetitions > 1 else ""
+    if not near or best.repetitions == 1:
+        return ""
+    return f"The runs of {_listed_arms([best.arm])} overlap with those of {_listed_arms(near)}."
+
+
+def _listed_arms(labels: Sequence[str]) -> str:
+    """Return labels as a sentence has them; a label with a comma of its own gets brackets in its place.
+
+    >>> _listed_arms(["BALD", "Max Entropy, deterministic"])
+    'BALD and Max Entropy (deterministic)'
+    """
+    return listed(re.sub(r", (.*)", r" (\1)", label) for label in labels)
 
 
 def _reach_rank(estimate: Estimate) -> tuple[float, int]:
     return (math.inf if estimate.median is None else estimate.median, -estimate.reached)
 
 
-def cautions(summary: Summary) -> list[str]:
-    """Return how much the numbers can bear, given how many repetitions stand behind them and which code ran them."""
-    arms = summary.results.arms
-    counts = sorted({len(arm.whole) for arm in arms})
+def foundation(summary: Summary) -> list[str]:
+    """Return how many repetitions stand behind the numbers, and which code if it is not all the same."""
+    counts, commits = _repetitions(summary), summary.results.commits
     words = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     sentences = [
         f"Each number is from {words} repetition{'s' * (words != '1')}"
         + ("." if len(counts) == 1 else "; the tables say from how many.")
     ]
+    if len(commits) > 1:
+        sentences.append(
+            f"The code changed between runs: they are of the commits {listed(commits)}, and a mean can be over "
+            "several of them."
+        )
+    return sentences
+
+
+def _repetitions(summary: Summary) -> list[int]:
+    return sorted({len(arm.whole) for arm in summary.results.arms})
+
+
+def cautions(summary: Summary) -> list[str]:
+    """Return how much the numbers can bear, given how many repetitions stand behind them and which code ran them."""
+    arms, counts = summary.results.arms, _repetitions(summary)
+    first, *others = foundation(summary)
+    sentences = [first]
     if 1 in counts:
         of = "" if len(counts) == 1 else f" of {listed(arm.label for arm in arms if len(arm.whole) == 1)}"
         sentences.append(f"One repetition{of} shows no spread: it gives no interval and no test.")
@@ -204,14 +231,7 @@ def cautions(summary: Summary) -> list[str]:
             f"Fewer than {FEWEST_FOR_INTERVAL} repetitions give no 95 % interval: the figures show the single runs, "
             "and the table of test errors the lowest and the highest."
         )
-    sentences += _left_out(summary)
-    commits = summary.results.commits
-    if len(commits) > 1:
-        sentences.append(
-            f"The code changed between runs: they are of the commits {listed(commits)}, and a mean can be over "
-            "several of them."
-        )
-    return sentences
+    return [*sentences, *_left_out(summary), *others]
 
 
 def _left_out(summary: Summary) -> list[str]:

@@ -5,11 +5,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from active_learning.report.cited_figures import cited_figures
 from active_learning.report.figures import dropout_key, dropout_pairs, error_figure
-from active_learning.report.formats import listed, markdown_safe
-from active_learning.report.page import cautions
+from active_learning.report.formats import Table, listed, markdown_safe
+from active_learning.report.page import foundation
 from active_learning.report.results import read_results
-from active_learning.report.summary import summarise
+from active_learning.report.summary import Summary, summarise
 from active_learning.report.tables import computing, paper_tables
 from active_learning.report.write import REPORT_FOLDER
 
@@ -17,7 +18,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
 def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
-    """Return the README's results, markers included: a figure of each folder, and the paper's tables where it has them.
+    """Return the README's results, markers included: of each folder a figure, or a table of the paper, or both.
 
     Of a folder with deterministic arms it is the figures with and without MC dropout; its other arms are those of
     experiment 1. A figure that the README shows elsewhere is left out. Only what follows from the folders is in it, so
@@ -35,17 +36,28 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
         else:
             drawn = error_figure(summary)
             shown = f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)"
-        tables = [] if pairs else paper_tables(summary)
-        words = [*cautions(summary), *computing(summary)]
+        tables = [] if pairs else _paper_table(summary)
+        words = [*foundation(summary), *computing(summary)]
         parts += [
             f"### {Path(report).parent.as_posix()}",
-            *([] if shown.rpartition("]")[2] in elsewhere else [shown]),
+            *([] if shown.rpartition("]")[2] in elsewhere or _validation_as_theirs(summary) else [shown]),
             *(entry.markdown() for entry in tables),
             *([" ".join(map(markdown_safe, words))] if tables else []),
             f"[All tables]({report}/tables.md), [figures and numbers]({report}); the page: "
             f"`main.py report {Path(report).parent}`.",
         ]
     return "\n\n".join([*parts, END])
+
+
+def _paper_table(summary: Summary) -> list[Table]:
+    """Return the paper's Table 2 where the validation images are as many as its own there, elsewhere its Table 1."""
+    tables = paper_tables(summary)
+    return tables[1:] if _validation_as_theirs(summary) else tables[:1]
+
+
+def _validation_as_theirs(summary: Summary) -> bool:
+    theirs = cited_figures().error_validation_images["paper"]
+    return {str(run.configuration.get("val_size")) for run in summary.results.runs} == {theirs}
 
 
 def replace_block(text: str, block: str) -> str:
