@@ -53,7 +53,7 @@ class _Convolutions(Function):
         convolved = convolve(*arrays, for_gradients=for_gradients, bfloat16=in_bfloat16, threads=threads)
         features, *others = map(torch.from_numpy, convolved)
         features = features.permute(0, 3, 1, 2)
-        ctx.save_for_backward(x, weight2, features, *others)
+        ctx.save_for_backward(x, weight1, bias1, weight2, features, *others)
         ctx.threads = threads
         return features
 
@@ -61,9 +61,9 @@ class _Convolutions(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the parameters; the images need none."""
-        x, weight2, features, corners, between = ctx.saved_tensors
-        convolved = Convolved(_as_array(features), corners.numpy(), between.numpy())
-        arrays = _as_array(x), _as_array(weight2), _as_array(gradient)
+        x, weight1, bias1, weight2, features, corners = ctx.saved_tensors
+        convolved = Convolved(_as_array(features), corners.numpy())
+        arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), _as_array(gradient)
         found = convolution_gradients(convolved, *arrays, threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
         by_parameters = by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2

@@ -110,11 +110,10 @@ Halves = npt.NDArray[np.uint16]  # the bits of numbers in bfloat16
 
 
 class Convolved(NamedTuple):
-    """What the forward computation leaves; the last two are for the gradients, and empty if none are wanted."""
+    """What the forward computation leaves; the corners are for the gradients, and empty if none are wanted."""
 
     features_npqo: Floats
     corners_npqo: npt.NDArray[np.uint8]  # which corner of its window each maximum is: 0 and 1 above, 2 and 3 below
-    between_nhwo: Floats  # after the first relu
 
 
 class Gradients(NamedTuple):
@@ -161,29 +160,37 @@ def convolve(
     pooled = (count, (height - KERNEL + 1) // POOLING, (width - KERNEL + 1) // POOLING, FILTERS)
     kept = count if for_gradients else 0
     features, corners = _empty(pooled), _empty((kept, *pooled[1:]), np.uint8)
-    between = _empty((kept, height, width, FILTERS))
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
-    weight1_kio = _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, KERNEL * channels, FILTERS)
+    weight1_kio = _first_weight(weight1_okkc)
     weight2_koo = np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS)
     weight2_eoo = np.tensordot(FILTER_BOTH_WAYS, weight2_koo, axes=1)
     factors = _in_pairs(weight2_eoo) if bfloat16 else _float32(weight2_eoo)
     weights = weight1_kio, _float32(bias1_o), factors, _float32(bias2_o)
 
     def compute(few: slice) -> None:
-        _convolve_part(features[few], corners[few], between[few], images_nhw[few], *weights)
+        _convolve_part(features[few], corners[few], images_nhw[few], *weights)
 
     _in_parts(compute, count, max(1, -(-count // threads)), threads)
-    return Convolved(features, corners, between)
+    return Convolved(features, corners)
 
 
 def convolution_gradients(
-    convolved: Convolved, images_nhwc: Floats, weight2_okko: Floats, gradient_npqo: Floats, *, threads: int = 1
+    convolved: Convolved,
+    images_nhwc: Floats,
+    weight1_okkc: Floats,
+    bias1_o: Floats,
+    weight2_okko: Floats,
+    gradient_npqo: Floats,
+    *,
+    threads: int = 1,
 ) -> Gradients:
     """Return the gradients by weights and biases.
 
     Args:
         convolved: what `convolve` returned for gradients.
         images_nhwc: the images.
+        weight1_okkc: the first convolution's weight; its output is computed again, faster than it is kept.
+        bias1_o: its bias.
         weight2_okko: the second convolution's weight.
         gradient_npqo: the gradient by the features.
         threads: threads that compute; they change nothing in the result.
@@ -191,16 +198,17 @@ def convolution_gradients(
     Raises:
         ValueError: for arrays whose shapes do not go together, as when nothing was kept for gradients.
     """
-    features_npqo, corners_npqo, between_nhwo = convolved
+    features_npqo, corners_npqo = convolved
     count, height, width, channels = images_nhwc.shape
     inner = height - KERNEL + 1, width - KERNEL + 1
     pooled = (count, *((side - KERNEL + 1) // POOLING for side in inner), FILTERS)
-    found = features_npqo, corners_npqo, gradient_npqo, between_nhwo, weight2_okko
-    _check_shapes(found, (pooled, pooled, pooled, (count, *inner, FILTERS), (FILTERS, KERNEL, KERNEL, FILTERS)))
-    weight2_okl = _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
+    found = features_npqo, corners_npqo, gradient_npqo, weight1_okkc, bias1_o, weight2_okko
+    first, second = (FILTERS, KERNEL, KERNEL, channels), (FILTERS, KERNEL, KERNEL, FILTERS)
+    _check_shapes(found, (pooled, pooled, pooled, first, (FILTERS,), second))
+    weight1_kio = _first_weight(weight1_okkc)
+    weights = weight1_kio, _float32(bias1_o), _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
     arrays: list[npt.NDArray[Any]] = [
         _float32(images_nhwc).reshape(count, height, width * channels),
-        between_nhwo,
         features_npqo,
         corners_npqo,
         _float32(gradient_npqo),
@@ -213,7 +221,7 @@ def convolution_gradients(
 
     def compute(few: slice) -> None:
         part = few.start // IMAGES_PER_PART
-        _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), weight2_okl)
+        _gradients_of_part(*(array[part] for array in sums), *(array[few] for array in arrays), *weights)
 
     _in_parts(compute, count, IMAGES_PER_PART, threads)
     by_weight1_kcko, by_bias1, by_weight2, by_bias2 = (array.sum(axis=0) for array in sums)
@@ -311,6 +319,11 @@ def _listed(mask_tx: npt.NDArray[np.bool_]) -> Listed:
     return Listed(mask_tx.nonzero()[1], np.concatenate([[0], mask_tx.sum(axis=1).cumsum()]))
 
 
+def _first_weight(weight1_okkc: Floats) -> Floats:
+    """Return the first convolution's weight (4, 4 * channels, 32)."""
+    return _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, -1, FILTERS)
+
+
 def _in_pairs(factors: Floats) -> Halves:
     """Return factors (G, D, U) in bfloat16 as (G, D / 2, U, 2) in memory, under the shape that they had."""
     groups, terms, units = factors.shape
@@ -389,17 +402,17 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_compiled
 def _convolve_part(  # type: ignore[no-untyped-def]
-    features_npqo, corners_npqo, between_nhwo, images_nhw, weight1_kio, bias1_o, weight2_eoo, bias2_o
+    features_npqo, corners_npqo, images_nhw, weight1_kio, bias1_o, weight2_eoo, bias2_o
 ):
-    """Write the first three arrays; without gradients the second and third are empty and not written."""
-    for_gradients = len(between_nhwo) > 0
+    """Write the first two arrays; without gradients the second is empty and not written."""
+    for_gradients = len(corners_npqo) > 0
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
     between_hwo = np.empty((height, width, FILTERS), np.float32)
     corners_pqo = np.empty(features_npqo.shape[1:], np.uint8)
     for n in range(len(images_nhw)):
         if for_gradients:
-            between_hwo, corners_pqo = between_nhwo[n], corners_npqo[n]
+            corners_pqo = corners_npqo[n]
         _first_convolution(between_hwo, images_nhw[n], weight1_kio, bias1_o)
         _second_convolution(features_npqo[n], corners_pqo, between_hwo, weight2_eoo, bias2_o)
 
@@ -407,10 +420,12 @@ def _convolve_part(  # type: ignore[no-untyped-def]
 @_compiled
 def _gradients_of_part(  # type: ignore[no-untyped-def]
     by_weight1_kcko, by_bias1_o, by_weight2_okko, by_bias2_o,
-    images_nhw, between_nhwo, features_npqo, corners_npqo, gradient_npqo, weight2_okl,
+    images_nhw, features_npqo, corners_npqo, gradient_npqo, weight1_kio, bias1_o, weight2_okl,
 ):  # fmt: skip
     """Add these images' parts to the first four arrays."""
-    height, width = between_nhwo.shape[1:3]
+    channels = weight1_kio.shape[1] // KERNEL
+    height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
+    between_hwo = np.empty((height, width, FILTERS), np.float32)
     pooled_height, pooled_width = features_npqo.shape[1:3]
     by_between_hwo = np.empty((height, width, FILTERS), np.float32)
     # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
@@ -418,24 +433,20 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
     most = GRADIENT_ROWS * pooled_width
     found_bo = np.empty(by_filter, np.int64)
     scales_bom, starts_bom = np.empty((*by_filter, most), np.float32), np.empty((*by_filter, most), np.int64)
+    passed_mo, places_mo = np.empty((most, FILTERS), np.float32), np.empty((most, FILTERS), np.int32)
     for n in range(len(images_nhw)):
-        found_bo[:] = 0
-        for p in range(pooled_height):
-            b = p // GRADIENT_ROWS
-            for q in range(pooled_width):
-                for o in range(FILTERS):  # without branches, which cannot be foreseen: the next overwrites a zero
-                    gradient = np.float32(0) if features_npqo[n, p, q, o] <= 0 else gradient_npqo[n, p, q, o]
-                    by_bias2_o[o] += gradient
-                    corner = int(corners_npqo[n, p, q, o])
-                    y, x = POOLING * p + corner // POOLING, POOLING * q + corner % POOLING
-                    m = found_bo[b, o]
-                    scales_bom[b, o, m] = gradient
-                    starts_bom[b, o, m] = (y * width + x) * FILTERS
-                    found_bo[b, o] = m + (gradient != 0)
-        _add_by_weight2(by_weight2_okko, between_nhwo[n], found_bo, scales_bom, starts_bom)
+        for b in range(len(found_bo)):
+            rows = slice(GRADIENT_ROWS * b, min(GRADIENT_ROWS * (b + 1), pooled_height))
+            count = _pass_back(
+                passed_mo, places_mo, by_bias2_o, features_npqo[n, rows], corners_npqo[n, rows], gradient_npqo[n, rows],
+                POOLING * rows.start, width,
+            )  # fmt: skip
+            _list_by_filter(found_bo[b], scales_bom[b], starts_bom[b], passed_mo[:count], places_mo)
+        _first_convolution(between_hwo, images_nhw[n], weight1_kio, bias1_o)
+        _add_by_weight2(by_weight2_okko, between_hwo, found_bo, scales_bom, starts_bom)
         by_between_hwo[:] = 0
         _add_by_between(by_between_hwo, weight2_okl, found_bo, scales_bom, starts_bom)
-        _close_relu(by_between_hwo.reshape(-1), between_nhwo[n].reshape(-1))
+        _close_relu(by_between_hwo.reshape(-1), between_hwo.reshape(-1))
         _add_by_first_convolution(by_weight1_kcko, by_bias1_o, by_between_hwo, images_nhw[n])
 
 
@@ -646,6 +657,41 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
 
 
 @numba.njit
+def _pass_back(  # type: ignore[no-untyped-def]
+    passed_mo, places_mo, by_bias_o, features_pqo, corners_pqo, gradient_pqo, first_row, width
+):
+    """Write what relu and pooling pass back of some pooled rows, and where in the image; return how many windows.
+
+    Filters are side by side here, and the vectors of a processor take them at once; listing takes number by number.
+    """
+    count = 0
+    for p in range(features_pqo.shape[0]):
+        for q in range(features_pqo.shape[1]):
+            corner_0 = np.int32(((first_row + POOLING * p) * width + POOLING * q) * FILTERS)
+            for o in range(FILTERS):
+                gradient = np.float32(0) if features_pqo[p, q, o] <= 0 else gradient_pqo[p, q, o]
+                by_bias_o[o] += gradient
+                passed_mo[count, o] = gradient
+                corner = np.int32(corners_pqo[p, q, o])
+                row, column = corner // np.int32(POOLING), corner % np.int32(POOLING)
+                places_mo[count, o] = corner_0 + (row * np.int32(width) + column) * np.int32(FILTERS)
+            count += 1
+    return count
+
+
+@numba.njit
+def _list_by_filter(found_o, scales_om, starts_om, passed_mo, places_mo):  # type: ignore[no-untyped-def]
+    """List each filter's gradients that are not zero, and where their rows start."""
+    for o in range(FILTERS):
+        found = 0
+        for m in range(len(passed_mo)):  # without branches, which cannot be foreseen: the next overwrites a zero
+            scales_om[o, found] = passed_mo[m, o]
+            starts_om[o, found] = places_mo[m, o]
+            found += passed_mo[m, o] != 0
+        found_o[o] = found
+
+
+@numba.njit
 def _add_by_weight2(by_weight_okko, between_hwo, found_bo, scales_bom, starts_bom):  # type: ignore[no-untyped-def]
     """Add rows of the image, scaled by gradients, to the gradient by the weight."""
     width = between_hwo.shape[1]
@@ -654,7 +700,7 @@ def _add_by_weight2(by_weight_okko, between_hwo, found_bo, scales_bom, starts_bo
         for o in range(filters):
             listed = (b * filters + o) * most
             for r in range(KERNEL):
-                for part in range(0, ROW, ROW_PART):
+                for part in range(0, ROW, SUMMED):
                     sums = _at(by_weight_okko, (o * KERNEL + r) * ROW + part)
                     rows = _at(between_hwo, r * width * FILTERS + part)
                     _add_scaled_rows(sums, rows, _at(starts_bom, listed), _at(scales_bom, listed), found_bo[b, o])
@@ -715,6 +761,9 @@ def _add_by_first_convolution(by_weight_kcko, by_bias_o, by_between_hwo, image_h
 # arrays are apart. Addresses and strides come as integers; a stride counts rows of FILTERS numbers if nothing is said.
 
 ROW_PART = 64
+"""Numbers of the weight's row that are added to the image's sums at once: the order of these sums follows from it."""
+
+SUMMED = 8 * LANES
 """Numbers of a row that are summed at once, in registers."""
 
 _NUMBER, _INDEX, _BYTE, _HALF, _LANE = ir.FloatType(), *map(ir.IntType, (64, 8, 16, 32))
@@ -861,10 +910,10 @@ def _converted(_: Any, number: Any, like: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add_scaled_rows(_: Any, sums: Any, rows: Any, starts: Any, scales: Any, count: Any) -> Any:
-    """Do sums[:] += sum_k scales[k] * rows[starts[k] : starts[k] + ROW_PART] over k < count."""
+    """Do sums[:] += sum_k scales[k] * rows[starts[k] : starts[k] + SUMMED] over k < count."""
 
     def generate(builder: Builder, sums: Value, rows: Value, starts: Value, scales: Value, count: Value) -> None:
-        registers = [cgutils.alloca_once(builder, _VECTOR) for _ in range(0, ROW_PART, LANES)]
+        registers = [cgutils.alloca_once(builder, _VECTOR) for _ in range(0, SUMMED, LANES)]
         for place, register in enumerate(registers):
             builder.store(_load(builder, sums, place * LANES), register)
         with cgutils.for_range(builder, count) as loop:
