@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from active_learning.models.kernels import (
     UNITS,
     Convolved,
     Floats,
+    Gradients,
     StochasticPasses,
     _in_parts,
     _round,
@@ -50,7 +52,9 @@ def make_arguments(count: int = 3, height: int = 13, width: int = 12, channels: 
     arrays = [
         (scale * rng.standard_normal(shape)).astype(np.float32) for scale, shape in zip(scales, shapes, strict=True)
     ]
-    images, weight1, bias1 = np.round(8 * arrays[0]) / 8, np.round(16 * arrays[1]) / 16, np.round(128 * arrays[2]) / 128
+    images, weight1, bias1 = (
+        (np.round(parts * array) / parts).astype(np.float32) for parts, array in zip((8, 16, 128), arrays, strict=False)
+    )
     return images, weight1, bias1 + np.float32(1 / 256), arrays[3], arrays[4]
 
 
@@ -68,6 +72,12 @@ def by_torch(arguments: Arguments, found: Convolved | None = None) -> tuple[Tens
     n, p, q, o = np.indices(found.features_npqo.shape)
     at_corners = outputs[n, 2 * p + found.corners_npqo // 2, 2 * q + found.corners_npqo % 2, o]
     return at_corners * torch.from_numpy(found.features_npqo > 0), leaves
+
+
+def gradients_of(convolved: Convolved, arguments: Sequence[Floats], gradient: Floats, threads: int = 1) -> Gradients:
+    """The gradients by what `make_arguments` returned, or by other arrays in its order."""
+    images, weight1, bias1, weight2, _ = arguments
+    return convolution_gradients(convolved, images, weight1, bias1, weight2, gradient, threads=threads)
 
 
 def make_gradient(convolved: Convolved, seed: int = 0) -> Floats:
@@ -113,7 +123,7 @@ def test_gradients_equal_torchs(count: int, height: int, width: int, channels: i
     gradient = make_gradient(convolved, seed)
     features, (_, *parameters) = by_torch(arguments, convolved)
     rights = torch.autograd.grad(features, parameters, torch.from_numpy(gradient).double())
-    found = convolution_gradients(convolved, *arguments[:4], gradient, threads=threads)
+    found = gradients_of(convolved, arguments, gradient, threads=threads)
     for one, right in zip(found, rights, strict=True):
         assert_close(one, right, error=1e-5)
 
@@ -172,7 +182,7 @@ def test_gradients_are_those_of_the_features_that_were_found(bfloat16: bool) -> 
     gradient = make_gradient(convolved)
     features, (_, *parameters) = by_torch(arguments, convolved)
     rights = torch.autograd.grad(features, parameters, torch.from_numpy(gradient).double())
-    found = convolution_gradients(convolved, *arguments[:4], gradient)
+    found = gradients_of(convolved, arguments, gradient)
     for one, right in zip(found, rights, strict=True):
         assert_close(one, right, error=1e-5)
 
@@ -185,7 +195,7 @@ def test_neither_batch_nor_threads_change_a_bit() -> None:
         assert np.array_equal(alone.features_npqo[0], whole.features_npqo[n])
         assert np.array_equal(alone.corners_npqo[0], whole.corners_npqo[n])
     gradient = make_gradient(whole)
-    by_threads = [convolution_gradients(whole, images, *weights[:3], gradient, threads=threads) for threads in (1, 3)]
+    by_threads = [gradients_of(whole, [images, *weights], gradient, threads=threads) for threads in (1, 3)]
     for one, other in zip(*by_threads, strict=True):
         assert np.array_equal(one, other)
 
@@ -212,7 +222,7 @@ def test_without_gradients_or_open_relus_nothing_comes_back() -> None:
         (found, 0 * gradient),
         (found._replace(features_npqo=0 * found.features_npqo), gradient),
     ):
-        gradients = convolution_gradients(convolved, images, *weights[:3], upstream)
+        gradients = gradients_of(convolved, [images, *weights], upstream)
         assert not any(one.any() for one in gradients)
 
 
@@ -220,7 +230,7 @@ def test_what_is_not_a_number_is_not_lost() -> None:
     height, width = 10, 12  # even sizes: nothing is left over beside the pooling
     images, *weights = make_arguments(height=height, width=width)
     found = convolve(images, *weights, for_gradients=True)
-    gradients = convolution_gradients(found, images, *weights[:3], np.full_like(found.features_npqo, np.nan))
+    gradients = gradients_of(found, [images, *weights], np.full_like(found.features_npqo, np.nan))
     assert all(np.isnan(one).any() for one in gradients)
     for y, x in ((6, 6), (0, 0), (height - 1, width - 1), (height - 1, 0)):
         images = make_arguments(height=height, width=width)[0]
@@ -240,7 +250,7 @@ def test_of_no_images_there_are_no_features(for_gradients: bool) -> None:
     arguments = make_arguments(0)
     convolved = convolve(*arguments, for_gradients=for_gradients, threads=2)
     assert convolved.features_npqo.shape == (0, 3, 3, 32)
-    for gradient in convolution_gradients(convolved, *arguments[:4], convolved.features_npqo):
+    for gradient in gradients_of(convolved, arguments, convolved.features_npqo):
         assert not gradient.any()
 
 
@@ -257,12 +267,12 @@ def test_convolutions_refuse_what_does_not_fit() -> None:
     nothing_kept = convolve(*arguments)
     for left, image_count, of_features in ((nothing_kept, 3, 3), (convolved, 2, 3), (convolved, 3, 2)):
         with pytest.raises(ValueError, match="go together"):
-            convolution_gradients(left, arguments[0][:image_count], *arguments[1:4], gradient[:of_features])
+            gradients_of(left, [arguments[0][:image_count], *arguments[1:]], gradient[:of_features])
     for place in range(1, 4):
-        wrong = list(arguments[:4])
+        wrong = list(arguments)
         wrong[place] = wrong[place][:-1]
         with pytest.raises(ValueError, match="go together"):
-            convolution_gradients(convolved, *wrong, gradient)
+            gradients_of(convolved, wrong, gradient)
 
 
 def test_other_numbers_are_converted() -> None:
@@ -281,8 +291,8 @@ def test_arguments_may_have_any_strides_and_stay_as_they_are() -> None:
     right, found = convolve(*arguments, for_gradients=True), convolve(images, *weights, for_gradients=True)
     gradient = make_gradient(right)
     assert np.array_equal(found.features_npqo, right.features_npqo)
-    rights = convolution_gradients(right, *arguments[:4], gradient)
-    gradients = convolution_gradients(found, images, *weights[:3], np.asfortranarray(gradient))
+    rights = gradients_of(right, arguments, gradient)
+    gradients = gradients_of(found, [images, *weights], np.asfortranarray(gradient))
     for one, other in zip(gradients, rights, strict=True):
         assert np.array_equal(one, other)
 
@@ -391,7 +401,7 @@ def save_computed(path: Path) -> None:
     arguments, x = make_arguments(20, 20, 20), make_features(50, 300)
     for bfloat16 in (False, True):
         convolved = convolve(*arguments, for_gradients=True, bfloat16=bfloat16)
-        gradients = convolution_gradients(convolved, *arguments[:4], make_gradient(convolved))
+        gradients = gradients_of(convolved, arguments, make_gradient(convolved))
         logits = StochasticPasses(*make_passes(3, 300, 20, 10), bfloat16=bfloat16).logits(x)
         arrays = {**convolved._asdict(), **gradients._asdict(), "logits": logits}
         found.update({f"{name}-{bfloat16}": array for name, array in arrays.items()})
