@@ -39,7 +39,7 @@ def _stoppable(verb: str, words: Sequence[str]) -> int:
 
 
 def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
-    from active_learning.disk.files import StoreError
+    from active_learning.disk.files import StoreError, refusal
     from active_learning.ranking.flags import make_parser as rank_parser
     from active_learning.report.flags import make_parser as report_parser
     from active_learning.settings.config import ConfigError
@@ -54,8 +54,10 @@ def _main(verb: str, argv: Sequence[str], check: Callable[[], None]) -> int:
         return _run(read_flags(argv, {"report": report_parser, "rank": rank_parser}), check)
     except (ConfigError, DataError, StoreError) as error:
         return fail(2 if isinstance(error, ConfigError) else 1, str(error))
-    except (OSError, MemoryError) as error:
-        return fail(1, f"{str(error) or 'there is not enough memory'}; {SAVED} goes on once that is mended.")
+    except OSError as error:
+        return fail(1, f"{refusal(error)}; {SAVED} goes on once that is mended.")
+    except MemoryError:
+        return fail(1, f"there is not enough memory; {SAVED} goes on once that is mended.")
 
 
 def _run(config: "ExperimentConfig", check: Callable[[], None]) -> int:

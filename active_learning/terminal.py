@@ -36,12 +36,19 @@ def with_streams(program: str, work: Callable[[], int]) -> int:
     out, err = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
     try:
-        code = work()
+        try:
+            code = work()
+        except SystemExit as end:  # after --help and its like, which print too
+            code = int(end.code or 0)
         out.flush()
         if out.error is None:
             return code
         reason = out.error.strerror or type(out.error).__name__
-        return fail(code or 1, f"standard output cannot be written to ({reason}); all files are.", program)
+        return fail(
+            code or 1,
+            f"standard output cannot be written to ({reason}): what was printed is lost, no file is.",
+            program,
+        )
     finally:
         out.flush()
         sys.stdout, sys.stderr = before

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from active_learning.disk.files import write_atomically
+from active_learning.disk.files import refusal, write_atomically
 from active_learning.images.tables import csv_text, normal, read_csv
+from active_learning.settings.config import ConfigError
+from active_learning.settings.flags import Parser
 from active_learning.terminal import fail
 from load_data import DataError, load_data
 from main import main as rank
@@ -26,7 +28,10 @@ from main import main as rank
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the folder, answer a batch, or check a ranking; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python3 -m benchmarks.example_images", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder of the images")
     parser.add_argument("--count", type=int, default=4000, help="images (default: 4000)")
     parser.add_argument("--labelled", type=int, default=20, help="how many of them have a label (default: 20)")
@@ -36,9 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--answer", type=Path, metavar="BATCH", help="fill in the labels of this file")
     parser.add_argument("--check", type=Path, metavar="RANKING", help="print the error of this ranking's predictions")
     parser.add_argument("--rounds", type=int, metavar="N", help="rank by PowerBALD and at random, each N rounds long")
-    flags, others = parser.parse_known_args(argv)
-    if others and not flags.rounds:
-        parser.error(f"these belong to no flag: {' '.join(others)}")
+    try:
+        flags, others = parser.parse_known_args(argv)
+        if others and not flags.rounds:
+            parser.error(f"these belong to no flag: {' '.join(others)}")
+        if not 0 <= flags.labelled <= flags.count or flags.count < 1:
+            words = f"--count {flags.count} --labelled {flags.labelled}"
+            parser.error(f"{words} is not allowed: it takes at least one image, and at most as many labels")
+        if flags.rounds is not None and flags.rounds < 1:
+            parser.error(f"--rounds {flags.rounds} is not allowed: it takes a number of at least 1")
+        if flags.seed < 0:
+            parser.error(f"--seed {flags.seed} is not allowed: it takes a number of at least 0")
+    except ConfigError as error:
+        return fail(2, str(error), "example_images")
     truth = flags.folder.with_name(f"{flags.folder.name}_truth.csv")
     if (flags.answer or flags.check or flags.rounds) and not truth.exists():
         words = shlex.join(["python3", "-m", "benchmarks.example_images", str(flags.folder)])
@@ -46,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _do(flags, others, truth)
     except (DataError, OSError) as error:
-        return fail(1, str(error), "example_images")
+        return fail(1, refusal(error) if isinstance(error, OSError) else str(error), "example_images")
     except KeyError as error:
         return fail(1, f"{truth} has no image {error}: give a file of the ranking of {flags.folder}.", "example_images")
 
@@ -120,6 +135,7 @@ def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[
 def answer(batch: Path, truth: Path) -> None:
     """Fill in the labels of a batch, as a person would."""
     labels = {row.file_name: row.label for row in read_csv(truth)}
+    read_csv(batch)  # which says what is wrong with it
     with batch.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     place, name = header.index("label"), header.index("file_name")
@@ -131,8 +147,11 @@ def answer(batch: Path, truth: Path) -> None:
 def check(ranking: Path, truth: Path) -> tuple[int, int]:
     """Return how many images of the pool a ranking takes for another class, and how many there are."""
     labels = {row.file_name: row.label for row in read_csv(truth)}
+    read_csv(ranking, needs_label=False)
     with ranking.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
+    if rows and "predicted_label" not in rows[0]:
+        raise DataError(f"{ranking} has no column predicted_label: give the ranking.csv of a ranking.")
     wrong = sum(labels[normal(row["file_name"])] != row["predicted_label"] for row in rows)
     return wrong, len(rows)
 

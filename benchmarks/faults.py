@@ -5,7 +5,6 @@ several rounds takes a fraction of a second. A fault holds if every one of its t
 of the tries.
 """
 
-import argparse
 import dataclasses
 import fnmatch
 import hashlib
@@ -44,6 +43,9 @@ import active_learning.work.cluster
 import active_learning.work.execution
 import load_data
 import main as main_module
+from active_learning.settings.config import ConfigError
+from active_learning.settings.flags import Parser
+from active_learning.terminal import fail
 from benchmarks import tiny
 
 if __name__ in ("__main__", "__mp_main__"):  # the second in the worker processes of the first
@@ -95,13 +97,17 @@ class Fault:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the tries, print the table, return 1 if anything did not hold."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=float, default=1.0, help="share of the tries to make (default: 1)")
     parser.add_argument("--only", default="*", help="faults to try, as a pattern such as 'SIG*'")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
-    flags = parser.parse_args(argv)
-    if not any(fnmatch.fnmatch(fault.name, flags.only) for fault in FAULTS):
-        parser.error(f"--only {flags.only!r} is no fault: choose one of {', '.join(fault.name for fault in FAULTS)}")
+    try:
+        flags = parser.parse_args(argv)
+        if not any(fnmatch.fnmatch(fault.name, flags.only) for fault in FAULTS):
+            known = ", ".join(fault.name for fault in FAULTS)
+            raise ConfigError(f"--only {flags.only!r} is no fault: choose one of {known}.")
+    except ConfigError as error:
+        return fail(2, str(error), "faults")
     _warm_up()
     rows, broken = [], []
     for fault in FAULTS:

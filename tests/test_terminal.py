@@ -91,11 +91,18 @@ def test_output_that_cannot_be_written_is_told_in_one_sentence(folder: Path) -> 
     if Path("/dev/full").exists():
         targets["No space left on device"] = os.open("/dev/full", os.O_WRONLY)
     for reason, target in targets.items():
-        ended = start(["benchmarks.tiny", *FLAGS, str(folder), "--status"], stdout=target)
+        for words in (
+            [*FLAGS, str(folder), "--status"],
+            ["--print_config"],
+            ["--help"],
+            ["--print_completion", "bash"],
+        ):
+            ended = start(["benchmarks.tiny", *words], stdout=target)
+            assert ended.returncode == 1
+            lost = "what was printed is lost, no file is"
+            sentence = f"main.py: error: standard output cannot be written to ({reason}): {lost}.\n"
+            assert ended.stderr.decode() == sentence
         os.close(target)
-        assert ended.returncode == 1
-        sentence = f"main.py: error: standard output cannot be written to ({reason}); all files are.\n"
-        assert ended.stderr.decode() == sentence
 
 
 def test_the_streams_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,25 @@ class StoreError(Exception):
     """The result folder cannot be used: one sentence that says why and the way out."""
 
 
+def refusal(error: OSError) -> str:
+    """Return what the system refused, and the way out where something else stands in a file's place.
+
+    >>> refusal(IsADirectoryError(21, "Is a directory", "a.csv"))
+    'a.csv is a folder, where a file belongs: move it away'
+    """
+    return _in_the_way(error) or str(error)
+
+
+def _in_the_way(error: OSError) -> str:
+    path = Path(error.filename2 or error.filename or "")
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder, where a file belongs: move it away"
+    if isinstance(error, NotADirectoryError):
+        files = [part for part in (path, *path.parents) if part.exists() and not part.is_dir()]
+        return f"{files[0]} is a file, where a folder belongs: move it away" if files else ""
+    return f"{path} is a link that leads to no file: move it away" if error.errno == errno.ELOOP else ""
+
+
 @contextmanager
 def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
     """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
@@ -52,8 +71,11 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
             raise
         if error.errno in _NO_RIGHT and there:
             raise StoreError(
-                f"{result_dir} is read-only ({error.strerror}): make it writable, and the same command goes on."
+                f"{error.filename or result_dir} is read-only ({error.strerror}): make it and all in its folder "
+                "writable, and the same command goes on."
             ) from error
+        if there and (obstacle := _in_the_way(error)):
+            raise StoreError(f"{obstacle}, and the same command goes on.") from error
         raise ConfigError(
             f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
         ) from error

@@ -52,7 +52,7 @@ from active_learning.interruption import Check
 from active_learning.settings.arms import flag
 from active_learning.settings.config import ARM_FIELDS, FOLDER, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
-from active_learning.terminal import PROGRAM
+from active_learning.terminal import COMMAND
 
 IMAGES = "images.json"
 
@@ -308,7 +308,7 @@ def _another(
     if "equal_batches" in differing and not there.get("equal_batches"):  # which no setting brings back
         return (
             "an earlier version, whose training cut its batches otherwise: name another folder to run these settings; "
-            f"{PROGRAM} report {shlex.quote(str(result_dir))} still reads that one."
+            f"{shlex.join([*COMMAND, 'report', str(result_dir)])} still reads that one."
         )
     digests = [str(values.get("dataset")) for values in (there, here)]
     if "dataset" in differing and all(name.startswith(FOLDER) for name in digests):

@@ -92,7 +92,7 @@ class Cache:
             self._save(path, kind, done)
         if (one_channel := self._without_colour(path)) is not None:
             self._save(one_channel, kind, done)
-        return self._open(self._stored), len(missing)
+        return self._open(self._stored), sum(sha256 in done for sha256 in missing)
 
     def _decode(
         self,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -126,7 +127,7 @@ def _names(
             yield from _names(Path(entry.path), f"{name}/", seen, listing, check)
         elif Path(entry.name).suffix.lower() not in SUFFIXES:
             listing.others += 1
-        elif reason := _unusable(name):
+        elif reason := _unusable(name, entry):
             listing.skipped[name.encode("utf-8", "backslashreplace").decode()] = reason
         else:
             yield name
@@ -139,12 +140,15 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _unusable(name: str) -> str:
+def _unusable(name: str, entry: "os.DirEntry[str]") -> str:
     try:
         name.encode()
+        kind = entry.stat().st_mode
     except UnicodeEncodeError:
         return "its name is no text in UTF-8, and a CSV could not name it: rename it"
-    return ""
+    except OSError:  # a link that leads nowhere: whoever reads it is told
+        return ""
+    return "" if stat.S_ISREG(kind) else "it is a pipe, a socket or a device, and no file"  # a pipe may never end
 
 
 def _in_csv(path: Path, check: Callable[[], None]) -> Listing:

@@ -32,7 +32,7 @@ class Answer:
     task: bool = False
 
 
-def read_csv(path: Path, *, needs_label: bool = True) -> list[Answer]:
+def read_csv(path: Path, *, needs_label: bool = True, content: bytes | None = None) -> list[Answer]:
     """Read the columns `file_name`, `label` and, where it is there, `sha256` of a CSV file; others are left alone.
 
     It is UTF-8, with or without a mark at its start, with line ends of any system and commas between the cells.
@@ -40,11 +40,12 @@ def read_csv(path: Path, *, needs_label: bool = True) -> list[Answer]:
     Args:
         path: the file.
         needs_label: whether a table without a column `label` is refused; else its images have none.
+        content: what the file holds, where it has been read: a pipe can be read once.
 
     Raises:
         DataError: for a file that is no such table, saying which line is wrong.
     """
-    rows = _rows(path)
+    rows = _rows(path, path.read_bytes() if content is None else content)
     line, header = next(rows, (1, []))
     names = [cell.strip() for cell in header]
     _check_header(path, names, needs_label)
@@ -91,9 +92,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, content: bytes) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, with the line in which each begins."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path, content), newline=""), strict=True)
     begins = 1
     try:
         for row in reader:
@@ -104,8 +105,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {begins}: this is no CSV ({error}): it takes {WANTED}.") from error
 
 
-def _text(path: Path) -> str:
-    content = path.read_bytes()
+def _text(path: Path, content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path} is UTF-16: save it as CSV in UTF-8.")
     try:

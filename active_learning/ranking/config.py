@@ -9,6 +9,7 @@ from acquisition_functions import ACQUISITION_FUNCTIONS, parse_acquisition
 from active_learning.images.files import check_class
 from active_learning.settings.config import (
     MOST_THREADS,
+    MOST_WEIGHT_DECAY,
     Augmentation,
     ConfigError,
     Device,
@@ -83,7 +84,7 @@ class RankConfig:
     augment: Augmentation = _computed(
         "affine", "random distortions of the images that a fit sees, as in main.py; none on features of --weights"
     )
-    weight_decay: float = _computed(1.0, "c of the L2 penalty c / n_labelled", 0)
+    weight_decay: float = _computed(1.0, "c of the L2 penalty c / n_labelled", 0, MOST_WEIGHT_DECAY)
     epochs: int = _computed(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _computed(500, "least number of training steps in one fit", 0)
     dropout_iter: int = _computed(100, "MC-dropout passes", 1)

@@ -30,6 +30,8 @@ def read_flags(argv: Sequence[str]) -> RankConfig:
     unknown = [word for word in left if word.startswith("--")]
     if unknown:
         name = unknown[0][2:].partition("=")[0]
+        if name == "print_completion":
+            raise ConfigError(f"--{name} is no flag of rank: {terminal.PROGRAM} --{name} SHELL completes all verbs.")
         close = difflib.get_close_matches(name, [*FLAGS, "config", "print_config"], n=1)
         hint = f"did you mean --{close[0]}?" if close else f"{PROGRAM} --help lists all."
         raise ConfigError(f"--{name} is no flag of rank: {hint}")

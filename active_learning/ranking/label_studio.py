@@ -64,11 +64,12 @@ def interface(classes: Sequence[str]) -> bytes:
     return content + b"\n"
 
 
-def read_export(path: Path, names: Names) -> list[Answer]:
+def read_export(path: Path, content: bytes, names: Names) -> list[Answer]:
     """Return the answers of an export in JSON: one a task, without a label where it was skipped or left empty.
 
     Args:
         path: the file.
+        content: what it holds.
         names: of the images; one is known by the sha256 in its task's data, else by its name there, else by the end of
             its address.
 
@@ -76,12 +77,12 @@ def read_export(path: Path, names: Names) -> list[Answer]:
         DataError: when it is no such export, saying which task is wrong.
     """
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        found = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}): export the project from Label Studio as JSON.") from error
-    if not isinstance(content, list):
+    if not isinstance(found, list):
         raise DataError(f"{path} is no list of tasks: export the project from Label Studio as JSON.")
-    return [_answer(path, number, task, names) for number, task in enumerate(content, 1)]
+    return [_answer(path, number, task, names) for number, task in enumerate(found, 1)]
 
 
 def _prediction(choice: Choice, model_version: str) -> dict[str, Any]:

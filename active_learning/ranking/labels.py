@@ -23,13 +23,13 @@ def read_answers(path: Path, names: Names) -> list[Answer]:
         DataError: when it is of neither kind.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"--labels {path} cannot be read ({error.strerror}): name a CSV or a JSON file.") from error
-    if path.suffix.lower() == ".json" or start[:1] in (b"[", b"{"):
-        return read_export(path, names)
-    return [answer for answer in read_csv(path) if answer.label]
+    start = content[:64].removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    if path.suffix.lower() == ".json" or start in (b"[", b"{"):
+        return read_export(path, content, names)
+    return [answer for answer in read_csv(path, content=content) if answer.label]
 
 
 def new_labels(
@@ -88,7 +88,7 @@ def unread(path: Path, names: Names, stored: Mapping[str, str]) -> int:
     Raises:
         DataError: when it has been changed into what cannot be read.
     """
-    if not path.exists():
+    if not path.exists() or (path.is_file() and not path.read_bytes().strip()):
         return 0
     answers = [answer for answer in read_csv(path, needs_label=False) if answer.label]
     return sum(stored.get(names.content(answer) or "") != answer.label for answer in answers)

@@ -116,8 +116,9 @@ def how_chosen(ranking: Ranking, random_share: float) -> list[str]:
     drawn = sum(choice.chosen_by == "random" for choice in ranking.choices)
     if drawn and (ranking.cold or function.needs):
         found.append(
-            f"{drawn} of the {len(ranking.choices)} were drawn at random (--random_share {random_share:g}): only on "
-            "such images can the error on your pool be measured honestly, and the network learns from them too."
+            f"{drawn} of the {len(ranking.choices)} {'was' if drawn == 1 else 'were'} drawn at random (--random_share "
+            f"{random_share:g}): only on such images can the error on your pool be measured honestly, and the network "
+            "learns from them too."
         )
     return found
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from active_learning.disk.files import write_atomically
+from active_learning.disk.files import refusal, write_atomically
 from active_learning.disk.store import result_folders
 from active_learning.interruption import Check
 from active_learning.report import write
@@ -51,14 +51,14 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
         try:
             summary = summarise(read_results(result_dir))
         except (NoResultsError, OSError) as error:
-            status = _fail(1, str(error))
+            status = _fail(1, refusal(error) if isinstance(error, OSError) else str(error))
             continue
         try:
             report = write.write_report(summary, flags.output, flags.data_dir, not flags.no_gallery, check)
         except OSError as error:
             folder = flags.output or result_dir / write.REPORT_FOLDER
             way = "name another folder with --output, or make room and rights there"
-            status = _fail(1, f"the report cannot be written into {folder} ({error.strerror or error}): {way}.")
+            status = _fail(1, f"the report cannot be written into {folder} ({refusal(error)}): {way}.")
             continue
         print(_rendered(summary, flags.format))
         print(f"Report: {report.page}", file=sys.stderr)

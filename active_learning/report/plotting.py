@@ -1,13 +1,18 @@
 """Matplotlib as the report uses it: it draws files only, so what is asked of a screen is no concern of it.
 
 matplotlib reads the environment variable MPLBACKEND while it is imported, and fails there if it does not know the name:
-that of a notebook, say, in an environment without it. A figure made without pyplot needs no backend to be chosen.
+that of a notebook, say, in an environment without it. A figure made without pyplot needs no backend to be chosen. That
+there is no home to keep a list of fonts in, it says in five lines: it takes a folder of its own, and nothing is wrong.
 """
 
+import logging
 import os
 from contextlib import suppress
 
 _asked_for = os.environ.pop("MPLBACKEND", None)
+_logger = logging.getLogger("matplotlib")
+_level = _logger.level
+_logger.setLevel(logging.ERROR)
 try:
     import matplotlib as mpl
     from matplotlib.axes import Axes
@@ -15,6 +20,7 @@ try:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 finally:
+    _logger.setLevel(_level)
     if _asked_for is not None:
         os.environ["MPLBACKEND"] = _asked_for
 if _asked_for:

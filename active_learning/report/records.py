@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from active_learning.disk.files import refusal
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
 from active_learning.disk.store import images_folder
 from active_learning.settings.config import FOLDER, RunConfig
@@ -178,7 +179,7 @@ def check_array(path: Path, expected: Sequence[Any], faults: list[str], where: s
     except FileNotFoundError:
         return
     except (*_DAMAGE, EOFError) as error:
-        faults.append(f"{where} cannot be read ({type(error).__name__}).")
+        faults.append(f"{where} cannot be read ({kind(error)}).")
         return
     if not agrees:
         faults.append(f"{where} does not hold what the record says.")
@@ -196,7 +197,7 @@ def _check_arrays(run: Run, folder: Path, faults: list[str]) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        faults.append(f"{run.path}/{weights} cannot be read ({type(error).__name__}).")
+        faults.append(f"{run.path}/{weights} cannot be read ({kind(error)}).")
 
 
 def _missing_files(run: Run, folder: Path) -> list[str]:
@@ -282,5 +283,10 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
+def kind(error: BaseException) -> str:
+    """Return what the system refused, or the kind of any other error."""
+    return refusal(error) if isinstance(error, OSError) else type(error).__name__
+
+
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{type(error).__name__}: {error}" if str(error) and not isinstance(error, OSError) else kind(error)

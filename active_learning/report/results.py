@@ -15,7 +15,7 @@ import numpy.typing as npt
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Row
 from active_learning.disk.store import result_folders
-from active_learning.report.records import METRICS, Run, check_array, read_run, visible
+from active_learning.report.records import METRICS, Run, check_array, kind, read_run, visible
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
 from active_learning.settings.learners import LEARNERS, recorded_learner
 from active_learning.terminal import PROGRAM
@@ -317,6 +317,6 @@ def _curve_faults(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, EOFError) as error:
-            faults.append(f"{path.name} cannot be read ({type(error).__name__}).")
+            faults.append(f"{path.name} cannot be read ({kind(error)}).")
         check_array(result_dir / f"{name}.npy", mean_r.tolist(), faults, f"{name}.npy")
     return faults

@@ -9,11 +9,11 @@ import difflib
 import hashlib
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, acquisition_help, parse_acquisition
 from active_learning.settings.learners import LEARNERS
@@ -57,6 +57,13 @@ class ConfigError(ValueError):
 
 MOST_THREADS = 1024
 """No machine gains by more, and torch's own limit is a number of 32 bits."""
+
+
+MOST_REPETITIONS = 10_000
+"""No mean needs more, and every repetition is planned before the first begins."""
+
+MOST_WEIGHT_DECAY = 1e5
+"""Far less leaves no weight; far more is a penalty that single precision does not hold."""
 
 
 def _flag(
@@ -170,7 +177,7 @@ class ExperimentConfig:
     augment_strength: float = _flag(1.0, "factor of the distortions; 1 is up to 15 degrees, 10 %, 0.2, 2 pixels")
     initialisation: Initialisation = _flag("glorot", "glorot: weights, with biases of 0; torch: its own way")
     seed: int = _flag(369, "seed of every random stream", 0)
-    experiments: int = _flag(3, "repetitions, each with its own split and weights", 1)
+    experiments: int = _flag(3, "repetitions, each with its own split and weights", 1, MOST_REPETITIONS)
     dropout_iter: int = _flag(100, "MC-dropout passes T for acquisition and for the test error", 1)
     query: int = _flag(10, "images labelled a round", 1)
     acq_func: tuple[int | str, ...] = _flag(
@@ -232,6 +239,7 @@ class ExperimentConfig:
         "c of the L2 penalty c / n_labelled on the first dense layer (0 = none), or tune: chosen on the validation "
         "set each time the labelled set has doubled",
         0,
+        MOST_WEIGHT_DECAY,
     )
     masks: Masks = _flag(
         "pass", "dropout masks of the passes that score: one a pass for all images, or one for each image of each pass"
@@ -256,7 +264,7 @@ class ExperimentConfig:
         for entry in fields(self):
             check_bounds(entry, getattr(self, entry.name))
         if not 0 < self.lr < math.inf:
-            raise ConfigError(f"--lr {self.lr} is not allowed: it takes a number greater than 0, such as 1e-3.")
+            raise ConfigError(f"--lr {self.lr} is not allowed: it takes a finite number greater than 0, such as 1e-3.")
         self._check_dataset()
         check_known("learner", self.learner, LEARNERS)
         check_known("network", self.network, NETWORKS)
@@ -334,8 +342,11 @@ class ExperimentConfig:
     def _check_scheduler(self) -> None:
         if self.scheduler is None:
             return
-        if not re.fullmatch(r"(tcp|tls)://.+:\d+", self.scheduler):
-            raise ConfigError(f"--scheduler {self.scheduler!r} is not an address: write tcp://HOST:PORT.")
+        if not _is_address(self.scheduler):
+            raise ConfigError(
+                f"--scheduler {self.scheduler!r} is not an address: write tcp://HOST:PORT, the port a number from 1 to "
+                "65535."
+            )
         if self.jobs:
             raise ConfigError(
                 f"--jobs {self.jobs} is for runs on this machine, and the workers of --scheduler {self.scheduler} are "
@@ -384,7 +395,7 @@ class ExperimentConfig:
             if entry.name in OWN_FIELDS and entry.name not in used and value != entry.default:
                 takers = [name for name, function in ACQUISITION_FUNCTIONS.items() if entry.name in function.settings]
                 flags = f"--acq_func {' or '.join(takers)}" if takers else "--mbr or --acq_func mbr"
-                raise ConfigError(f"--{entry.name} {value} changes no run without {flags}.")
+                raise ConfigError(f"--{entry.name} {value} changes no run without {flags}: add that, or leave it out.")
 
     def _check_mbr(self, spec: DatasetSpec) -> None:
         if isinstance(self.mbr_sigma, float | int) and not 1e-3 <= self.mbr_sigma <= 1e6:
@@ -482,6 +493,16 @@ class ExperimentConfig:
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number up to one that fits, where no number above one that does not fit does; 0 if none is."""
     return bisect.bisect_left(range(1, most + 1), True, key=lambda count: not fits(count))
+
+
+def _is_address(scheduler: str) -> bool:
+    """Return whether something may listen there: a host, in brackets where it has colons, and a port."""
+    try:
+        parts = urlsplit(scheduler)
+        port = parts.port
+    except ValueError:
+        return False
+    return scheduler in (f"tcp://{parts.netloc}", f"tls://{parts.netloc}") and bool(parts.hostname and port)
 
 
 def _two_classes(spec: DatasetSpec) -> str:

@@ -9,6 +9,7 @@ import argparse
 import codecs
 import difflib
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, fields
@@ -287,6 +288,8 @@ def as_yaml(config: object, known: Iterable[str]) -> str:
 def _belongs_to_nothing(word: str) -> str:
     if word.startswith("--"):
         return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS], PROGRAM)
+    if Path(word).is_dir():
+        return f"{word!r} belongs to no flag: a result folder is named by --result_dir {shlex.quote(word)}."
     switches = ", ".join(f"--{name}" for name in SWITCHES)
     return (
         f"{word!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and run, "
@@ -305,9 +308,11 @@ def _file_words(path: str, known: Mapping[str, "Field[Any]"], program: str) -> l
         raise ConfigError(_no_settings(path, "it holds no settings"))
     words: dict[str, list[str]] = {}
     for key, value in root.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else "a list"
+        name = key.value if isinstance(key, yaml.ScalarNode) else _shown(key)
+        if name in OTHER_FLAGS:
+            raise ConfigError(f"--config {path}: {name!r} is for the command line alone: leave it out of the file.")
         if name not in known:
-            raise ConfigError(_unknown(str(name), known, program))
+            raise ConfigError(f"--config {path}: {_unknown(str(name), known, program)}")
         if name in words:
             raise ConfigError(f"--config {path} gives {name!r} twice: leave one of them out.")
         words[name] = _setting_words(known[name], value)

@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from active_learning.disk.files import refusal
 from active_learning.disk.record import fault_of
 
 
@@ -11,5 +12,6 @@ def describe(error: BaseException) -> str:
         return f"a round cannot be recorded: {fault_of(error)}"
     if isinstance(error, MemoryError):
         return "there is not enough memory (try fewer --jobs, or a smaller --dropout_iter)"
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = refusal(error) if isinstance(error, OSError) else str(error)
+    words = " ".join(words.split()) or type(error).__name__
     return f"{words} (try a lower --lr)" if isinstance(error, FloatingPointError) else words

@@ -55,6 +55,8 @@ def _first_byte_of_tls(there: socket.socket) -> bytes:
 def no_scheduler(address: str, reason: str) -> ConnectionError:
     """Return the error of an address where no scheduler is."""
     start = f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))} dask scheduler --port {address.rpartition(':')[2]}"
+    if address.startswith("tls:"):
+        start += " --protocol tls --tls-ca-file CA.pem --tls-cert CERT.pem --tls-key KEY.pem"
     return ConnectionError(
         f"--scheduler {address} does not answer as a Dask scheduler ({reason}): start one with `{start}`, or leave the "
         "flag out to run on this machine"

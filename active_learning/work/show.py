@@ -3,9 +3,10 @@
 import shlex
 from collections.abc import Sequence
 
+from active_learning.disk.files import refusal
 from active_learning.interruption import Check
 from active_learning.settings.config import ExperimentConfig, RunConfig, data_name
-from active_learning.terminal import PROGRAM, fail
+from active_learning.terminal import COMMAND, fail
 from active_learning.work.runner import Outcome
 
 
@@ -14,7 +15,7 @@ def show_outcome(config: ExperimentConfig, outcome: Outcome, check: Check) -> in
     reason = _show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
     if reason:
         also = ["--data_dir", str(config.data_dir)] if config.data_dir else []
-        again = shlex.join([PROGRAM, "report", str(config.result_dir), *also])
+        again = shlex.join([*COMMAND, "report", str(config.result_dir), *also])
         fail(1, f"{reason}; {again} tries again.")
     for run, failure in outcome.failures.items():
         again = "" if "(try " in failure else "; the same command tries it again"  # in vain where a setting is to blame
@@ -55,4 +56,5 @@ def _show_results(config: ExperimentConfig, runs: Sequence[RunConfig], check: Ch
 
 
 def _not_written(error: Exception) -> str:
-    return f"the report could not be written ({str(error).rstrip('.') or type(error).__name__})"
+    words = refusal(error) if isinstance(error, OSError) else str(error)
+    return f"the report could not be written ({words.rstrip('.') or type(error).__name__})"

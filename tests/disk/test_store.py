@@ -283,7 +283,7 @@ def test_a_folder_of_ragged_batches_is_refused_as_what_no_setting_brings_back(tm
         check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500)])
     assert str(refused.value) == (
         f"--result_dir {tmp_path} holds runs of an earlier version, whose training cut its batches otherwise: name "
-        f"another folder to run these settings; main.py report {tmp_path} still reads that one."
+        f"another folder to run these settings; python3 main.py report {tmp_path} still reads that one."
     )
 
 

@@ -61,6 +61,15 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert sorted(library.skipped) == ["gone.png", "itself.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_left_out_and_not_waited_for(tmp_path: Path) -> None:
+    save(draw(0, 1), tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    library = opened(tmp_path)
+    assert names(library) == ["a.png"]
+    assert library.skipped == {"b.png": "it is a pipe, a socket or a device, and no file"}
+
+
 @pytest.mark.parametrize("name", ["a b.png", "a,b.png", 'say "hi".png', "Ünï—図.png", "=1+1.png", "-a.png", "a\nb.png"])
 def test_any_name_is_a_name(tmp_path: Path, name: str) -> None:
     save(draw(0, 1), tmp_path / "images" / name)

@@ -400,6 +400,13 @@ def filled_in_and_not_given(folder: Path) -> Path:
     return folder / "my images"
 
 
+def ranked_beside_a_folder(folder: Path) -> Path:
+    assert rank(folder / "images") == 0
+    (folder / "images_ranking" / "batch.csv").unlink()
+    (folder / "images_ranking" / "batch.csv").mkdir()
+    return folder / "images"
+
+
 def other_images(folder: Path) -> Path:
     assert rank(folder / "images") == 0
     for number in range(9):
@@ -442,6 +449,12 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "an unknown flag": (2, flags("--lables=x"), "--lables is no flag of rank: did you mean --labels?"),
     "a flag of another verb": (2, flags("--rounds=3"), "--rounds is no flag of rank"),
     "a file of settings that is not there": (2, flags("--config=x.yaml"), "--config x.yaml: it cannot be read"),
+    "what main.py alone prints": (
+        2,
+        flags("--print_completion=bash"),
+        "main.py --print_completion SHELL completes all",
+    ),
+    "more weight decay than there can be": (2, flags("--weight_decay=1e300"), "it takes a number from 0 to 100000."),
     "an unknown setting in a file": (
         2,
         lambda d: [d / "images", "--config", labels(d, "lables: x\n", "a.yaml")],
@@ -504,6 +517,11 @@ BAD: dict[str, tuple[int, Words, str]] = {
         lambda d: [filled_in_and_not_given(d)],
         "holds 4 labels that have not been taken in, and would be written over: add --labels '",
     ),
+    "a folder in the place of a file": (
+        1,
+        lambda d: [ranked_beside_a_folder(d)],
+        "batch.csv is a folder, where a file b",
+    ),
     "the journal of other images": (
         2,
         lambda d: [other_images(d), "--result_dir", d / "images_ranking"],
@@ -534,6 +552,31 @@ def test_bad_input_is_one_sentence_and_costs_nothing(
     assert not any("Traceback" in line for line in printed)
     for path, content in before.items():
         assert path.parent.name == "cache" or path.read_bytes() == content, path
+
+
+def test_a_batch_that_was_emptied_is_written_anew(tmp_path: Path) -> None:
+    make_folder(tmp_path / "images")
+    batch = tmp_path / "images_ranking" / "batch.csv"
+    assert rank(tmp_path / "images") == 0
+    content = batch.read_bytes()
+    batch.write_bytes(b"\n")
+    assert rank(tmp_path / "images") == 0
+    assert batch.read_bytes() == content
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="this system has no pipes among its files")
+@pytest.mark.parametrize(
+    "content", [b"file_name,label\n000.png,cat\n", b'[{"data": {"file_name": "000.png"}, "annotations": []}]']
+)
+def test_labels_may_come_through_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    make_folder(tmp_path / "images")
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    assert rank(tmp_path / "images", "--labels", f"/dev/fd/{reading}") == 0
+    os.close(reading)
+    count = content.count(b"cat")
+    assert f"/dev/fd/{reading}: {count} labels, {count} of them new" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("last", ["cache/pixels-1.npy", "journal.jsonl", "ranking.csv"])
@@ -605,9 +648,7 @@ def test_an_interrupt_ends_with_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["rank", "--help"])
-    assert ended.value.code == 0
+    assert main(["rank", "--help"]) == 0
     printed = capsys.readouterr().out
     assert all(f"--{name}" in printed for name in ("labels", "query", "export", "random_share", "image_size"))
 

@@ -148,7 +148,7 @@ def test_an_export_of_label_studio_is_read(tmp_path: Path) -> None:
 def test_what_is_no_export_is_told_in_a_sentence(tmp_path: Path, content: str, told: str) -> None:
     path = written(tmp_path, content, "export.json")
     with pytest.raises(DataError) as caught:
-        read_export(path, NAMED)
+        read_export(path, path.read_bytes(), NAMED)
     assert str(caught.value).startswith(f"{path}{told}" if told[0] in ", " else str(path))
     assert told in str(caught.value)
 

@@ -53,8 +53,14 @@ def test_what_an_example_lacks_is_told_in_a_sentence(tmp_path: Path, capsys: pyt
     assert f"digits_truth.csv: python3 -m benchmarks.example_images {digits} makes the" in capsys.readouterr().err
     assert example_images.main([str(digits), "--dataset", "mnits"]) == 1
     assert capsys.readouterr().err.startswith("example_images: error: Unknown data set 'mnits': choose one of ")
-    assert example_images.main([str(digits), "--count", "4"]) == 0
+    for words in (["--count", "4"], ["--count", "0", "--labelled", "0"], ["--labelled", "-1"], ["--rounds", "0"]):
+        assert example_images.main([str(digits), *words]) == 2
+        assert "is not allowed: it takes " in capsys.readouterr().err
+    assert example_images.main([str(digits), "--count", "4", "--labelled", "0"]) == 0
     assert example_images.main([str(digits), "--answer", str(batch)]) == 1
     batch.write_text("file_name,label\nx.png,\n")
     assert example_images.main([str(digits), "--answer", str(batch)]) == 1
     assert "digits_truth.csv has no image 'x.png': give a file of the ranking of" in capsys.readouterr().err
+    batch.write_text("")
+    assert example_images.main([str(digits), "--answer", str(batch)]) == 1
+    assert "batch.csv is empty: it takes a line file_name,label" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from active_learning.work.execution import check_memory
 from benchmarks import tiny
 from cnn_model import BayesianCNN
 from load_data import load_data
+from main import main
 from tests.conftest import Tiny
 from tests.disk.test_store import without_sync
 
@@ -209,8 +210,11 @@ def test_a_scheduler_that_does_not_answer(
     monkeypatch.setattr("active_learning.work.scheduler.SECONDS", 0.2)
     assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:1") == 1
     assert "--scheduler tcp://127.0.0.1:1 does not answer as a Dask scheduler (Connection" in capsys.readouterr().err
-    assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tcp://127.0.0.1:99999") == 1
-    assert "--scheduler tcp://127.0.0.1:99999 does not answer" in capsys.readouterr().err
+    tls = [f"--tls-{name}" for name in ("ca-file", "cert", "key")]
+    assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", "tls://127.0.0.1:1") == 1
+    printed = capsys.readouterr().err
+    assert "dask scheduler --port 1 --protocol tls " in printed
+    assert all(flag in printed for flag in tls)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
@@ -223,6 +227,54 @@ def test_what_listens_and_is_no_scheduler_is_not_waited_for(
         assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", address) == 1
     assert f"--scheduler {address} does not answer as a Dask scheduler (timed out)" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+RUN = "runs/uniform-MC_dropout=True/repetition_0"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(f"{RUN}/{name}" for name in ("metrics.jsonl", "seconds.jsonl", "provenance.json", "acquired.npy")),
+        *("uniform-MC_dropout=True.npy", ".lock", ".lock_holder"),
+        *(RUN, "runs"),
+    ],
+)
+def test_what_stands_in_a_place_of_ours_is_named_and_moved_away_the_run_goes_on(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    folder = tmp_path / "results"
+    flags = ("--result_dir", folder, "--experiments", 1, "--acq_func", "uniform")
+    assert tiny_main(*flags) == 0
+    record = (folder / RUN / "metrics.jsonl").read_bytes()
+    path = folder / place
+    if path.is_dir():
+        path.rename(tmp_path / "aside")
+        path.touch()
+        told = f"{path} is a file, where a folder belongs: move it away"
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        told = f"{path} is a folder, where a file belongs: move it away"
+    capsys.readouterr()
+    assert tiny_main(*flags) == 1
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert "Errno" not in printed
+    path.rename(tmp_path / "away")
+    assert tiny_main(*flags) == 0
+    assert (folder / RUN / "metrics.jsonl").read_bytes() == record
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "seconds.jsonl", "acquired.npy"])
+def test_the_report_names_what_stands_in_the_place_of_a_file(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert tiny_main("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "uniform") == 0
+    (tmp_path / RUN / name).unlink()
+    (tmp_path / RUN / name).mkdir()
+    assert main(["report", str(tmp_path), "--no_gallery"]) == 1
+    assert f"{tmp_path / RUN / name} is a folder, where a file belongs: move it away" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_synced_refuses_no_run(
