@@ -24,10 +24,11 @@ def refusal(error: OSError) -> str:
     >>> refusal(IsADirectoryError(21, "Is a directory", "a.csv"))
     'a.csv is a folder, where a file belongs: move it away'
     """
-    return _in_the_way(error) or str(error)
+    return in_the_way(error) or str(error)
 
 
-def _in_the_way(error: OSError) -> str:
+def in_the_way(error: OSError) -> str:
+    """Return what stands in the place of a file or a folder, and the way out; nothing for any other error."""
     path = Path(error.filename2 or error.filename or "")
     if isinstance(error, IsADirectoryError):
         return f"{path} is a folder, where a file belongs: move it away"
@@ -74,7 +75,7 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
                 f"{error.filename or result_dir} is read-only ({error.strerror}): make it and all in its folder "
                 "writable, and the same command goes on."
             ) from error
-        if there and (obstacle := _in_the_way(error)):
+        if there and (obstacle := in_the_way(error)):
             raise StoreError(f"{obstacle}, and the same command goes on.") from error
         raise ConfigError(
             f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from active_learning.disk.files import refusal, write_atomically
+from active_learning.disk.files import in_the_way, refusal, write_atomically
 from active_learning.disk.store import result_folders
 from active_learning.interruption import Check
 from active_learning.report import write
@@ -58,7 +58,8 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
         except OSError as error:
             folder = flags.output or result_dir / write.REPORT_FOLDER
             way = "name another folder with --output, or make room and rights there"
-            status = _fail(1, f"the report cannot be written into {folder} ({refusal(error)}): {way}.")
+            reason = in_the_way(error) or error.strerror or error
+            status = _fail(1, f"the report cannot be written into {folder} ({reason}): {way}.")
             continue
         print(_rendered(summary, flags.format))
         print(f"Report: {report.page}", file=sys.stderr)

@@ -64,6 +64,10 @@ class Figure:
     files: dict[str, bytes] = field(repr=False)
 
 
+EDGE = 0.01
+"""Of the range of acquired images, beyond its ends: else a mark there is cut in half."""
+
+
 def colour(acquisition: str) -> str:
     """Return an acquisition function's colour, the same in every figure; one that is not known has none of theirs."""
     return ACQUISITION_FUNCTIONS[acquisition].colour if acquisition in ACQUISITION_FUNCTIONS else UNKNOWN
@@ -124,7 +128,8 @@ def draw_curves(axes: Axes, arms: Sequence[Arm], metric: str, factor: float) -> 
             low_r, high_r = statistics.bootstrap_interval(whole_er)
             axes.fill_between(arm.acquired_r, low_r, high_r, color=style["color"], alpha=0.18, linewidth=0)
     end = max((int(arm.acquired_r[-1]) for arm in arms), default=1)
-    axes.set_xlim(0, max(end, 1))
+    edge = EDGE * max(end, 1)
+    axes.set_xlim(-edge, max(end, 1) + edge)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator("auto", steps=ROUND))
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from active_learning.report.cited_figures import Source, cited_figures
@@ -306,7 +306,13 @@ def _cited_error_row(
     )
 
 
-_MEAN_WORDS = "Mean ± standard deviation over the runs. (n): over n runs, since the others have not come so far."
+_MEAN_WORDS = "Mean ± standard deviation over the runs."
+
+
+def _of_some_runs(rows: Iterable[Sequence[Cell]], why: str) -> str:
+    """Return what a number of runs in brackets says, where a cell has one."""
+    counted = any("(" in cell.text for row in rows for cell in row[1:])
+    return f" (n): over n runs, since the others {why}." if counted else ""
 
 
 def calibration_table(summary: Summary) -> Table | None:
@@ -333,7 +339,7 @@ def _points_table(
         if any(estimate.values for estimate in estimates):
             rows.append((text_cell(arm.label), *(mean_cell(e, len(arm.runs), digits, factor) for e in estimates)))
     headers = (FUNCTION, *(f"at {point:,}" for point in summary.points))
-    return Table(key, title, headers, tuple(rows), (note,))
+    return Table(key, title, headers, tuple(rows), (note + _of_some_runs(rows, "have not come so far"),))
 
 
 def comparison_tables(summary: Summary) -> list[Table]:
@@ -422,8 +428,8 @@ def class_table(summary: Summary) -> Table:
         if summary.get(arm.label, BALANCE).values
     ]
     note = (
-        "Per cent of all acquired images, mean over the finished runs. (n): over n runs, since the others are not "
-        "finished. Balance: entropy of the shares divided by its maximum; 1 if all classes are equally frequent."
+        "Per cent of all acquired images, mean over the finished runs. Balance: entropy of the shares divided by its "
+        f"maximum; 1 if all classes are equally frequent.{_of_some_runs(rows, 'are not finished')}"
     )
     if any(run.configuration.get("label_noise") for run in summary.results.runs):
         note += " The classes are those that the runs were told; with label_noise some of them are wrong."
@@ -440,8 +446,8 @@ def seconds_table(summary: Summary) -> Table:
         if phases
     ]
     note = (
-        "Seconds of a finished run, mean ± standard deviation. (n): over n runs, since the others are not finished. "
-        "Other runs may have shared the machine."
+        "Seconds of a finished run, mean ± standard deviation. Other runs may have shared the machine."
+        f"{_of_some_runs(rows, 'are not finished')}"
     )
     notes = [note, *computing(summary)]
     mixed = [f"{arm.label} ({len(arm.commits)} commits)" for arm in summary.results.arms if len(arm.commits) > 1]
@@ -450,20 +456,21 @@ def seconds_table(summary: Summary) -> Table:
 
 
 def computing(summary: Summary) -> list[str]:
-    """Return sentences on what computed the runs, and on their hours in all, by phase."""
+    """Return sentences on what computed the runs, and on the time that they took in all, by phase."""
     runs = summary.results.runs
     precisions = dict.fromkeys(str(run.configuration["precision"]) for run in runs)
     processors = dict.fromkeys(name for run in runs for name in run.processors)
     on = f" on {' and '.join(processors)}" if processors else ""
     found = [estimate for estimate in summary.estimates if estimate.statistic == SECONDS]
-    hours: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for estimate in found:
-        hours[str(estimate.at)] = hours.get(str(estimate.at), 0.0) + sum(estimate.values.values()) / 3600
+        seconds[str(estimate.at)] = seconds.get(str(estimate.at), 0.0) + sum(estimate.values.values())
     whole = sum(len(estimate.values) for estimate in found if estimate.at == "all")
     sentences = [f"The runs were computed in {' and '.join(precisions)}{on}."]
     if whole > 1:
-        phases = ", ".join(f"{phase} {spent:.2f}" for phase, spent in hours.items() if phase != "all")
-        sentences.append(f"The {whole} finished ones took {hours['all']:.2f} hours in all ({phases}).")
+        unit, each, digits = ("hours", 3600, 2) if seconds["all"] >= 3600 else ("minutes", 60, 1)
+        phases = ", ".join(f"{phase} {spent / each:.{digits}f}" for phase, spent in seconds.items() if phase != "all")
+        sentences.append(f"The {whole} finished ones took {seconds['all'] / each:.{digits}f} {unit} in all ({phases}).")
     return sentences
 
 

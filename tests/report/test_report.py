@@ -544,17 +544,27 @@ def test_a_mean_over_runs_of_different_code_is_said_to_be_one(small: Path) -> No
     )
 
 
-def test_what_computed_the_runs_is_said_with_their_hours(small: Path) -> None:
+@pytest.mark.parametrize(("factor", "unit", "each", "digits"), [(1, "minutes", 60, 1), (3600, "hours", 3600, 2)])
+def test_what_computed_the_runs_is_said_with_the_time_they_took(
+    small: Path, factor: int, unit: str, each: int, digits: int
+) -> None:
+    for path in small.glob("runs/*/*/seconds.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        longer = [
+            {"round": row["round"], **{key: factor * row[key] for key in ("fit", "test", "score")}} for row in rows
+        ]
+        path.write_bytes(chained([{}, *longer]))
     names = ("bald-MC_dropout=True", "uniform-MC_dropout=True")
     fit, test, score, every = (
-        sum(sum(seconds(small, name, phase)) for name in names) / 3600 for phase in ("fit", "test", "score", "all")
+        sum(sum(seconds(small, name, phase)) for name in names) / each for phase in ("fit", "test", "score", "all")
     )
     path = small / "runs" / names[0] / "repetition_1" / "provenance.json"
     path.write_text(path.read_text().replace("a processor", "another"))
     said = computing(summarise(read_results(small)))
     assert said == [
         "The runs were computed in float32 on a processor and another.",
-        f"The 6 finished ones took {every:.2f} hours in all (fit {fit:.2f}, test {test:.2f}, score {score:.2f}).",
+        f"The 6 finished ones took {every:.{digits}f} {unit} in all (fit {fit:.{digits}f}, test {test:.{digits}f}, "
+        f"score {score:.{digits}f}).",
     ]
     assert " ".join(said) in notes(small)["seconds"]
 
@@ -647,8 +657,8 @@ def test_a_report_that_cannot_be_written_is_told(
     (tmp_path / "file").touch()
     assert main([str(small), "--no_gallery", "--output", str(tmp_path / output)]) == 1
     assert capsys.readouterr().err == (
-        f"report: error: the report cannot be written into {tmp_path / output} (Not a directory): name another folder "
-        "with --output, or make room and rights there.\n"
+        f"report: error: the report cannot be written into {tmp_path / output} ({tmp_path / 'file'} is a file, where a "
+        "folder belongs: move it away): name another folder with --output, or make room and rights there.\n"
     )
 
 
@@ -793,7 +803,10 @@ def test_arms_that_would_have_the_same_label_are_numbered(small: Path) -> None:
 
 
 def test_an_unfinished_run_is_in_no_number_that_its_end_would_change(small: Path) -> None:
+    counted = ("calibration", "classes", "seconds")
+    assert not any("(n): " in notes(small)[key] for key in counted)
     write_run(small, run_config(repetition=0), BALD[0][:2])  # of four rounds; it has not come to 10 %
+    assert all("(n): over n runs" in notes(small)[key] for key in counted)
     summary = summarise(read_results(small))
     reach = summary.get("BALD", "acquired_to_reach", 0.1)
     assert (reach.values, reach.unfinished) == ({1: 10, 2: np.inf}, {0: 10})
@@ -805,7 +818,7 @@ def test_an_unfinished_run_is_in_no_number_that_its_end_would_change(small: Path
     assert tables["headline"]["BALD"] == ["3", "1/2+1", "0/2+1", "0/2+1", "8.50 ± 3.54 (2)"]
     assert tables["reach"]["BALD"][0] == "? [?, ∞] (1/2, 1 unfinished)"
     assert tables["error"]["BALD"][-1].endswith("(2)")
-    assert all(cell.endswith("(2)") for key in ("calibration", "classes", "seconds") for cell in tables[key]["BALD"])
+    assert all(cell.endswith("(2)") for key in counted for cell in tables[key]["BALD"])
     assert "1 unfinished" not in " ".join(tables["reach"]["Random"])
     finding = findings(summary)[0]
     overlap = "The runs of Random overlap with those of BALD."
