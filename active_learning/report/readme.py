@@ -10,9 +10,12 @@ from active_learning.report.figures import dropout_key, dropout_pairs, error_fig
 from active_learning.report.formats import Table, listed, markdown_safe
 from active_learning.report.page import foundation
 from active_learning.report.results import read_results
-from active_learning.report.summary import Summary, summarise
+from active_learning.report.summary import REACH, Summary, summarise
 from active_learning.report.tables import computing, paper_tables
 from active_learning.report.write import REPORT_FOLDER
+
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Files of flags; the runs of each are in the result folder of its name."""
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
@@ -21,8 +24,10 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
     """Return the README's results, markers included: of each folder a figure, or a table of the paper, or both.
 
     Of a folder with deterministic arms it is the figures with and without MC dropout; its other arms are those of
-    experiment 1. A figure that the README shows elsewhere is left out. Only what follows from the folders is in it, so
-    that a test can say whether the README is up to date. The rest is in the reports, to which it leads.
+    experiment 1. Of one that cannot stand beside the paper it is a figure and a sentence for each arm; of one with some
+    of the classes, which the notebook tells of, a figure. A figure that the README shows elsewhere is left out. Only
+    what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in the
+    reports, to which it leads.
     """
     elsewhere = replace_block(readme.read_text(encoding="utf-8"), "")
     parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
@@ -37,16 +42,39 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
             drawn = error_figure(summary)
             shown = f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)"
         tables = [] if pairs else _paper_table(summary)
-        words = [*foundation(summary), *computing(summary)]
+        in_words = [] if pairs or tables or _of_some_classes(summary) else _in_words(summary)
+        words = [*in_words, *([*foundation(summary), *computing(summary)] if tables or in_words else [])]
         parts += [
-            f"### {Path(report).parent.as_posix()}",
+            f"### [{Path(report).parent.as_posix()}]({report})",
             *([] if shown.rpartition("]")[2] in elsewhere or _validation_as_theirs(summary) else [shown]),
             *(entry.markdown() for entry in tables),
-            *([" ".join(map(markdown_safe, words))] if tables else []),
-            f"[All tables]({report}/tables.md), [figures and numbers]({report}); the page: "
-            f"`main.py report {Path(report).parent}`.",
+            *([" ".join(map(markdown_safe, words))] if words else []),
         ]
+    parts += [
+        "A heading leads to the folder's report, with all tables (`tables.md`), figures and numbers; `main.py report "
+        "FOLDER` writes its page."
+    ]
     return "\n\n".join([*parts, END])
+
+
+def _of_some_classes(summary: Summary) -> bool:
+    return any(run.configuration.get("classes") for run in summary.results.runs)
+
+
+def _in_words(summary: Summary) -> list[str]:
+    """Return, in a sentence an arm, how many images it acquired until each level, and its error at the end."""
+    sentences = []
+    for arm in summary.results.arms:
+        found = [(level, summary.get(arm.label, REACH, level)) for level in summary.levels]
+        levels = listed(
+            f"{100 * level:.0f} % "
+            + (f"in {reach.reached} of {len(arm.runs)} runs" if reach.mean is None else f"after {reach.mean:.0f}")
+            for level, reach in found
+        )
+        end = summary.get(arm.label, "test_error", summary.end)
+        last = "" if end.mean is None else f"; {100 * end.mean:.2f} % after {summary.end:,}"
+        sentences.append(f"{arm.label}: {levels}{last}.")
+    return [f"Mean of the acquired images until the test error is at most N %. {sentences[0]}", *sentences[1:]]
 
 
 def _paper_table(summary: Summary) -> list[Table]:
@@ -75,13 +103,20 @@ def replace_block(text: str, block: str) -> str:
 
 
 def committed_folders(root: Path) -> list[Path]:
-    """Return the experiments below `result_npy` whose runs git knows; outside of a checkout, those that are there.
+    """Return the presets' folders below `result_npy` whose runs git knows; outside of a checkout, those that are there.
 
-    Runs that are still being computed, or that nobody means to publish, are thereby left alone.
+    The experiments come first. Runs that are still being computed, or that nobody means to publish, are thereby left
+    alone.
     """
-    command = ["git", "-C", str(root), "ls-files", "-z", "--", "result_npy/experiment_*/runs/*"]
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", ":(glob)result_npy/*/runs/**"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        known = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        found = {path.split("/")[1] for path in known.split("\0") if path}
     except (OSError, subprocess.SubprocessError):
-        return sorted(path.parent for path in root.glob("result_npy/experiment_*/runs"))
-    return [root / "result_npy" / name for name in sorted({path.split("/")[1] for path in listed.split("\0") if path})]
+        found = {path.parent.name for path in root.glob("result_npy/*/runs")}
+    named = [preset.stem for preset in sorted(PRESETS.glob("*.yaml"), key=_experiments_first)]
+    return [root / "result_npy" / name for name in named if name in found]
+
+
+def _experiments_first(preset: Path) -> tuple[bool, str]:
+    return not preset.stem.startswith("experiment_"), preset.stem

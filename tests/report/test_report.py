@@ -1169,7 +1169,10 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_only_committed_results_are_published(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert committed_folders(checkout) == [checkout / "result_npy/experiment_1"]
+    for place in ("frugal", "mine", "choices/experiment_1"):  # a preset's, a user's, one of a study
+        write_run(checkout / "result_npy" / place, run_config(), BALD[0])
+    git(checkout, "add", "result_npy/frugal", "result_npy/mine", "result_npy/choices")
+    assert committed_folders(checkout) == [checkout / "result_npy/experiment_1", checkout / "result_npy/frugal"]
     assert main(["--no_gallery", "--readme", str(checkout / "README.md")]) == 0
     assert "experiment_2" not in (checkout / "README.md").read_text()
     assert not (checkout / "result_npy/experiment_2/report").exists()
@@ -1485,6 +1488,17 @@ def test_of_deterministic_arms_the_readme_has_the_figures_with_and_without_dropo
     assert [label for label, _ in linked] == ["Max Entropy", "BALD", "Variation Ratios", "Mean STD"]
     assert all((readme.parent / path).is_file() for _, path in linked)
     assert "|" not in block, "its Bayesian arms are those of experiment 1, whose tables stand there"
+
+
+def test_what_cannot_stand_beside_the_paper_the_readme_tells_in_words(tmp_path: Path) -> None:
+    folder, readme = tmp_path / "results", tmp_path / "README.md"
+    for repetition, curve in enumerate(([0.5, 0.2, 0.1, 0.06, 0.04], [0.5, 0.1, 0.09, 0.08, 0.06])):
+        write_run(folder, run_config(repetition=repetition), curve)
+    readme.write_text(f"{BEGIN}{END}")
+    block = readme_block([folder], readme)
+    assert "BALD: 10 % after 15, 5 % in 1 of 2 runs, 3 % in 0 of 2 runs and 2 % in 0 of 2 runs; 5.00 % after 40." in block
+    assert "Each number is from 2 repetitions." in block
+    assert "|" not in block
 
 
 def test_the_committed_readme_is_mostly_not_generated() -> None:
