@@ -8,6 +8,7 @@ from typing import Any, Literal
 from acquisition_functions import ACQUISITION_FUNCTIONS, parse_acquisition
 from active_learning.images.files import check_class
 from active_learning.settings.config import (
+    MOST_PASSES,
     MOST_THREADS,
     MOST_WEIGHT_DECAY,
     Augmentation,
@@ -87,7 +88,7 @@ class RankConfig:
     weight_decay: float = _computed(1.0, "c of the L2 penalty c / n_labelled", 0, MOST_WEIGHT_DECAY)
     epochs: int = _computed(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _computed(500, "least number of training steps in one fit", 0)
-    dropout_iter: int = _computed(100, "MC-dropout passes", 1)
+    dropout_iter: int = _computed(100, "MC-dropout passes", 1, MOST_PASSES)
     seed: int = _computed(369, "seed of every random stream", 0)
     precision: Precision = _computed("auto", "auto takes bfloat16 where the device computes it natively, else float32")
     device: Device = _computed("auto", "auto takes cuda, then mps, then cpu")

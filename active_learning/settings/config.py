@@ -62,6 +62,9 @@ MOST_THREADS = 1024
 MOST_REPETITIONS = 10_000
 """No mean needs more, and every repetition is planned before the first begins."""
 
+MOST_PASSES = 100_000
+"""A thousand times the default: no estimate needs more, and their masks still fit into any memory."""
+
 MOST_WEIGHT_DECAY = 1e5
 """Far less leaves no weight; far more is a penalty that single precision does not hold."""
 
@@ -178,7 +181,7 @@ class ExperimentConfig:
     initialisation: Initialisation = _flag("glorot", "glorot: weights, with biases of 0; torch: its own way")
     seed: int = _flag(369, "seed of every random stream", 0)
     experiments: int = _flag(3, "repetitions, each with its own split and weights", 1, MOST_REPETITIONS)
-    dropout_iter: int = _flag(100, "MC-dropout passes T for acquisition and for the test error", 1)
+    dropout_iter: int = _flag(100, "MC-dropout passes T for acquisition and for the test error", 1, MOST_PASSES)
     query: int = _flag(10, "images labelled a round", 1)
     acq_func: tuple[int | str, ...] = _flag(
         (0,),
