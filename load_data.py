@@ -194,18 +194,16 @@ def load_data(name: str, data_dir: Path | None = None, check: Check | None = Non
     """
     if name not in DATASETS:
         raise DataError(f"Unknown data set {name!r}: choose one of {', '.join(DATASETS)}.")
-    folder = default_data_dir() if data_dir is None else data_dir.expanduser()
+    folder = default_data_dir() if data_dir is None else at_home(data_dir)
     spec = DATASETS[name]
     try:
         if spec.download is not None:
-            if folder.is_file():
-                raise NotADirectoryError("it is a file")
             spec.download(folder, check or (lambda: None))
         return spec.loader(folder)
     except OSError as error:
         raise DataError(
-            f"The data folder {folder} cannot be used ({error}): check its permissions and free space, or choose "
-            f"another folder with --data_dir or the environment variable {DATA_DIR_VARIABLE}."
+            f"The data folder {folder} cannot be used ({_reason(error)}): check its permissions and free space, or "
+            f"choose another folder with --data_dir or the environment variable {DATA_DIR_VARIABLE}."
         ) from error
 
 
@@ -330,8 +328,19 @@ def default_data_dir() -> Path:
     """Return the data folder that $DBAL_DATA_DIR names, else one in the user's cache."""
     from_environment = os.environ.get(DATA_DIR_VARIABLE)
     if from_environment:
-        return Path(from_environment).expanduser()
+        return at_home(Path(from_environment))
     return Path(user_cache_dir("deep-bayesian-active-learning", appauthor=False))
+
+
+def at_home(path: Path) -> Path:
+    """Return a path with the home that a ~ at its start means; as it is, where nobody has such a home."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's fails for ~nobody
+
+
+def _reason(error: OSError) -> str:
+    """Return what the system refused, without Python's words."""
+    words = error.strerror or str(error)
+    return f"{error.filename}: {words}" if error.filename else words
 
 
 def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_class: int) -> None:
@@ -422,8 +431,12 @@ def _read(path: Path, unpack: bool) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if unpack else content
-    except (OSError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"cannot be read ({error})") from error
+    except IsADirectoryError as error:
+        raise ValueError("is a folder") from error
+    except OSError as error:  # the file may be right
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): make it readable.") from error
 
 
 def _verified(content: bytes, expected: str) -> bytes:
@@ -491,13 +504,17 @@ def _svhn_arrays(contents: Sequence[bytes]) -> Arrays:
 def _download_files(name: str, data_dir: Path, check: Check) -> None:
     """Download what is there neither packed nor unpacked."""
     files = DATA_FILES[name]
+    place = data_dir / files.folder
+    for part in (place, *place.parents):
+        if os.path.isfile(part):  # noqa: PTH113 - pathlib's raises for a name that is too long
+            raise NotADirectoryError(f"{part} is a file")
     if not files.missing(data_dir):
         return
     answers = _ask_for(next(iter(files.packed)), files.mirrors)
     answering = [mirror for mirror, answer in answers.items() if not answer]
     if not answering:
         raise _not_available(files, data_dir, answers)
-    (data_dir / files.folder).mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
     lock = FileLock(data_dir / "download.lock")
     with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
@@ -531,13 +548,15 @@ def _probe(name: str, mirror: str, answers: dict[str, str]) -> None:
         answers[mirror] = str(error)
         error.close()
     except (OSError, http.client.HTTPException) as error:
-        answers[mirror] = str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        answers[mirror] = _reason(reason) if isinstance(reason, OSError) else str(reason)
 
 
 def _download(name: str, files: DataFiles, data_dir: Path, mirrors: Sequence[str], partial_dir: Path) -> None:
     """Put one file in place, whole and verified, or not at all."""
     import pooch
-    from requests import RequestException
+    from requests import ConnectionError, RequestException
+    from requests.exceptions import ChunkedEncodingError
 
     pooch.get_logger().setLevel("WARNING")  # its line says the same as ours
     downloader = pooch.HTTPDownloader(
@@ -553,7 +572,8 @@ def _download(name: str, files: DataFiles, data_dir: Path, mirrors: Sequence[str
             fetcher = pooch.create(partial_dir, mirror, registry=files.packed, retry_if_failed=1)
             path = Path(fetcher.fetch(name, downloader=downloader))
         except (RequestException, ValueError) as error:
-            outcomes[f"{mirror}{name}"] = str(error)
+            broke = isinstance(error, ConnectionError | ChunkedEncodingError)
+            outcomes[f"{mirror}{name}"] = "the connection broke" if broke else str(error)
             continue
         with contextlib.suppress(OSError):  # not every file system has modes
             path.chmod(0o644)  # pooch's files are for their owner only, but a data folder may be shared

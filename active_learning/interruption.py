@@ -64,6 +64,15 @@ def stoppable() -> Iterator[Check]:
                 signal.signal(number, handler)
 
 
+def until_stopped(work: Callable[[Check], int], stopped: Callable[[int], int]) -> int:
+    """Return the exit code of work that a signal may end: its own, or what `stopped` makes of 128 + the signal."""
+    try:
+        with stoppable() as check:
+            return work(check)
+    except Interrupted as stop:
+        return stopped(128 + stop.signal_number)
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -15,6 +15,11 @@ COMMAND = (PROGRAM,) if PROGRAM == "dbal" else ("python3", PROGRAM)
 """How that is typed again."""
 
 
+def counted(number: int, word: str, several: str = "") -> str:
+    """Return a number with its word: `1 label`, `2 labels`."""
+    return f"{number} {word if number == 1 else several or word + 's'}"
+
+
 def fail(code: int, sentence: str, program: str = PROGRAM) -> int:
     """Print one sentence to stderr and return the exit code."""
     print(f"{program}: error: {sentence}", file=sys.stderr)

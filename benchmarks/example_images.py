@@ -17,22 +17,27 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from active_learning.disk.files import refusal, write_atomically
+from active_learning.disk.files import write_atomically
 from active_learning.images.tables import csv_text, normal, read_csv
+from active_learning.interruption import until_stopped
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import Parser
-from active_learning.terminal import fail
+from active_learning.terminal import fail, with_streams
 from load_data import DataError, load_data
 from main import main as rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the folder, answer a batch, or check a ranking; return the exit code."""
+    return with_streams("example_images", lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(
         prog="python3 -m benchmarks.example_images", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("folder", type=Path, help="folder of the images")
+    parser.add_argument("folder", help="folder of the images")
     parser.add_argument("--count", type=int, default=4000, help="images (default: 4000)")
     parser.add_argument("--labelled", type=int, default=20, help="how many of them have a label (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="which images, in which order (default: 0)")
@@ -45,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags, others = parser.parse_known_args(argv)
         if others and not flags.rounds:
             parser.error(f"these belong to no flag: {' '.join(others)}")
+        if not Path(flags.folder).name:
+            parser.error(f"{flags.folder!r} is no folder with a name, such as digits")
         if not 0 <= flags.labelled <= flags.count or flags.count < 1:
             words = f"--count {flags.count} --labelled {flags.labelled}"
             parser.error(f"{words} is not allowed: it takes at least one image, and at most as many labels")
@@ -54,46 +61,59 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--seed {flags.seed} is not allowed: it takes a number of at least 0")
     except ConfigError as error:
         return fail(2, str(error), "example_images")
-    truth = flags.folder.with_name(f"{flags.folder.name}_truth.csv")
+    folder = Path(flags.folder)
+    truth = folder.with_name(f"{folder.name}_truth.csv")
     if (flags.answer or flags.check or flags.rounds) and not truth.exists():
-        words = shlex.join(["python3", "-m", "benchmarks.example_images", str(flags.folder)])
+        words = shlex.join(["python3", "-m", "benchmarks.example_images", str(folder)])
         return fail(2, f"there is no {truth}: {words} makes the folder and its truth.", "example_images")
     try:
-        return _do(flags, others, truth)
-    except (DataError, OSError) as error:
-        return fail(1, refusal(error) if isinstance(error, OSError) else str(error), "example_images")
+        return _do(flags, others, folder, truth)
+    except (DataError, ConfigError, OSError) as error:
+        words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        return fail(2 if isinstance(error, ConfigError) else 1, words, "example_images")
     except KeyError as error:
-        return fail(1, f"{truth} has no image {error}: give a file of the ranking of {flags.folder}.", "example_images")
+        return fail(1, f"{truth} has no image {error}: give a file of the ranking of {folder}.", "example_images")
 
 
-def _do(flags: argparse.Namespace, others: Sequence[str], truth: Path) -> int:
+def _do(flags: argparse.Namespace, others: Sequence[str], folder: Path, truth: Path) -> int:
     if flags.answer:
         answer(flags.answer, truth)
     elif flags.rounds:
         for function in ("power_bald", "uniform"):
-            errors = walk(flags.folder, truth, function, flags.rounds, others)
+            errors = walk(folder, truth, function, flags.rounds, others)
             print(f"{function}: errors on the rest after 0 to {flags.rounds} rounds, %: {errors}")
     elif flags.check:
         wrong, images = check(flags.check, truth)
         print(f"{wrong} of {images} images of the pool are taken for another digit: {wrong / max(images, 1):.2%}")
     else:
+        if truth.exists() or (folder.exists() and any(folder.iterdir())):
+            raise ConfigError(f"{folder} or {truth} is there already: name another folder, or delete both.")
         data = load_data(flags.dataset, flags.data_dir)
-        make(flags.folder, truth, data.train_images[:, 0], data.train_labels, flags.count, flags.labelled, flags.seed)
+        if flags.count > len(data.train_images):
+            raise ConfigError(
+                f"--count {flags.count} is too large: {flags.dataset} has {len(data.train_images)} training images."
+            )
+        if flags.labelled % data.class_count:
+            raise ConfigError(
+                f"--labelled {flags.labelled} is not allowed: each of the {data.class_count} classes has equally many."
+            )
+        make(folder, truth, data.train_images, data.train_labels, flags.count, flags.labelled, flags.seed)
     return 0
 
 
 def make(
     folder: Path,
     truth: Path,
-    images: npt.NDArray[np.uint8],
+    images_nchw: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     count: int,
     labelled: int,
     seed: int,
 ) -> None:
     """Write images in random order: of each class equally many into its folder, the others to the top."""
-    order = np.random.default_rng(seed).permutation(len(images))[:count]
-    left = dict.fromkeys(range(10), labelled // 10)
+    order = np.random.default_rng(seed).permutation(len(labels))[:count]
+    classes = np.unique(labels).tolist()
+    left = dict.fromkeys(classes, labelled // len(classes))
     rows = []
     for number, index in enumerate(order.tolist()):
         label = int(labels[index])
@@ -101,7 +121,7 @@ def make(
         left[label] -= 1
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[index]).save(path)
+        Image.fromarray(np.moveaxis(images_nchw[index], 0, -1).squeeze()).save(path)  # grey without its axis
         rows.append((name, label))
     write_atomically(truth, csv_text(("file_name", "label"), rows))
 
@@ -126,7 +146,7 @@ def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[
             answer(batch, truth)
             words += ["--labels", str(batch)]
         if code := rank([*words, *flags]):
-            raise SystemExit(code)
+            raise SystemExit(fail(code, f"these rounds end here: delete {results} to walk anew.", "example_images"))
         wrong, images = check(results / "ranking.csv", truth)
         errors.append(f"{100 * wrong / max(images, 1):.1f}")
     return ", ".join(errors)
@@ -136,8 +156,7 @@ def answer(batch: Path, truth: Path) -> None:
     """Fill in the labels of a batch, as a person would."""
     labels = {row.file_name: row.label for row in read_csv(truth)}
     read_csv(batch)  # which says what is wrong with it
-    with batch.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, rows = _table(batch)
     place, name = header.index("label"), header.index("file_name")
     for row in rows:
         row[place] = labels[normal(row[name])]
@@ -148,13 +167,20 @@ def check(ranking: Path, truth: Path) -> tuple[int, int]:
     """Return how many images of the pool a ranking takes for another class, and how many there are."""
     labels = {row.file_name: row.label for row in read_csv(truth)}
     read_csv(ranking, needs_label=False)
-    with ranking.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and "predicted_label" not in rows[0]:
+    header, rows = _table(ranking)
+    if "predicted_label" not in header:
         raise DataError(f"{ranking} has no column predicted_label: give the ranking.csv of a ranking.")
-    wrong = sum(labels[normal(row["file_name"])] != row["predicted_label"] for row in rows)
-    return wrong, len(rows)
+    name, predicted = header.index("file_name"), header.index("predicted_label")
+    return sum(labels[normal(row[name])] != row[predicted] for row in rows), len(rows)
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the columns' names and the rows of a CSV that `read_csv` takes, which keeps no other columns."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header, *rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    return [name.strip() for name in header], rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopped = "stopped; what is written stays."
+    sys.exit(until_stopped(lambda _: main(), lambda code: fail(code, stopped, "example_images")))

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -361,7 +360,7 @@ def test_a_folder_under_the_name_of_a_file_is_refused(tmp_path: Path, small_sha2
     raw_dir = write_files(tmp_path, "")
     (raw_dir / NAMES[2]).unlink()
     (raw_dir / NAMES[2]).mkdir()
-    with pytest.raises(DataError, match=f"{NAMES[2]} is not MNIST's file: it cannot be read .*directory"):
+    with pytest.raises(DataError, match=f"{NAMES[2]} is not MNIST's file: it is a folder, expected"):
         load_data("mnist", tmp_path)
 
 
@@ -378,7 +377,7 @@ def test_without_a_network_one_message_says_all(tmp_path: Path, monkeypatch: pyt
     raw_dir = tmp_path / "data" / "MNIST" / "raw"
     hashes = ld.DATA_FILES["mnist"].sha256.items()
     files = ", ".join(f"{name} (sha256 {sha256} when unpacked)" for name, sha256 in hashes)
-    refused = f"[Errno {errno.ECONNREFUSED}] {os.strerror(errno.ECONNREFUSED)}"
+    refused = os.strerror(errno.ECONNREFUSED)
     assert str(raised.value) == (
         f"MNIST is not complete in {raw_dir} and cannot be downloaded, missing: {files}; tried {CLOSED_PORT}a/ "
         f"({refused}); {CLOSED_PORT}b/ ({refused}): put these files, plain or as .gz, into {raw_dir}, or name "
@@ -498,7 +497,7 @@ def half_a_download(error: BaseException | type[BaseException]) -> Callable[...,
 def test_a_full_disk_is_told_as_such(tmp_path: Path, server: CountingServer, monkeypatch: pytest.MonkeyPatch) -> None:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr("pooch.HTTPDownloader.__call__", half_a_download(error))
-    with pytest.raises(DataError, match=rf"cannot be used \({re.escape(str(error))}\): check its .* free space"):
+    with pytest.raises(DataError, match=r"cannot be used \(No space left on device\): check its .* free space"):
         load_data("mnist", tmp_path / "data")
     assert not list((tmp_path / "data").rglob("*.gz"))
 
@@ -587,14 +586,18 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, server: Countin
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError) as raised:
         load_data("mnist", tmp_path / "file" / "data")
-    assert str(raised.value).startswith(f"The data folder {tmp_path / 'file' / 'data'} cannot be used ([Errno ")
+    assert str(raised.value).startswith(f"The data folder {tmp_path / 'file' / 'data'} cannot be used (")
     assert "--data_dir" in str(raised.value)
 
 
 def test_a_file_is_no_data_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match=r"file cannot be used \(it is a file\): .* choose another folder"):
+    with pytest.raises(DataError, match=r"file cannot be used \(.*file is a file\): .* choose another folder"):
         load_data("mnist", tmp_path / "file")
+    (tmp_path / "data" / "MNIST").mkdir(parents=True)
+    (tmp_path / "data" / "MNIST" / "raw").touch()
+    with pytest.raises(DataError, match=r"data cannot be used \(.*MNIST/raw is a file\): .* choose another folder"):
+        load_data("mnist", tmp_path / "data")
 
 
 @pytest.mark.parametrize(

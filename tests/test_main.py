@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from active_learning.disk.files import refusal
 from active_learning.disk.renumber import main as renumber
 from active_learning.report.command import main as report
 from active_learning.report.results import read_results
@@ -26,6 +27,8 @@ from tests.result_folders import run_config, write_run
 BAD_CONFIGS = {
     "unknown_key.yaml": "epocs: 5",
     "unknown_value.yaml": "acq_func: entropie",
+    "nul.yaml": 'result_dir: "a\\0b"',
+    "half.yaml": 'result_dir: "\\ud800"',
     "of_files.yaml": "config: other.yaml",
     "a_list_of_names.yaml": "[epochs, lr]: 3",
     "object.yaml": "lr: !!python/object/apply:os.mkdir ['sprung']",
@@ -43,7 +46,7 @@ BAD_INPUTS = {
     "--rounds 1.5": "--rounds '1.5' is not allowed: it takes a whole number, for example 100.",
     "--lr x": "--lr 'x' is not allowed: it takes a number, for example 0.002.",
     "--lr nan": "--lr 'nan' is not allowed: it takes a number, for example 0.002.",
-    "--lr 0": "--lr 0.0 is not allowed: it takes a finite number greater than 0, such as 1e-3.",
+    "--lr 0": "--lr 0.0 is not allowed: it takes a number above 0 and at most 1e+30, such as 1e-3.",
     "--epochs -3": "--epochs -3 is not allowed: it takes a number of at least 1.",
     "--min_steps -1": "--min_steps -1 is not allowed: it takes a number of at least 0.",
     "--min_steps many": "--min_steps 'many' is not allowed: it takes a whole number, for example 500.",
@@ -69,13 +72,13 @@ BAD_INPUTS = {
     "--masks none": "--masks 'none' is not allowed: it takes pass or image, for example pass.",
     "--coldness 2": "--coldness 2.0 changes no run without --acq_func power_bald or softmax_bald or softrank_bald: add "
     "that, or leave it out.",
-    "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number of at least 0.",
+    "--acq_func power_bald --coldness -1": "--coldness -1.0 is not allowed: it takes a number from 0 to 100000.",
     "--acq_func batch_bald --determ": "--acq_func batch_bald needs samples, which the learner deterministic does not "
     "give: leave --determ out, or take another function.",
     "--acq_func batch_bald --learner deterministic": "--acq_func batch_bald needs samples, which the learner "
     "deterministic does not give: take --learner bayesian, or take another function.",
-    "--lr -1e-3": "--lr -0.001 is not allowed: it takes a finite number greater than 0, such as 1e-3.",
-    "--lr 1e400": "--lr inf is not allowed: it takes a finite number greater than 0, such as 1e-3.",
+    "--lr -1e-3": "--lr -0.001 is not allowed: it takes a number above 0 and at most 1e+30, such as 1e-3.",
+    "--lr 1e400": "--lr inf is not allowed: it takes a number above 0 and at most 1e+30, such as 1e-3.",
     "--experiments 100000000": "--experiments 100000000 is not allowed: it takes a number from 1 to 10000.",
     "--weight_decay 1e300": "--weight_decay 1e+300 is not allowed: it takes a number from 0 to 100000.",
     "--weight_decay -1e-3": "--weight_decay -0.001 is not allowed: it takes a number from 0 to 100000.",
@@ -122,6 +125,14 @@ BAD_INPUTS = {
     },
     "--scheduler tcp://h:1 --jobs 2": "--jobs 2 is for runs on this machine, and the workers of --scheduler tcp://h:1 "
     "are as many as that cluster has: leave one of the two out.",
+    "--": "'--' belongs to no flag: write --NAME VALUE; only --determ, --mbr, --warm_start, --status, --quiet, --json "
+    "stand alone, without a value, and run, status, report or rank come first.",
+    **dict.fromkeys(["b" * 300, f"--dataset folder:{'b' * 300}", f"--result_dir {'b' * 300}"]),
+    "--config nul.yaml": r"--result_dir 'a\x00b' is not allowed: it takes a path, for example result_npy/mine.",
+    "--config half.yaml": r"--result_dir '\ud800' is not allowed: it takes a path, for example result_npy/mine.",
+    "--status --result_dir empty.yaml/inside": "--result_dir empty.yaml/inside is not a folder: name another.",
+    "--lr 1e31": "--lr 1e+31 is not allowed: it takes a number above 0 and at most 1e+30, such as 1e-3.",
+    "--dropout_iter 9999999": "--dropout_iter 9999999 is not allowed: it takes a number from 1 to 100000.",
     "--print_completion nush": "--print_completion nush is not allowed: choose one of bash, zsh, tcsh, fish, "
     "powershell.",
     "--print_completion": None,
@@ -421,8 +432,9 @@ def test_a_report_that_fails_hides_no_result(
     folder = tmp_path / "my results"
     assert tiny_main("--result_dir", folder, "--experiments=1", *([form] if form else [])) == 1
     printed = capsys.readouterr()
-    sentence = f"main.py: error: the report could not be written ({error}); python3 main.py report"
-    assert printed.err.splitlines()[-1] == f"{sentence} '{folder}' tries again."
+    words = refusal(error) if isinstance(error, OSError) else error
+    told = f"the report could not be written ({words}); the same command tries again, and runs nothing anew."
+    assert printed.err.splitlines()[-1] == f"main.py: error: {told}"
     if form == "--json":
         assert json.loads(printed.out)["paths"]["report"] is None
     else:
@@ -437,8 +449,8 @@ def test_a_figure_that_could_not_be_drawn_is_told_at_the_end_of_a_run(
     folder = tmp_path / "my results"
     assert tiny_main("--result_dir", folder, "--experiments=1") == 1
     printed = capsys.readouterr()
-    sentence = "main.py: error: The figure of x could not be drawn; python3 main.py report"
-    assert printed.err.splitlines()[-1] == f"{sentence} '{folder}' tries again."
+    sentence = "main.py: error: The figure of x could not be drawn"
+    assert printed.err.splitlines()[-1] == f"{sentence}; the same command tries again, and runs nothing anew."
     assert f"Page: {report.page}" in printed.out
 
 

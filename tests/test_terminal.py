@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from active_learning.settings.flags import read_flags
 from active_learning.terminal import with_streams
 from tests.conftest import ROOT, TINY, Tiny
+from tests.ranking.folders import FAST, make_folder
 
 FLAGS = [*TINY, "--experiments=1", "--acq_func=bald", "--result_dir"]
 
@@ -103,6 +106,43 @@ def test_output_that_cannot_be_written_is_told_in_one_sentence(folder: Path) -> 
             sentence = f"main.py: error: standard output cannot be written to ({reason}): {lost}.\n"
             assert ended.stderr.decode() == sentence
         os.close(target)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text in UTF-8 are not taken everywhere")
+def test_a_folder_whose_name_is_no_text_is_run_reported_and_its_images_ranked(tmp_path: Path) -> None:
+    results, images = (Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/r\xff", b"/i\xff"))
+    assert start(["benchmarks.tiny", *FLAGS, str(results), "--quiet"]).returncode == 0
+    for words in (["benchmarks.tiny", *FLAGS, str(results)], ["active_learning.report", str(results), "--no_gallery"]):
+        ended = start(words)
+        assert ended.returncode == 0, ended.stderr
+        assert rb"r\udcff/report" in ended.stdout + ended.stderr
+    make_folder(images)
+    ended = start(["main", "rank", str(images), *FAST])
+    assert ended.returncode == 0, ended.stderr
+    assert (images.parent / os.fsdecode(b"i\xff_ranking") / "index.html").exists()
+
+
+@pytest.mark.parametrize("words", [["active_learning.report"], ["active_learning.disk.renumber"]])
+def test_every_program_ends_with_a_sentence_when_it_is_stopped(folder: Path, words: list[str]) -> None:
+    command = [sys.executable, "-c", STOPPED, words[0], str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ended.returncode == 128 + signal.SIGINT
+    assert re.fullmatch(r"\w+: error: stopped; .*\.", ended.stderr.splitlines()[-1])
+    assert "Traceback" not in ended.stderr
+
+
+STOPPED = """
+import os, runpy, signal, sys
+from pathlib import Path
+was = Path.is_dir
+def interrupt(*arguments):
+    Path.is_dir = was
+    os.kill(os.getpid(), signal.SIGINT)
+    return was(*arguments)
+Path.is_dir = interrupt
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
 
 
 def test_the_streams_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]) -> None:

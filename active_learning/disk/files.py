@@ -24,18 +24,32 @@ def refusal(error: OSError) -> str:
     >>> refusal(IsADirectoryError(21, "Is a directory", "a.csv"))
     'a.csv is a folder, where a file belongs: move it away'
     """
-    return in_the_way(error) or str(error)
+    name, words = error.filename2 or error.filename or "", error.strerror or " ".join(str(error).split())
+    if error.errno in _NO_SPACE:
+        return f"there is no room to write {name or 'a file'} ({words})"
+    return in_the_way(error) or (f"{name}: {words}" if name else words)
 
 
 def in_the_way(error: OSError) -> str:
     """Return what stands in the place of a file or a folder, and the way out; nothing for any other error."""
-    path = Path(error.filename2 or error.filename or "")
+    path = Path(os.fsdecode(error.filename2 or error.filename or ""))
     if isinstance(error, IsADirectoryError):
         return f"{path} is a folder, where a file belongs: move it away"
     if isinstance(error, NotADirectoryError):
         files = [part for part in (path, *path.parents) if part.exists() and not part.is_dir()]
         return f"{files[0]} is a file, where a folder belongs: move it away" if files else ""
-    return f"{path} is a link that leads to no file: move it away" if error.errno == errno.ELOOP else ""
+    link = _broken_link(error)
+    return f"{link}: move it away" if link else ""
+
+
+def _broken_link(error: OSError) -> str:
+    """Return which part of a path that cannot be used is a link that leads nowhere, or to itself."""
+    path = Path(os.fsdecode(error.filename2 or error.filename or ""))
+    if isinstance(error, FileExistsError) or error.errno == errno.ELOOP:
+        for part in reversed((path, *path.parents)):
+            if os.path.lexists(part) and not os.path.exists(part):  # noqa: PTH110 - pathlib's raises for a loop
+                return f"{part} is a link that leads nowhere"
+    return ""
 
 
 @contextmanager
@@ -58,16 +72,19 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
     """
     holder_file = result_dir / ".lock_holder"
     lock = FileLock(result_dir / ".lock")
-    there = False
+    there, made = False, []
     try:
         there = result_dir.is_dir()
         made = [path for path in (result_dir, *result_dir.parents) if not path.exists()]
         make_folder(result_dir)
         lock.acquire(timeout=0.2)  # `is_held` may have it for a moment
+        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC).isoformat()}"
+        write_atomically(holder_file, holder.encode())
     except Timeout:
         other = ", or name another --result_dir" if another else ""
         raise StoreError(f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end{other}.") from None
     except OSError as error:
+        _leave(lock, holder_file, made)
         if error.errno in _NO_SPACE:
             raise
         if error.errno in _NO_RIGHT and there:
@@ -78,20 +95,25 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         if there and (obstacle := in_the_way(error)):
             raise StoreError(f"{obstacle}, and the same command goes on.") from error
         raise ConfigError(
-            f"--result_dir {result_dir} cannot be written to ({error.strerror}): name another."
+            f"--result_dir {result_dir} cannot be written to ({_broken_link(error) or error.strerror}): name another."
         ) from error
     try:
-        holder = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now(UTC).isoformat()}"
-        write_atomically(holder_file, holder.encode())
         yield holder
     finally:
-        with suppress(OSError):  # a folder that holds more stays
-            holder_file.unlink(missing_ok=True)
-            if list(result_dir.iterdir()) == [result_dir / ".lock"]:
-                (result_dir / ".lock").unlink()  # whoever waits for it sees that it is gone, and makes it anew
-                for path in made:
-                    path.rmdir()
-        lock.release()
+        _leave(lock, holder_file, made)
+
+
+def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path]) -> None:
+    """Free the lock, if it is held, and leave no folder that was made for it and holds nothing."""
+    if not lock.is_locked:
+        return
+    with suppress(OSError):  # a folder that holds more stays
+        holder_file.unlink(missing_ok=True)
+        if list(holder_file.parent.iterdir()) == [Path(lock.lock_file)]:
+            Path(lock.lock_file).unlink()  # whoever waits for it sees that it is gone, and makes it anew
+            for path in made:
+                path.rmdir()
+    lock.release()
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -129,9 +151,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             _sync(file.fileno(), _CANNOT_SYNC, path.parent)
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # on a full disk the part takes the room that others need
+        error.filename = error.filename or str(path)  # a write that fails does not say of which file
         raise
     _sync_folder(path.parent)  # the new name itself
 

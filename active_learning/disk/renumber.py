@@ -6,16 +6,18 @@ The record of a run with `--classes` says in its first line `"numbering": "datas
 before. It is read as what it is, and rewritten when its run goes on or by this command.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from active_learning.disk.files import StoreError, locked
+from active_learning.disk.files import StoreError, locked, refusal
 from active_learning.disk.numbering import Numbering, renumbered
 from active_learning.disk.record import read_record
 from active_learning.disk.store import RunFolder, recorded_run, run_folders
+from active_learning.interruption import Check, until_stopped
 from active_learning.settings.config import ConfigError
-from active_learning.settings.flags import Parser
+from active_learning.settings.flags import Parser, some_path
 from active_learning.settings.learners import Index
 from active_learning.terminal import PROGRAM, fail, with_streams
 from load_data import DataError, load_data
@@ -55,7 +57,7 @@ def _not_of_it(folder: RunFolder) -> StoreError:
     return StoreError(f"{folder.path} names images that are not those of {folder.config.dataset}: it is left as it is.")
 
 
-def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
+def renumber_folder(result_dir: Path, data_dir: Path | None, check: Check = lambda: None) -> tuple[int, int]:
     """Rewrite all records of before in a result folder; return how many, and how many runs there are.
 
     Raises:
@@ -66,6 +68,7 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
     with locked(result_dir, another=False):
         paths = run_folders(result_dir)
         for path in paths:
+            check()
             record = read_record(path)
             run = recorded_run(record.configuration, max(0, len(record.rounds) - 1))
             if run is None or not record.counts_kept_images:
@@ -76,34 +79,39 @@ def renumber_folder(result_dir: Path, data_dir: Path | None) -> tuple[int, int]:
     return rewritten, len(paths)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, check: Check = lambda: None) -> int:
     """Rewrite what the flags name; return 0, 1 (something cannot be read or written) or 2 (wrong usage)."""
-    return with_streams("renumber", lambda: _main(argv))
+    return with_streams("renumber", lambda: _main(argv, check))
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _main(argv: Sequence[str] | None, check: Check) -> int:
     parser = Parser(
         prog="python -m active_learning.disk.renumber",
         description="Rewrite the records of runs with --classes that count the images kept and not those of the data "
         "set, as earlier versions wrote them. All others stay as they are, to the byte.",
     )
-    parser.add_argument("result_dir", nargs="+", type=Path, metavar="RESULT_DIR", help="result folder(s)")
+    parser.add_argument("result_dir", nargs="+", type=some_path, metavar="RESULT_DIR", help="result folder(s)")
     parser.add_argument("--data_dir", type=Path, metavar="PATH", help=f"where the data set is; as in {PROGRAM}")
     try:
         flags = parser.parse_args(argv)
     except ConfigError as error:
         return fail(2, str(error), "renumber")
     for result_dir in flags.result_dir:
-        if not result_dir.is_dir():
+        if not os.path.isdir(result_dir):  # noqa: PTH112 - pathlib's raises for a name that is too long
             sentence = f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to."
             return fail(2, sentence, "renumber")
         try:
-            rewritten, runs = renumber_folder(result_dir, flags.data_dir)
+            rewritten, runs = renumber_folder(result_dir, flags.data_dir, check)
         except (ConfigError, StoreError, DataError, OSError) as error:
-            return fail(1, str(error), "renumber")
+            return fail(1, refusal(error) if isinstance(error, OSError) else str(error), "renumber")
+        if not runs:
+            return fail(
+                2, f"{result_dir} holds no runs: name a folder that {PROGRAM} wrote its results to.", "renumber"
+            )
         print(f"{result_dir}: {rewritten} of {runs} records rewritten.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    stopped = "stopped; what is rewritten stays, and the same command goes on."
+    sys.exit(until_stopped(lambda check: main(check=check), lambda code: fail(code, stopped, "renumber")))

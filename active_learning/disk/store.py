@@ -52,7 +52,7 @@ from active_learning.interruption import Check
 from active_learning.settings.arms import flag
 from active_learning.settings.config import ARM_FIELDS, FOLDER, OWN_FIELDS, ConfigError, ExperimentConfig, RunConfig
 from active_learning.settings.learners import LEARNERS, Weights, recorded_learner
-from active_learning.terminal import COMMAND
+from active_learning.terminal import COMMAND, counted
 
 IMAGES = "images.json"
 
@@ -101,7 +101,7 @@ class RunFolder:
         half-done is removed.
         """
         for path in self.damaged:
-            write_atomically(path.with_name(path.name + ".damaged"), path.read_bytes())
+            _keep(path)
             if not self.rounds or path.suffix == ".json":  # the others are written anew
                 path.unlink()
         self.damaged = []
@@ -191,7 +191,7 @@ class RunFolder:
         """Record what works on the run from here on (see `provenance`), and forget an earlier failure."""
         sessions = self._sessions()
         if sessions is None:
-            (self.path / "provenance.json").replace(self.path / "provenance.json.damaged")
+            _keep(self.path / "provenance.json")
         self._write_sessions([*(sessions or []), {"first_round": len(self.rounds), **session}])
         (self.path / "failure.json").unlink(missing_ok=True)
 
@@ -234,7 +234,11 @@ class RunFolder:
             return None
         faults = {"metrics.jsonl": f" ({self.fault})" if self.fault else ""}
         names = " and ".join(path.name + faults.get(path.name, "") for path in self.damaged)
-        kept = f"{len(self.rounds)} whole rounds are kept" if self.rounds else "no whole round is left"
+        kept = (
+            f"{counted(len(self.rounds), 'whole round is', 'whole rounds are')} kept"
+            if self.rounds
+            else "no whole round is left"
+        )
         return f"{names} damaged, {kept}"
 
     @property
@@ -261,6 +265,15 @@ class RunFolder:
         shape = (len(acquired), self.config.query)
         write_if_changed(self.path / "acquired.npy", _npy(np.array(acquired, dtype=np.int64).reshape(shape)))
         write_if_changed(self.path / "test_error.npy", _npy(np.array([round_.test_error for round_ in self.rounds])))
+
+
+def _keep(path: Path) -> None:
+    """Write a damaged file beside itself as `NAME.damaged`, or NAME.2.damaged, beside what is kept there already."""
+    content, kept, number = path.read_bytes(), path.with_name(f"{path.name}.damaged"), 1
+    while kept.exists() and kept.read_bytes() != content:
+        number += 1
+        kept = path.with_name(f"{path.name}.{number}.damaged")
+    write_atomically(kept, content)
 
 
 def check_result_dir(

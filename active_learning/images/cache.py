@@ -192,10 +192,16 @@ def working_threads() -> Iterator[ThreadPoolExecutor]:
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> OnDisk:
     """Return an array on disk, with room for all of it: where there is none, an assignment would end the process."""
-    array: OnDisk = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    try:
+        array: OnDisk = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # the part takes the room that others need
+        error.filename = error.filename or str(path)
+        raise
     return array
 
 

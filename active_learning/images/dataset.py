@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from active_learning.disk.files import make_folder
+from active_learning.disk.files import make_folder, refusal
 from active_learning.images.cache import Progress
 from active_learning.images.files import find_images
 from active_learning.images.library import MOST_SIDE, Library, Picture, given_labels, mean_and_std, open_library
 from active_learning.settings.config import FOLDER, ExperimentConfig, RunConfig
 from active_learning.settings.networks import NETWORKS
 from active_learning.terminal import PROGRAM
-from load_data import DataError, DatasetSpec, ImageData, default_data_dir, load_data
+from load_data import DataError, DatasetSpec, ImageData, at_home, default_data_dir, load_data
 
 TEST_SHARE = 0.2
 """The test set: contents whose sha256, taken for a number, is in the lowest fifth of all that there are."""
@@ -124,7 +124,7 @@ def open_folder(
     images = Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - pathlib's fails for ~nobody
     listing = find_images(images, flat=False, check=check)
     smallest = NETWORKS[network].smallest
-    kept = (default_data_dir() if data_dir is None else data_dir.expanduser()) / "folders"
+    kept = (default_data_dir() if data_dir is None else at_home(data_dir)) / "folders"
     cache = kept / hashlib.sha256(os.fsencode(images)).hexdigest()[:16]
     try:
         make_folder(cache)
@@ -136,8 +136,8 @@ def open_folder(
             return _data_set(images, library, labels)
     except OSError as error:
         raise DataError(
-            f"the decoded images of {images} cannot be kept in {cache} ({error}): check its permissions and free "
-            "space, or name another folder with --data_dir."
+            f"the decoded images of {images} cannot be kept in {cache} ({refusal(error)}): check its permissions and "
+            "free space, or name another folder with --data_dir."
         ) from error
 
 

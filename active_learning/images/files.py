@@ -56,9 +56,9 @@ def find_images(images: Path, *, flat: bool, check: Callable[[], None]) -> Listi
         ConfigError: where there is neither.
         DataError: where there is no image, or the CSV is none.
     """
-    if images.is_dir():
+    if os.path.isdir(images):  # noqa: PTH112 - pathlib's raises for a name that is too long
         listing = _in_folder(images, flat, check)
-    elif not images.exists():
+    elif not os.path.exists(images):  # noqa: PTH110
         raise ConfigError(f"{images} does not exist: name a folder of images, or a CSV of their names.")
     elif images.suffix.lower() == ".csv":
         listing = _in_csv(images, check)
@@ -98,39 +98,47 @@ def check_class(name: str, where: str) -> None:
 
 def _in_folder(root: Path, flat: bool, check: Callable[[], None]) -> Listing:
     listing = Listing(root)
-    for name in _names(root, "", set(), listing, check):
+    for name in _names(root, listing, check):
         first, inside, _ = name.partition("/")
-        label = first if inside and not flat and first not in POOL_FOLDERS else ""
+        label = first if inside and not flat and first.casefold() not in POOL_FOLDERS else ""
         listing.answers.append(Answer(name, label, f"the folder {root / first}"))
     return listing
 
 
-def _names(
-    folder: Path, prefix: str, seen: set[tuple[int, int]], listing: Listing, check: Callable[[], None]
-) -> Iterator[str]:
-    """Yield the names of the image files in a folder and below it."""
-    check()
-    try:
-        known = folder.stat()
-        if (known.st_dev, known.st_ino) in seen:  # a link that leads back here
-            return
-        seen.add((known.st_dev, known.st_ino))
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        listing.skipped[prefix.rstrip("/") or "."] = f"the folder cannot be read: {error.strerror}"
-        return
-    for entry in entries:
+def _names(root: Path, listing: Listing, check: Callable[[], None]) -> Iterator[str]:
+    """Yield the names of the image files in a folder and below it, however deep."""
+    seen: set[tuple[int, int]] = set()
+    left = _entries(root, "", seen, listing)
+    while left:
+        check()
+        prefix, entry = left.pop()
         name = f"{prefix}{entry.name}"
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from _names(Path(entry.path), f"{name}/", seen, listing, check)
+            left += _entries(Path(entry.path), f"{name}/", seen, listing)
         elif Path(entry.name).suffix.lower() not in SUFFIXES:
             listing.others += 1
         elif reason := _unusable(name, entry):
             listing.skipped[name.encode("utf-8", "backslashreplace").decode()] = reason
         else:
             yield name
+
+
+def _entries(
+    folder: Path, prefix: str, seen: set[tuple[int, int]], listing: Listing
+) -> list[tuple[str, "os.DirEntry[str]"]]:
+    """Return what is in a folder that was not seen before, the last name first, behind the folder's own name."""
+    try:
+        known = folder.stat()
+        if (known.st_dev, known.st_ino) in seen:  # a link that leads back here
+            return []
+        seen.add((known.st_dev, known.st_ino))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+    except OSError as error:
+        listing.skipped[prefix.rstrip("/") or "."] = f"the folder cannot be read: {error.strerror}"
+        return []
+    return [(prefix, entry) for entry in entries]
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
@@ -177,7 +185,7 @@ def _on_disk(root: Path, answer: Answer) -> str:
     name, slashes = answer.file_name, normal(answer.file_name.replace("\\", "/"))
     spellings = (name, slashes, unicodedata.normalize("NFC", slashes), unicodedata.normalize("NFD", slashes))
     for spelling in spellings:
-        if (root / spelling).is_file():
+        if os.path.isfile(root / spelling):  # noqa: PTH113 - pathlib's raises for a name that is too long
             return spelling
     raise DataError(
         f"{answer.where}: there is no file {name!r}: correct the path, which is relative to the folder of the CSV."

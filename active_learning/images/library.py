@@ -1,7 +1,7 @@
 """All images as one array on disk, and each content once, under the first of its files' names."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,13 @@ class Label:
 
 
 def open_library(
-    listing: Listing, folder: Path, size: int, limits: tuple[int, int], progress: Progress, check: Callable[[], None]
+    listing: Listing,
+    folder: Path,
+    size: int,
+    limits: tuple[int, int],
+    progress: Progress,
+    check: Callable[[], None],
+    accept: Callable[[Collection[str]], None] = lambda _: None,
 ) -> Library:
     """Return the images of a listing, decoded as far as the cache does not have them.
 
@@ -100,6 +106,7 @@ def open_library(
         limits: the least and the most of those.
         progress: shows how far it is.
         check: called for every image; what it raises ends the work.
+        accept: given the sha256 of every image before the cache is touched; what it raises ends the work.
 
     Raises:
         DataError: when none of them can be decoded.
@@ -112,6 +119,7 @@ def open_library(
         for name, header in headers.items():
             if not header.fault:
                 names.setdefault(header.sha256, []).append(name)
+        accept(names)
         first = {sha256: headers[several[0]] for sha256, several in names.items()}
         sides = [side for header in first.values() for side in (header.width, header.height)]
         size = size or int(min(max(median(sides or [0]), limits[0]), limits[1]))

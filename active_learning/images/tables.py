@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from active_learning.terminal import counted
 from load_data import DataError
 
 WANTED = "a line file_name,label, then a line an image"
@@ -53,10 +54,9 @@ def read_csv(path: Path, *, needs_label: bool = True, content: bytes | None = No
     for line, row in rows:
         where = f"{path}, line {line}"
         if len(row) != len(names):
-            raise DataError(
-                f"{where}: there are {len(row)} cells in place of {len(names)}: a name with a comma stands in double "
-                "quotes."
-            )
+            cells = counted(len(row), "cell")
+            way = "a name with a comma stands in double quotes" if len(row) > len(names) else "one may be empty"
+            raise DataError(f"{where}: this line has {cells}, and there are {counted(len(names), 'column')}: {way}.")
         name = row[names.index("file_name")]
         if not name.strip():
             raise DataError(f"{where}: the file_name is empty: give the image's path, relative to the images' folder.")

@@ -7,6 +7,7 @@ import hashlib
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -79,9 +80,16 @@ def _downloaded() -> dict[str, Tensor]:
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)  # torch's download would wait for ever
     try:
         state: dict[str, Tensor] = ResNet18_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # torch reads any bytes, as below
+        kept = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(ResNet18_Weights.DEFAULT.url).path).name)
+        if kept.exists():
+            raise DataError(
+                f"{kept}, a copy of --weights default, is damaged: delete it to download it anew."
+            ) from error
+        reason = getattr(error, "reason", None) or error  # urllib's error holds the system's
+        words = getattr(reason, "strerror", None) or str(reason)
         raise DataError(
-            f"--weights default cannot be downloaded ({error}): copy resnet18-f37072fd.pth from a machine that can, "
+            f"--weights default cannot be downloaded ({words}): copy resnet18-f37072fd.pth from a machine that can, "
             "and give --weights and its path."
         ) from error
     finally:
@@ -99,6 +107,10 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not named:
         raise DataError(f"--weights {path} holds no weights by name: {_WANTED}.")
+    if not all(value.layout == torch.strided and value.device.type == "cpu" for value in state.values()) or any(
+        value.is_complex() for value in state.values()
+    ):
+        raise DataError(f"--weights {path} holds tensors that are no plain numbers: {_WANTED}.")
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise DataError(f"--weights {path} holds numbers that are not finite: {_WANTED}.")
     return dict(state)

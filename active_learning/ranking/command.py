@@ -4,6 +4,7 @@ In the result folder: `ranking.csv` (the batch in the order of choice, then the 
 batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` and the cache of decoded images.
 """
 
+import os
 import shlex
 import sys
 import time
@@ -32,6 +33,7 @@ from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
 from active_learning.settings.config import MOST_PIXELS, ConfigError
 from active_learning.settings.learners import Weights
 from active_learning.settings.networks import NETWORKS
+from active_learning.terminal import counted
 from cnn_model import NonFiniteLossError
 from load_data import DataError
 
@@ -50,6 +52,13 @@ def main(argv: Sequence[str], check: Check) -> int:
         OSError: when a disk fails.
     """
     config = read_flags(argv)
+    weights = "a file of weights such as resnet18-f37072fd.pth, default, or none"
+    for flag, path, takes in (
+        ("labels", config.labels, "a CSV or a JSON file"),
+        ("weights", config.weights_file, weights),
+    ):
+        if path is not None and not os.path.exists(path):  # noqa: PTH110 - before anything that takes a while
+            raise ConfigError(f"--{flag} {path} cannot be read (No such file or directory): it takes {takes}.")
     start = time.perf_counter()
     listing = find_images(config.images, flat=config.flat, check=check)  # before a folder is made for what is not there
     with locked(config.folder, another=False):
@@ -72,7 +81,9 @@ class _Session:
         config = self.config
         smallest = NETWORKS[config.network].smallest
         limits = (smallest, MOST_PRETRAINED_SIDE if config.weights != "none" else max(smallest, MOST_SIDE))
-        library = open_library(listing, config.folder / "cache", config.image_size, limits, self.progress, self.check)
+        library = open_library(
+            listing, config.folder / "cache", config.image_size, limits, self.progress, self.check, self._check_journal
+        )
         self._tell_of_images(listing, library)
         names = Names(library, self.journal.asked())
         labels, classes = self._labels(listing, library, names)
@@ -97,16 +108,15 @@ class _Session:
         journal, place = self.journal, str(self.config.folder / "journal.jsonl")
         given = given_labels(listing, library)
         kept = {sha256: Label(name, file, place) for sha256, (file, name) in journal.labels().items()}
-        self._check_journal(library, kept)
         self._tell_of_answers(given, kept)
         asked = {sha256 for _, sha256 in journal.asked()}
         journal.add_found({sha: (label.file_name, label.name) for sha, label in given.items() if sha in asked})
         known = {**given, **kept}
-        if added := sorted(set(self.config.add_classes) - journal.classes()):
-            journal.add_classes(added)
-        classes = {label.name for label in known.values()} | journal.classes()
+        classes = {label.name for label in known.values()} | journal.classes() | set(self.config.add_classes)
         if self.config.labels is not None:
             known |= self._taken_in(self.config.labels, names, known, classes)
+        if added := sorted(set(self.config.add_classes) - journal.classes()):
+            journal.add_classes(added)
         there = {picture.sha256 for picture in library.pictures}
         if lost := sum(sha256 not in there for sha256 in known):
             self.note(f"Labelled images that are gone, or have changed: {lost}. Their labels are kept, and not used.")
@@ -123,8 +133,8 @@ class _Session:
             rows = {sha256: (label.file_name, label.name) for sha256, label in new.items()}
             self.journal.add_labels(rows, str(path))
         count = sum(bool(answer.label) for answer in answers)
-        without = f", {len(answers) - count} tasks without an answer" if count < len(answers) else ""
-        self.say(f"{path}: {count} labels, {len(new)} of them new{without}.")
+        without = f", {counted(len(answers) - count, 'task')} without an answer" if count < len(answers) else ""
+        self.say(f"{path}: {counted(count, 'label')}, {len(new)} of them new{without}.")
         renamed = [(answer.file_name, now) for answer in answers if (now := names.renamed(answer))]
         if renamed:
             self.note(
@@ -141,10 +151,9 @@ class _Session:
                     "answer is taken."
                 )
 
-    def _check_journal(self, library: Library, kept: Mapping[str, Label]) -> None:
-        there = {picture.sha256 for picture in library.pictures}
-        held = {*kept, *self.journal.before(sys.maxsize)}
-        if held and not held & there:
+    def _check_journal(self, there: Collection[str]) -> None:
+        held = {*self.journal.labels(), *self.journal.before(sys.maxsize)}
+        if held and held.isdisjoint(there):
             raise ConfigError(
                 f"--result_dir {self.config.folder} holds the journal of other images: none of its {len(held)} is in "
                 f"{self.config.images}; name another folder."
@@ -156,8 +165,8 @@ class _Session:
             path = self.config.folder / name
             if count := unread(path, names, self._stored()):
                 raise StoreError(
-                    f"{path} holds {count} labels that have not been taken in, and would be written over: add --labels "
-                    f"{shlex.quote(str(path))} to take them in, or delete the file."
+                    f"{path} holds {counted(count, 'label that has', 'labels that have')} not been taken in, and would "
+                    f"be written over: add --labels {shlex.quote(str(path))} to take them in, or delete the file."
                 )
 
     def _stored(self) -> dict[str, str]:
@@ -228,9 +237,10 @@ class _Session:
 
     def _tell_of_images(self, listing: Listing, library: Library) -> None:
         copies = sum(len(picture.others) for picture in library.pictures)
-        others = f", {listing.others} other files" if listing.others else ""
+        others = f", {counted(listing.others, 'other file')}" if listing.others else ""
         self.say(
-            f"{len(library.pictures)} images, {copies} copies of them, {len(library.skipped)} left out{others}; "
+            f"{counted(len(library.pictures), 'image')}, {counted(copies, 'copy', 'copies')} of them, "
+            f"{len(library.skipped)} left out{others}; "
             f"{library.decoded} decoded now, to {library.size} x {library.size} pixels."
         )
         for name, reason in list(library.skipped.items())[:3]:

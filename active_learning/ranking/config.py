@@ -151,6 +151,11 @@ class RankConfig:
         return self.weights != "none" and not self.fine_tune
 
     @property
+    def weights_file(self) -> Path | None:
+        """The file of weights, where one is named."""
+        return None if self.weights in ("none", "default") else Path(self.weights)
+
+    @property
     def folder(self) -> Path:
         """Where everything is written."""
         if self.result_dir is not None:

@@ -12,7 +12,7 @@ import shtab
 from active_learning import terminal
 from active_learning.ranking.config import RankConfig
 from active_learning.settings.config import ConfigError
-from active_learning.settings.flags import Help, Parser, add_file_flags, add_flag, as_yaml, values_of
+from active_learning.settings.flags import Help, Parser, add_file_flags, add_flag, as_yaml, refuse_values, values_of
 
 PROGRAM = f"{terminal.PROGRAM} rank"
 FLAGS: "dict[str, Field[Any]]" = {entry.name: entry for entry in fields(RankConfig) if entry.name != "images"}
@@ -25,16 +25,17 @@ def read_flags(argv: Sequence[str]) -> RankConfig:
         ConfigError: for anything that is not allowed.
         SystemExit: after `--help` and `--print_config`.
     """
+    refuse_values(argv, [name for name, entry in FLAGS.items() if entry.type is bool])
     parser = make_parser()
     given, left = parser.parse_known_args(argv)
-    unknown = [word for word in left if word.startswith("--")]
+    unknown = [word for word in left if word.startswith("-") and word != "--"]
     if unknown:
-        name = unknown[0][2:].partition("=")[0]
+        name = unknown[0].lstrip("-").partition("=")[0]
         if name == "print_completion":
             raise ConfigError(f"--{name} is no flag of rank: {terminal.PROGRAM} --{name} SHELL completes all verbs.")
         close = difflib.get_close_matches(name, [*FLAGS, "config", "print_config"], n=1)
         hint = f"did you mean --{close[0]}?" if close else f"{PROGRAM} --help lists all."
-        raise ConfigError(f"--{name} is no flag of rank: {hint}")
+        raise ConfigError(f"{unknown[0].partition('=')[0]} is no flag of rank: {hint}")
     words = [*given.images, *left]
     if "print_config" in given and not words:  # a file of settings names no images
         words = ["."]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from active_learning.disk.files import StoreError, write_atomically
 from active_learning.disk.record import chain, read_chain
 from active_learning.images.library import Picture
+from active_learning.terminal import counted
 
 FORMAT = 1
 ChosenBy = Literal["function", "random", "cover"]
@@ -56,8 +57,8 @@ class Journal:
             )
         if not whole:
             raise StoreError(
-                f"{path} is damaged after {len(events)} whole events: put a copy of it back, or delete the lines after "
-                f"line {len(events) + 1} and give the labels after that again."
+                f"{path} is damaged after {counted(len(events), 'whole event')}: put a copy of it back, or delete the "
+                f"lines after line {len(events) + 1} and give the labels after that again."
             )
         self._header: dict[str, Any] = header or {"format": FORMAT, "program": "main.py rank"}
         self.events = events

@@ -77,7 +77,9 @@ def read_export(path: Path, content: bytes, names: Names) -> list[Answer]:
         DataError: when it is no such export, saying which task is wrong.
     """
     try:
-        found = json.loads(content.decode("utf-8-sig"))
+        found = json.loads(content)  # in UTF-8, 16 or 32
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text: export the project from Label Studio as JSON.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}): export the project from Label Studio as JSON.") from error
     if not isinstance(found, list):
@@ -143,7 +145,10 @@ def _file_name(where: str, data: Mapping[str, Any], names: Names, *, needed: boo
         if needed:
             raise DataError(f"{where}: its data has neither file_name nor image: add one of them, or delete the task.")
         return ""
-    split = urlsplit(address)
+    try:
+        split = urlsplit(address)
+    except ValueError as error:
+        raise DataError(f"{where}: its image {address!r} is no address: correct it, or delete the task.") from error
     path = parse_qs(split.query).get("d", [unquote(split.path)])[0].lstrip("/")
     while names.known(path) is None and "/" in path:  # the folder of images may be some way down
         path = path.partition("/")[2]

@@ -101,7 +101,7 @@ def _no_image(answer: Answer, names: Names) -> str:
         return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: {delete}."
     if answer.sha256 and (answer.task or names.known(name) not in names.pictures):
         return (
-            f"{answer.where}: none of the {len(names.contents)} images is the one that the "
+            f"{answer.where}: no image of {len(names.contents)} is the one that the "
             f"{'task' if answer.task else 'line'} was made for ({name!r}, sha256 {answer.sha256[:12]}): put the file "
             f"back, or {delete}."
         )

@@ -83,7 +83,7 @@ def render(
         skipped_count=len(library.skipped),
         copies=sum(len(picture.others) for picture in library.pictures),
     )
-    return text.encode()
+    return text.encode("utf-8", "backslashreplace")  # a path may be no text
 
 
 def how_chosen(ranking: Ranking, random_share: float) -> list[str]:

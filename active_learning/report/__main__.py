@@ -2,6 +2,14 @@
 
 import sys
 
-from active_learning.report.command import main
+from active_learning.interruption import Check, until_stopped
+from active_learning.terminal import fail
 
-sys.exit(main())
+
+def _write(check: Check) -> int:
+    from active_learning.report.command import main  # takes a while to import
+
+    return main(check=check)
+
+
+sys.exit(until_stopped(_write, lambda code: fail(code, "stopped; the same command starts anew.", "report")))

@@ -5,6 +5,7 @@ main.py report --readme README.md    the results in the README, from the committ
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from active_learning.report import write
 from active_learning.report.flags import Format, make_parser
 from active_learning.report.formats import to_csv, to_json
 from active_learning.report.readme import committed_folders, readme_block, replace_block
+from active_learning.report.records import visible
 from active_learning.report.results import NoResultsError, read_results
 from active_learning.report.summary import Summary, summarise
 from active_learning.settings.config import ConfigError
@@ -40,14 +42,14 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
         flags.result_dir = committed_folders(flags.readme.absolute().parent)
     if not flags.result_dir:
         found = result_folders(Path("result_npy"))
-        way = f"such as {found[0]}" if found else f"that {PROGRAM} wrote its results to"
-        return _fail(2, f"there is no result folder to report: name one, {way}.")
+        way = f"one, such as {found[0]}" if found else f"one that {PROGRAM} wrote its results to"
+        return _fail(2, f"there is no result folder to report: name {way}.")
     if flags.output and len(flags.result_dir) > 1:
         return _fail(2, "--output takes the report of one result folder: give a command, and an --output, for each.")
     status = 0
     for result_dir in flags.result_dir:
-        if not result_dir.is_dir():
-            return _fail(2, f"{result_dir} is no folder: name one that {PROGRAM} wrote its results to.")
+        if not os.path.isdir(result_dir):  # noqa: PTH112 - pathlib's raises for a name that is too long
+            return _fail(2, f"{visible(str(result_dir))} is no folder: name one that {PROGRAM} wrote its results to.")
         try:
             summary = summarise(read_results(result_dir))
         except (NoResultsError, OSError) as error:
@@ -79,7 +81,8 @@ def _write_readme(result_dirs: Sequence[Path], readme: Path) -> int:
         text = replace_block(readme.read_text(encoding="utf-8"), readme_block(result_dirs, readme))
         write_atomically(readme, text.encode())
     except (OSError, ValueError) as error:
-        return _fail(1, f"{readme} cannot be rewritten: {error}")
+        words = refusal(error) if isinstance(error, OSError) else str(error)
+        return _fail(1, f"{readme} cannot be rewritten: {words.rstrip('.')}.")
     return 0
 
 

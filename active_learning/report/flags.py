@@ -1,11 +1,10 @@
 """The words after `main.py report`. Imports nothing slow, for a shell that completes them."""
 
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import shtab
 
-from active_learning.settings.flags import Parser
+from active_learning.settings.flags import Parser, some_path
 from active_learning.terminal import PROGRAM
 
 Format = Literal["text", "markdown", "csv", "json"]
@@ -18,11 +17,11 @@ def make_parser(prog: str = f"{PROGRAM} report", *, with_choices: bool = False) 
     folders = parser.add_argument(
         "result_dir",
         nargs="*",
-        type=Path,
+        type=some_path,
         metavar="RESULT_DIR",
         help="result folder(s); each gets a report of its own (default with --readme: the committed ones beside it)",
     )
-    path: dict[str, Any] = {"type": Path, "metavar": "PATH"}
+    path: dict[str, Any] = {"type": some_path, "metavar": "PATH"}
     output = parser.add_argument("--output", **path, help="folder of the report (default: RESULT_DIR/report)")
     data = parser.add_argument("--data_dir", **path, help=f"where the data set is, for the pictures; as in {PROGRAM}")
     parser.add_argument("--no_gallery", action="store_true", help="leave the pictures out: no data set is needed")

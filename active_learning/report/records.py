@@ -18,6 +18,7 @@ from active_learning.disk.files import refusal
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
 from active_learning.disk.store import images_folder
 from active_learning.settings.config import FOLDER, RunConfig
+from active_learning.terminal import counted
 from load_data import DATASETS
 
 Array = npt.NDArray[Any]
@@ -154,7 +155,11 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
         return None, [f"{name}/metrics.jsonl cannot be read ({_words(error)})."], []
     if not record.whole:
         what = f"cannot be read to its end ({visible(record.fault)})" if record.fault else "is damaged"
-        kept = f"its first {len(record.rounds)} rounds are used" if record.rounds else "nothing of it can be used"
+        kept = (
+            f"its first {counted(len(record.rounds), 'round is', 'rounds are')} used"
+            if record.rounds
+            else "nothing of it can be used"
+        )
         faults.append(f"{name}/metrics.jsonl {what}: {kept}.")
     if configuration is None or not record.rounds:
         return None, faults, []
@@ -179,7 +184,7 @@ def check_array(path: Path, expected: Sequence[Any], faults: list[str], where: s
     except FileNotFoundError:
         return
     except (*_DAMAGE, EOFError) as error:
-        faults.append(f"{where} cannot be read ({kind(error)}).")
+        faults.append(f"{where} cannot be read ({cause(error)}).")
         return
     if not agrees:
         faults.append(f"{where} does not hold what the record says.")
@@ -197,7 +202,7 @@ def _check_arrays(run: Run, folder: Path, faults: list[str]) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        faults.append(f"{run.path}/{weights} cannot be read ({kind(error)}).")
+        faults.append(f"{run.path}/{weights} cannot be read ({cause(error)}).")
 
 
 def _missing_files(run: Run, folder: Path) -> list[str]:
@@ -283,10 +288,10 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def kind(error: BaseException) -> str:
-    """Return what the system refused, or the kind of any other error."""
-    return refusal(error) if isinstance(error, OSError) else type(error).__name__
+def cause(error: BaseException) -> str:
+    """Return what the system refused, or that a file holds something else."""
+    return refusal(error) if isinstance(error, OSError) else "it is no array that was written here"
 
 
 def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) and not isinstance(error, OSError) else kind(error)
+    return refusal(error) if isinstance(error, OSError) else str(error) or type(error).__name__

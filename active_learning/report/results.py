@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Row
 from active_learning.disk.store import result_folders
-from active_learning.report.records import METRICS, Run, check_array, kind, read_run, visible
+from active_learning.report.records import METRICS, Run, cause, check_array, read_run, visible
 from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
 from active_learning.settings.learners import LEARNERS, recorded_learner
 from active_learning.terminal import PROGRAM
@@ -157,7 +158,7 @@ def way_out(result_dir: Path, runs: Iterable[Run]) -> str:
     return (
         f"The way out: the {PROGRAM} command of these runs, given again with --result_dir "
         f"{shlex.quote(visible(str(result_dir)))}, keeps a damaged file as *.damaged, computes anew what is lost, and "
-        "goes on."
+        "goes on; what it cannot read it names."
     )
 
 
@@ -166,8 +167,11 @@ def read_results(result_dir: Path) -> Results:
 
     Raises:
         NoResultsError: if there is no readable run.
+        OSError: if the folder cannot be read.
     """
     runs, unreadable, missing, digest = [], [], [], hashlib.sha256()
+    if (result_dir / "runs").is_dir():
+        os.scandir(result_dir / "runs").close()  # what may not be read looks empty below
     for path in sorted(result_dir.glob("runs/*/repetition_*/metrics.jsonl"), key=_natural):
         run, faults, absent = read_run(result_dir, path)
         unreadable += faults
@@ -317,6 +321,6 @@ def _curve_faults(result_dir: Path, arms: Sequence[Arm]) -> list[str]:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, EOFError) as error:
-            faults.append(f"{path.name} cannot be read ({kind(error)}).")
+            faults.append(f"{path.name} cannot be read ({cause(error)}).")
         check_array(result_dir / f"{name}.npy", mean_r.tolist(), faults, f"{name}.npy")
     return faults

@@ -85,7 +85,7 @@ def write_report(
         **texts(summary),
     }
     for name, content in contents.items():
-        write_atomically(output_dir / name, content.encode())
+        write_atomically(output_dir / name, content.encode("utf-8", "backslashreplace"))  # a path may be no text
         files.append(output_dir / name)
     return Report(output_dir / "index.html", tuple(files), tuple(failures))
 

@@ -62,6 +62,9 @@ MOST_THREADS = 1024
 MOST_REPETITIONS = 10_000
 """No mean needs more, and every repetition is planned before the first begins."""
 
+MOST_LR = 1e30
+"""Single precision, in which weights are kept, ends at some 1e38."""
+
 MOST_PASSES = 100_000
 """A thousand times the default: no estimate needs more, and their masks still fit into any memory."""
 
@@ -188,7 +191,7 @@ class ExperimentConfig:
         f"acquisition functions, as codes or names, one or several: {acquisition_help()}",
     )
     coldness: float = _flag(
-        4.0, "how near PowerBALD, SoftmaxBALD and SoftrankBALD come to taking the top; 0 draws uniformly", 0
+        4.0, "how near PowerBALD, SoftmaxBALD and SoftrankBALD come to taking the top; 0 draws uniformly", 0, 1e5
     )
     val_size: int = _flag(100, "validation images, by which weight decay, length scale and end of a fit are chosen", 0)
     result_dir: Path = _how(
@@ -266,8 +269,10 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         for entry in fields(self):
             check_bounds(entry, getattr(self, entry.name))
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"--lr {self.lr} is not allowed: it takes a finite number greater than 0, such as 1e-3.")
+        if not 0 < self.lr <= MOST_LR:
+            raise ConfigError(
+                f"--lr {self.lr} is not allowed: it takes a number above 0 and at most {MOST_LR:g}, such as 1e-3."
+            )
         self._check_dataset()
         check_known("learner", self.learner, LEARNERS)
         check_known("network", self.network, NETWORKS)
@@ -311,9 +316,9 @@ class ExperimentConfig:
             if entry.metadata["computed"] and entry.name not in own and value != entry.default:
                 words.append(entry.name if value is True else f"{entry.name}={_words(value, '_')}")
         name = "-".join(words)
-        if len(name.encode()) > LONGEST_FOLDER_NAME:  # file systems take 255 bytes
-            first = words[0] if len(words[0].encode()) <= LONGEST_FOLDER_NAME // 2 else "folder"
-            name = f"{first}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        if len(os.fsencode(name)) > LONGEST_FOLDER_NAME:  # file systems take 255 bytes
+            first = words[0] if len(os.fsencode(words[0])) <= LONGEST_FOLDER_NAME // 2 else "folder"
+            name = f"{first}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
         return name
 
     def _check_dataset(self) -> None:
@@ -385,9 +390,10 @@ class ExperimentConfig:
             if lacking := needs - LEARNERS[learner].gives:
                 able = [name for name, kind in LEARNERS.items() if needs <= kind.gives]
                 way = f"take --learner {' or '.join(able)}" if learner == self.learner else "leave --determ out"
+                what = _words(sorted(lacking), " and ")
                 raise ConfigError(
-                    f"--acq_func {acquisition} needs {_words(sorted(lacking))}, which the learner {learner} does not "
-                    f"give: {way}, or take another function."
+                    f"--acq_func {acquisition} needs {what}, which the learner {learner} does not give: {way}, or "
+                    "take another function."
                 )
 
     def _check_own_fields(self) -> None:

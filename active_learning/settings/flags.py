@@ -8,6 +8,7 @@ is decided here, by the type of its field.
 import argparse
 import codecs
 import difflib
+import os
 import re
 import shlex
 import sys
@@ -89,12 +90,7 @@ def read_flags(
         SystemExit: after `--help`, `--print_config` and `--print_completion`.
     """
     words = sys.argv[1:] if argv is None else argv
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and equals and name in SWITCHES:
-            raise ConfigError(
-                f"--{name}={value!r} is not allowed: --{name} is a switch and stands alone, without a value."
-            )
+    refuse_values(words, SWITCHES)
     parser = make_parser()
     flags = _split(parser, words)
     if "print_completion" in flags:
@@ -105,6 +101,23 @@ def read_flags(
         print(as_yaml(config, FLAGS), end="")
         raise SystemExit(0)
     return config
+
+
+def refuse_values(words: Iterable[str], switches: Iterable[str]) -> None:
+    """Refuse a switch that is given a value."""
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and equals and name in switches:
+            raise ConfigError(
+                f"--{name}={value!r} is not allowed: --{name} is a switch and stands alone, without a value."
+            )
+
+
+def some_path(word: str) -> Path:
+    """Return the path that a word names, for argparse; an empty one is refused: a variable may be missing."""
+    if not word:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(word)
 
 
 def values_of(
@@ -286,9 +299,9 @@ def as_yaml(config: object, known: Iterable[str]) -> str:
 
 
 def _belongs_to_nothing(word: str) -> str:
-    if word.startswith("--"):
+    if word.startswith("--") and word != "--":
         return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS], PROGRAM)
-    if Path(word).is_dir():
+    if word and os.path.isdir(word):  # noqa: PTH112 - pathlib's raises for a name that is too long
         return f"{word!r} belongs to no flag: a result folder is named by --result_dir {shlex.quote(word)}."
     switches = ", ".join(f"--{name}" for name in SWITCHES)
     return (
@@ -371,6 +384,8 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 def _word(entry: "Field[Any]", value: yaml.Node) -> str:
     if not isinstance(value, yaml.ScalarNode) or value.tag != _TEXT:
         raise ConfigError(_not_allowed(entry, _shown(value)))
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in value.value):  # nothing is named so
+        raise ConfigError(_not_allowed(entry, ascii(value.value)))
     if value.style is None and value.value in _NULLS:
         if NoneType not in get_args(entry.type):
             raise ConfigError(_not_allowed(entry, "null"))

@@ -39,6 +39,7 @@ from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.reasons import describe
 from active_learning.work.scheduler import PROGRAM_DIR, no_scheduler
+from load_data import at_home
 
 if TYPE_CHECKING:
     from active_learning.work.execution import Advance
@@ -153,6 +154,8 @@ def existing_cluster(address: str) -> Iterator[Client]:
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise no_scheduler(address, describe(error)) from error
+    except MemoryError as error:  # the length of a first message that is none
+        raise no_scheduler(address, "it speaks another protocol") from error
     with client:
         yield client
 
@@ -262,7 +265,7 @@ def _job(folder: RunFolder, result_dir: Path, holder: str, data_dir: Path | None
         run=folder.config,
         result_dir=result_dir.resolve(),
         holder=holder,
-        data_dir=data_dir and data_dir.expanduser().resolve(),
+        data_dir=data_dir and at_home(data_dir).resolve(),
         code=code_digest(),
         finished=list(folder.rounds),
         weights=folder.weights() if folder.config.warm_start and folder.rounds else None,

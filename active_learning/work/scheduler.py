@@ -32,7 +32,7 @@ def await_scheduler(address: str, check: Check) -> None:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS) as there:
                 if not (_first_byte_of_tls(there) if address.startswith("tls:") else there.recv(1)):
                     raise OSError("it hung up")
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:
             if time.monotonic() > deadline:
                 late = "timed out" if isinstance(error, TimeoutError) else getattr(error, "strerror", None)
                 raise no_scheduler(address, late or str(error)) from error

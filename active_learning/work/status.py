@@ -1,5 +1,6 @@
 """The state of a result folder, read without a lock and without writing anything."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,8 @@ def status(config: ExperimentConfig, show: Callable[[str], None], check: Check =
         StoreError: after the table, when it holds what no settings are run beside.
         OSError: when something in it cannot be read.
     """
-    if config.result_dir.exists() and not config.result_dir.is_dir():
+    there = [path for path in (config.result_dir, *config.result_dir.parents) if os.path.exists(path)]  # noqa: PTH110
+    if there and not there[0].is_dir():
         raise ConfigError(f"--result_dir {config.result_dir} is not a folder: name another.")
     # precision and device are no part of a run's name
     refusal: ConfigError | StoreError | DataError | None
@@ -50,7 +52,7 @@ def status(config: ExperimentConfig, show: Callable[[str], None], check: Check =
     summary = ", ".join(f"{counts[word]} {word}" for word in STATES)
     table = tabulate(rows, ["curve", "repetition", "state", "rounds", ""], disable_numparse=True)
     show(f"{table}\n{config.result_dir}: {summary}; {held}.")
-    if not config.result_dir.exists() and (beside := result_folders(config.result_dir.parent)):
+    if config.result_dir not in there and (beside := result_folders(config.result_dir.parent)):
         show(f"{config.result_dir} is not there: there are {' and '.join(map(str, beside))} (--result_dir).")
     if refusal:
         raise refusal

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from active_learning.disk.files import StoreError, is_held, locked, write_atomically
+from active_learning.disk.files import StoreError, is_held, locked, make_folder, refusal, write_atomically
 from active_learning.disk.record import Round, chain, read_sealed, record_lines
 from active_learning.disk.store import RunFolder, check_result_dir, finished_curves, write_curves
 from active_learning.settings.arms import planned_runs
@@ -494,6 +494,58 @@ def test_a_folder_that_is_read_only_is_no_wrong_usage(
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(StoreError, match="is read-only"), locked(tmp_path):
         pass
+
+
+def test_a_folder_whose_holder_cannot_be_written_is_read_only_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(tmp_path):
+        pass
+    (tmp_path / "kept").touch()
+
+    def refuse(path: Path, _: bytes) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("active_learning.disk.files.write_atomically", refuse)
+        with pytest.raises(StoreError, match="lock_holder is read-only"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+def test_what_cannot_be_written_is_named_without_words_of_python(tmp_path: Path) -> None:
+    (tmp_path / "to nowhere").symlink_to(tmp_path / "none")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.npy")
+    assert refusal(full) == "there is no room to write x.npy (No space left on device)"
+    with pytest.raises(FileExistsError) as caught:
+        make_folder(tmp_path / "to nowhere" / "inside")
+    assert refusal(caught.value) == f"{tmp_path / 'to nowhere'} is a link that leads nowhere: move it away"
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "none").read_bytes()
+    assert refusal(missing.value) == f"{tmp_path / 'none'}: No such file or directory"
+
+
+def test_a_write_that_fails_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "a.json", b"{}")
+    assert str(tmp_path / "a.json") in refusal(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_after_damage_is_kept_too(tmp_path: Path) -> None:
+    contents = [b"first", b"second", b"second"]
+    for content in contents:
+        run = write_rounds(tmp_path, CONFIG, 1)
+        (run.path / "metrics.jsonl").write_bytes(content)
+        run.load()
+        run.mend()
+    kept = {path.name: path.read_bytes() for path in run.path.glob("*.damaged")}
+    assert kept == {"metrics.jsonl.damaged": b"first", "metrics.jsonl.2.damaged": b"second"}
 
 
 def without_sync(monkeypatch: pytest.MonkeyPatch, where: str, number: int) -> None:

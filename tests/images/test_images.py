@@ -178,6 +178,15 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
         assert "more than 90 million pixels" in read_header(tmp_path / "bomb.png").fault
 
 
+def test_folders_may_be_as_deep_as_a_path_is_long(tmp_path: Path) -> None:
+    deep = str(tmp_path)
+    for _ in range(1100):  # more than Python calls within each other, and than pathlib makes at once
+        deep += "/d"
+        os.mkdir(deep)  # noqa: PTH102
+    draw(0, 1).save(f"{deep}/a.png")
+    assert len(names(opened(tmp_path))) == 1
+
+
 def test_no_image_at_all_is_told(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"there is no image in .*images: files that end in \.bmp"):

@@ -212,7 +212,7 @@ def test_label_studio_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixtu
         task["annotations"] = [{"result": result, "was_cancelled": task["data"]["rank"] == 1}]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     assert rank(images, "--labels", tmp_path / "export.json") == 0
-    assert "3 labels, 3 of them new, 1 tasks without an answer." in capsys.readouterr().out
+    assert "3 labels, 3 of them new, 1 task without an answer." in capsys.readouterr().out
     asked = [task["data"]["file_name"] for task in tasks]
     assert answered(results) == {name: truth[name] for name in asked[1:]}
 
@@ -297,7 +297,7 @@ def test_a_full_disk_is_told_and_costs_nothing(
         patched.setattr(place, full)
         assert rank(images, *words) == 1
     assert (
-        "No space left on device; finished rounds are saved, and the same command goes on once"
+        "(No space left on device); finished rounds are saved, and the same command goes on once"
         in capsys.readouterr().err
     )
     assert rank(images, *words) == 0
@@ -439,6 +439,8 @@ def listed(*lines: str) -> Words:
     return lambda folder: [labels(folder, "\n".join(["file_name,label", *lines]))]
 
 
+ANSWERED = {"result": [{"type": "choices", "from_name": "label", "value": {"choices": ["cat"]}}]}
+
 BAD: dict[str, tuple[int, Words, str]] = {
     "nothing": (2, lambda d: [], "takes one folder of images, or one CSV of their names, and none is given"),
     "two folders": (2, lambda d: [d / "images", d], "and 2 are given: "),
@@ -482,6 +484,22 @@ BAD: dict[str, tuple[int, Words, str]] = {
     "a share above one": (2, flags("--random_share=20"), "--random_share 20.0 is not allowed"),
     "a subset below the batch": (2, flags("--pool_subset=2"), "--pool_subset 2 is smaller than --query 4"),
     "a class that is a formula": (2, flags("--add_classes", "=1"), "--add_classes: '=1' can be no class"),
+    "a switch with a value": (
+        2,
+        flags("--quiet=1"),
+        "--quiet='1' is not allowed: --quiet is a switch and stands alone",
+    ),
+    "a flag of one dash": (2, flags("-x"), "-x is no flag of rank"),
+    "an address that is none": (
+        1,
+        given(json.dumps([{"data": {"image": "http://[x"}, "annotations": [{"result": []}, ANSWERED]}]), "a.json"),
+        "its image 'http://[x' is no address: correct it, or delete the task",
+    ),
+    "a class that was added for labels that are not there": (
+        2,
+        flags("--labels=nofile", "--add_classes=typo"),
+        "--labels nofile cannot be read",
+    ),
     "an unknown export": (2, flags("--export=csv"), "--export 'csv' is not allowed: it takes none or label_studio"),
     "results in a file": (2, lambda d: [d / "images", "--result_dir", not_an_image(d)], "a.txt cannot be written to"),
     "no such labels": (2, lambda d: [d / "images", "--labels", d / "x.csv"], "x.csv cannot be read (No such file"),
@@ -575,8 +593,8 @@ def test_labels_may_come_through_a_pipe(tmp_path: Path, capsys: pytest.CaptureFi
     os.close(writing)
     assert rank(tmp_path / "images", "--labels", f"/dev/fd/{reading}") == 0
     os.close(reading)
-    count = content.count(b"cat")
-    assert f"/dev/fd/{reading}: {count} labels, {count} of them new" in capsys.readouterr().out
+    told = "1 label, 1 of them new" if b"cat" in content else "0 labels, 0 of them new, 1 task without an answer"
+    assert f"/dev/fd/{reading}: {told}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("last", ["cache/pixels-1.npy", "journal.jsonl", "ranking.csv"])
@@ -729,7 +747,7 @@ def test_a_line_whose_name_and_content_are_two_images_is_refused(
     digest = hashlib.sha256((images / one).read_bytes()).hexdigest()
     for name, sha256, told in (
         (two, digest, f"{two!r} is not the image with this sha256 ({digest[:12]}): correct one of the two."),
-        ("gone.png", "0" * 64, "none of the 39 images is the one that the line was made for ('gone.png', sha256 0000"),
+        ("gone.png", "0" * 64, "no image of 39 is the one that the line was made for ('gone.png', sha256 0000"),
         (two, "what", f"{two!r} is not the image with this sha256 (what): correct one of the two."),
     ):
         given = labels(tmp_path, f"file_name,label,sha256\n{name},cat,{sha256}\n")

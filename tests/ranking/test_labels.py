@@ -59,7 +59,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "no file_name": ("name,label\n", "there is no column file_name, only name, label"),
     "no label": ("rank,file_name,score\n", "there is no column label"),
     "twice": ("file_name,label,label\n", "the column label is there twice"),
-    "unquoted comma": ("file_name,label\nsub/c,d.png,x\n", ", line 2: there are 3 cells in place of 2"),
+    "unquoted comma": ("file_name,label\nsub/c,d.png,x\n", ", line 2: this line has 3 cells, and there are 2 columns"),
     "open quote": ('file_name,label\n"a.png,x\n', "this is no CSV"),
     "no name": ("file_name,label\n ,x\n", ", line 2: the file_name is empty"),
 }
@@ -163,7 +163,7 @@ def test_a_task_is_of_the_image_whose_sha256_it_carries(tmp_path: Path) -> None:
     assert of_export(tmp_path, task("a.png", "cat", file_name="a.png", sha256="digest of b b.png")) == {
         "b b.png": "cat"
     }
-    told = r"task 1 \(id 1\): none of the 4 images is the one .* \('a.png', sha256 digest of z\): .* delete the task"
+    told = r"task 1 \(id 1\): no image of 4 is the one .* \('a.png', sha256 digest of z\): .* delete the task"
     with pytest.raises(DataError, match=told):
         of_export(tmp_path, task("a.png", "cat", sha256="digest of z"))
 
@@ -321,7 +321,7 @@ def test_a_damaged_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
         Journal(path).add_labels({str(number): (f"{number}.png", "cat")}, "labels.csv")
     content = path.read_bytes().replace(b'"1.png"', b'"9.png"')
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"is damaged after 1 whole events: .*delete the lines after line 2"):
+    with pytest.raises(StoreError, match=r"is damaged after 1 whole event: .*delete the lines after line 2"):
         Journal(path)
     assert path.read_bytes() == content
     path.write_bytes(b"".join(content.splitlines(keepends=True)[:2]))

@@ -649,6 +649,12 @@ def test_what_mends_damage_is_said_and_mends_it(
         assert main([str(tmp_path), "--no_gallery"]) == 0, path.name
 
 
+@pytest.mark.parametrize("words", [[""], ["--output", ""], ["--readme", ""]])
+def test_an_empty_path_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["a", *words]) == 2
+    assert "the path is empty: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("output", ["file", "file/inside"])
 def test_a_report_that_cannot_be_written_is_told(
     small: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -704,7 +710,7 @@ def test_a_configuration_of_nonsense_is_named(small: Path, change: dict[str, Any
     path = small / "runs" / "bald-MC_dropout=True" / "repetition_0" / "metrics.jsonl"
     rechain(path, lambda rows: rows[0]["configuration"].update(change))
     results = read_results(small)
-    assert f"metrics.jsonl cannot be read (ValueError: {next(iter(change))}" in results.unreadable[0].replace(
+    assert f"metrics.jsonl cannot be read ({next(iter(change))}" in results.unreadable[0].replace(
         "the record is of ", ""
     )
     assert summarise(results).get("BALD", "test_error", 40).repetitions == 2

@@ -192,7 +192,7 @@ def test_a_round_that_cannot_be_is_said_before_it_is_cut_off(
     path.write_bytes(chain(rows))
     capsys.readouterr()
     assert tiny_main(*flags) == 0
-    told = "metrics.jsonl (test_error of round 1 is '1.5') damaged, 1 whole rounds are kept; the damaged file is kept"
+    told = "metrics.jsonl (test_error of round 1 is '1.5') damaged, 1 whole round is kept; the damaged file is kept"
     assert told in capsys.readouterr().err
     assert path.with_name("metrics.jsonl.damaged").read_bytes() == chain(rows)
 
@@ -351,7 +351,7 @@ def test_probabilities_that_cannot_fit_are_refused_before_any_run(
     assert tiny_main(*flags, "batch_bald") == 2
     assert capsys.readouterr().err == (
         "main.py: error: --acq_func batch_bald for 50 images takes 0.0 GB, and 1 run can have 0.0 GB: give a smaller "
-        "--pool_subset or --dropout_iter.\n"
+        "--pool_subset or a smaller --dropout_iter.\n"
     )
     assert tiny_main(*flags, "batch_bald", "--pool_subset", 40) == 0
     assert tiny_main(*flags, "badge", "--pool_subset", 40) == 0
