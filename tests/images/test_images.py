@@ -179,12 +179,14 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
 
 
 def test_folders_may_be_as_deep_as_a_path_is_long(tmp_path: Path) -> None:
-    deep = str(tmp_path)
-    for _ in range(1100):  # more than Python calls within each other, and than pathlib makes at once
-        deep += "/d"
-        os.mkdir(deep)  # noqa: PTH102
-    draw(0, 1).save(f"{deep}/a.png")
+    deep = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 1100)]  # more than Python calls within each other
+    for folder in deep:
+        os.mkdir(folder)  # noqa: PTH102 - pathlib's calls itself
+    draw(0, 1).save(f"{deep[-1]}/a.png")
     assert len(names(opened(tmp_path))) == 1
+    os.remove(f"{deep[-1]}/a.png")  # noqa: PTH107
+    for folder in reversed(deep):  # pytest's way to delete old folders calls itself too
+        os.rmdir(folder)  # noqa: PTH106
 
 
 def test_no_image_at_all_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -176,14 +177,31 @@ def test_no_network_is_told_with_the_way_to_give_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise OSError("<urlopen error [Errno -2] Name or service not known>")
+        raise URLError(OSError(-2, "Name or service not known"))
 
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("torchvision.models.ResNet18_Weights.get_state_dict", unreachable)
     make_folder(tmp_path / "images", pool=8)
     assert rank(tmp_path / "images", *FLAGS, "--weights=default") == 1
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert "--weights default cannot be downloaded" in printed
+    assert "--weights default cannot be downloaded (Name or service not known): " in printed
     assert printed.endswith("copy resnet18-f37072fd.pth from a machine that can, and give --weights and its path.")
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04"])
+def test_a_damaged_copy_of_the_default_weights_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    copy = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(content)
+    make_folder(tmp_path / "images", pool=8)
+    assert rank(tmp_path / "images", *FLAGS, "--weights=default") == 1
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed == (
+        f"main.py: error: {copy}, a copy of --weights default, is damaged: delete it to download it anew."
+    )
 
 
 def test_weights_are_for_the_residual_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -261,6 +262,24 @@ def test_a_worker_that_is_asked_stops_with_the_program(address: str, tmp_path: P
         # the only worker takes one task at a time
         with pytest.raises(ConfigError):
             cluster.ask(client, lambda: None, refuse, "free again")
+
+
+def test_a_port_where_something_else_speaks_first_is_no_scheduler(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as opened:
+        other = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    opened.enter_context(other.accept()[0]).sendall(b"SSH-2.0-another\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        place = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", place) == 1
+        other.shutdown(socket.SHUT_RDWR)
+    assert f"--scheduler {place} does not answer as a Dask scheduler (it speaks another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shared", [True, False])
