@@ -4,8 +4,10 @@ import re
 import subprocess
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 
+from active_learning.report.cited_figures import cited_figures
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -30,6 +32,19 @@ WRITTEN_FOR_ONESELF = {f"result_npy/{name}" for name in OWN}
 def named(text: str) -> set[str]:
     """The paths that a text names, from the top of the repository."""
     return {path.rstrip("./") for path in PATH.findall(text)} - WRITTEN_FOR_ONESELF
+
+
+@pytest.mark.parametrize("experiment", ["experiment_1", "experiment_4"])
+def test_what_is_said_of_max_entropy_is_so(experiment: str) -> None:
+    """What docs/experiments.md says of the one cell that is above, from the committed curves."""
+    curves_er = 100 * np.load(ROOT / "result_npy" / experiment / "max_entropy-MC_dropout=True-repetitions.npy")
+    last_e = curves_er[:, -1]
+    cited = cited_figures().test_errors
+    paper, other = (100 * cited[source]["max_entropy"] for source in ("paper", "reimplementation"))
+    spread = last_e.std(ddof=1)
+    assert 0 < last_e.mean() - paper < spread / 10
+    assert 0 < last_e.mean() - other < spread / 2
+    assert curves_er[:, -11:].mean() > last_e.mean() - 0.01
 
 
 def in_git() -> set[str]:
