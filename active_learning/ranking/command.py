@@ -29,7 +29,7 @@ from active_learning.ranking.label_studio import interface, tasks
 from active_learning.ranking.labels import new_labels, read_answers, unread
 from active_learning.ranking.names import Names
 from active_learning.ranking.page import how_chosen, render
-from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round
+from active_learning.ranking.rank import Inputs, Ranked, Ranking, Round, machine
 from active_learning.settings.config import MOST_PIXELS, ConfigError
 from active_learning.settings.learners import Weights
 from active_learning.settings.networks import NETWORKS
@@ -59,6 +59,7 @@ def main(argv: Sequence[str], check: Check) -> int:
     ):
         if path is not None and not os.path.exists(path):  # noqa: PTH110 - before anything that takes a while
             raise ConfigError(f"--{flag} {path} cannot be read (No such file or directory): it takes {takes}.")
+    machine(config)  # which may not have the device that is wanted
     start = time.perf_counter()
     listing = find_images(config.images, flat=config.flat, check=check)  # before a folder is made for what is not there
     with locked(config.folder, another=False):

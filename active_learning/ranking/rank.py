@@ -75,6 +75,19 @@ class Ranking:
         return not self.classes
 
 
+def machine(config: RankConfig) -> tuple[Precision, Device]:
+    """Return what computes here: the precision and the device.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    try:
+        device = choose_device(config.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return choose_precision(config.precision, device), device
+
+
 class Round:
     """One round of a ranking.
 
@@ -210,16 +223,8 @@ class Round:
         picks = self._function.select(evidence, count, ties, **settings)
         return candidates[picks.positions_k].tolist(), picks.values_k.tolist(), len(candidates)
 
-    def _machine(self) -> tuple[Precision, Device]:
-        """Return what computes here: the precision and the device."""
-        try:
-            device = choose_device(self._config.device)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-        return choose_precision(self._config.precision, device), device
-
     def _learner(self, timed: Timed) -> NetworkLearner:
-        run = self._config.run(*self._machine())
+        run = self._config.run(*machine(self._config))
         inputs = np.asarray(self._inputs)
         labels = np.zeros(len(inputs), np.int64)
         labels[self._labelled] = self._labels
@@ -252,7 +257,7 @@ class Round:
     @property
     def precision(self) -> Precision:
         """The precision that is computed in here."""
-        return self._machine()[0]
+        return machine(self._config)[0]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -262,7 +267,7 @@ class Round:
         settings = {name: value for name, value in vars(self._config).items() if name not in DECIDES_NOTHING}
         if not self._config.fine_tune:  # which the first journals do not know
             del settings["fine_tune"]
-        settings |= {"acq_func": self._config.acquisition, "machine": self._machine()}
+        settings |= {"acq_func": self._config.acquisition, "machine": machine(self._config)}
         return {
             "labelled": [[names[row], self.classes[label]] for row, label in labelled],
             "pool": [names[row] for row in self._pool.tolist()],

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS
@@ -439,6 +440,8 @@ def listed(*lines: str) -> Words:
     return lambda folder: [labels(folder, "\n".join(["file_name,label", *lines]))]
 
 
+ABSENT = "cuda" if torch.backends.mps.is_available() else "mps"
+
 ANSWERED = {"result": [{"type": "choices", "from_name": "label", "value": {"choices": ["cat"]}}]}
 
 BAD: dict[str, tuple[int, Words, str]] = {
@@ -499,6 +502,11 @@ BAD: dict[str, tuple[int, Words, str]] = {
         2,
         flags("--labels=nofile", "--add_classes=typo"),
         "--labels nofile cannot be read",
+    ),
+    "a device that is not there": (
+        2,
+        flags(f"--device={ABSENT}"),
+        f"--device {ABSENT} is not available on this machine: take",
     ),
     "an unknown export": (2, flags("--export=csv"), "--export 'csv' is not allowed: it takes none or label_studio"),
     "results in a file": (2, lambda d: [d / "images", "--result_dir", not_an_image(d)], "a.txt cannot be written to"),
