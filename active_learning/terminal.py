@@ -44,7 +44,7 @@ def with_streams(program: str, work: Callable[[], int]) -> int:
         try:
             code = work()
         except SystemExit as end:  # after --help and its like, which print too
-            code = int(end.code or 0)
+            code = end.code if isinstance(end.code, int) else 0
         out.flush()
         if out.error is None:
             return code

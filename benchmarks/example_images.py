@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from active_learning.disk.files import write_atomically
+from active_learning.disk.files import refusal, write_atomically
 from active_learning.images.tables import csv_text, normal, read_csv
-from active_learning.interruption import until_stopped
+from active_learning.interruption import Check, until_stopped
 from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import Parser
 from active_learning.terminal import fail, with_streams
@@ -29,10 +29,14 @@ from main import main as rank
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the folder, answer a batch, or check a ranking; return the exit code."""
-    return with_streams("example_images", lambda: _main(argv))
+    stopped = "stopped; what is written stays."
+    return with_streams(
+        "example_images",
+        lambda: until_stopped(lambda check: _main(argv, check), lambda code: fail(code, stopped, "example_images")),
+    )
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _main(argv: Sequence[str] | None, look: Check) -> int:
     parser = Parser(
         prog="python3 -m benchmarks.example_images", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,19 +71,23 @@ def _main(argv: Sequence[str] | None) -> int:
         words = shlex.join(["python3", "-m", "benchmarks.example_images", str(folder)])
         return fail(2, f"there is no {truth}: {words} makes the folder and its truth.", "example_images")
     try:
-        return _do(flags, others, folder, truth)
+        return _do(flags, others, folder, truth, look)
     except (DataError, ConfigError, OSError) as error:
-        words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        words = refusal(error) if isinstance(error, OSError) else str(error)
         return fail(2 if isinstance(error, ConfigError) else 1, words, "example_images")
     except KeyError as error:
         return fail(1, f"{truth} has no image {error}: give a file of the ranking of {folder}.", "example_images")
 
 
-def _do(flags: argparse.Namespace, others: Sequence[str], folder: Path, truth: Path) -> int:
+def _do(flags: argparse.Namespace, others: Sequence[str], folder: Path, truth: Path, look: Check) -> int:
+    for flag, path in (("answer", flags.answer), ("check", flags.check)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"--{flag} {path} is no file: give the CSV of a ranking.")
     if flags.answer:
         answer(flags.answer, truth)
     elif flags.rounds:
         for function in ("power_bald", "uniform"):
+            look()
             errors = walk(folder, truth, function, flags.rounds, others)
             print(f"{function}: errors on the rest after 0 to {flags.rounds} rounds, %: {errors}")
     elif flags.check:
@@ -88,7 +96,7 @@ def _do(flags: argparse.Namespace, others: Sequence[str], folder: Path, truth: P
     else:
         if truth.exists() or (folder.exists() and any(folder.iterdir())):
             raise ConfigError(f"{folder} or {truth} is there already: name another folder, or delete both.")
-        data = load_data(flags.dataset, flags.data_dir)
+        data = load_data(flags.dataset, flags.data_dir, look)
         if flags.count > len(data.train_images):
             raise ConfigError(
                 f"--count {flags.count} is too large: {flags.dataset} has {len(data.train_images)} training images."
@@ -97,7 +105,15 @@ def _do(flags: argparse.Namespace, others: Sequence[str], folder: Path, truth: P
             raise ConfigError(
                 f"--labelled {flags.labelled} is not allowed: each of the {data.class_count} classes has equally many."
             )
-        make(folder, truth, data.train_images, data.train_labels, flags.count, flags.labelled, flags.seed)
+        labels = data.train_labels
+        order = np.random.default_rng(flags.seed).permutation(len(labels))[: flags.count]
+        each = flags.labelled // data.class_count
+        if (fewest := int(np.bincount(labels[order], minlength=data.class_count).min())) < each:
+            raise ConfigError(
+                f"--labelled {flags.labelled} is too large: of {flags.count} images one class has {fewest}; give at "
+                f"most {fewest * data.class_count}."
+            )
+        make(folder, truth, data.train_images[order], labels[order], each, look)
     return 0
 
 
@@ -106,22 +122,19 @@ def make(
     truth: Path,
     images_nchw: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
-    count: int,
-    labelled: int,
-    seed: int,
+    each: int,
+    look: Check = lambda: None,
 ) -> None:
-    """Write images in random order: of each class equally many into its folder, the others to the top."""
-    order = np.random.default_rng(seed).permutation(len(labels))[:count]
-    classes = np.unique(labels).tolist()
-    left = dict.fromkeys(classes, labelled // len(classes))
+    """Write images: the first `each` of every class into its folder, the others to the top."""
+    left = dict.fromkeys(np.unique(labels).tolist(), each)
     rows = []
-    for number, index in enumerate(order.tolist()):
-        label = int(labels[index])
+    for number, (image_chw, label) in enumerate(zip(images_nchw, labels.tolist(), strict=True)):
+        look()
         name = f"{label}/{number:05}.png" if left[label] > 0 else f"{number:05}.png"
         left[label] -= 1
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.moveaxis(images_nchw[index], 0, -1).squeeze()).save(path)  # grey without its axis
+        Image.fromarray(np.moveaxis(image_chw, 0, -1).squeeze()).save(path)  # grey without its axis
         rows.append((name, label))
     write_atomically(truth, csv_text(("file_name", "label"), rows))
 
@@ -146,7 +159,8 @@ def walk(folder: Path, truth: Path, function: str, rounds: int, flags: Sequence[
             answer(batch, truth)
             words += ["--labels", str(batch)]
         if code := rank([*words, *flags]):
-            raise SystemExit(fail(code, f"these rounds end here: delete {results} to walk anew.", "example_images"))
+            way = f"the rounds of {function} end here: delete {results} to walk anew."
+            raise SystemExit(fail(code, way, "example_images"))
         wrong, images = check(results / "ranking.csv", truth)
         errors.append(f"{100 * wrong / max(images, 1):.1f}")
     return ", ".join(errors)
@@ -182,5 +196,4 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 if __name__ == "__main__":
-    stopped = "stopped; what is written stays."
-    sys.exit(until_stopped(lambda _: main(), lambda code: fail(code, stopped, "example_images")))
+    sys.exit(main())

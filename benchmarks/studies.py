@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from active_learning.disk.files import StoreError
+from active_learning.disk.files import StoreError, refusal
 from active_learning.interruption import Interrupted, stoppable
 from active_learning.settings.config import ConfigError, ExperimentConfig
 from active_learning.work.runner import run_experiment
@@ -27,7 +27,7 @@ def run_study(read: Callable[[], Mapping[str, ExperimentConfig]], only: Sequence
     except Interrupted as stop:
         return 128 + stop.signal_number
     except (ConfigError, DataError, StoreError, OSError) as error:
-        return _fail(2 if isinstance(error, ConfigError) else 1, str(error))
+        return _fail(2 if isinstance(error, ConfigError) else 1, _told(error))
 
 
 def _run(configs: Mapping[str, ExperimentConfig], check: Callable[[], None]) -> int:
@@ -47,8 +47,12 @@ def write_study(write: Callable[[], Sequence[Path]]) -> int:
         for path in write():
             print(path)
     except (PageError, OSError) as error:
-        return _fail(1, str(error))
+        return _fail(1, _told(error))
     return 0
+
+
+def _told(error: Exception) -> str:
+    return refusal(error) if isinstance(error, OSError) else str(error)
 
 
 def _fail(code: int, sentence: str) -> int:

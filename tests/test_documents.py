@@ -24,6 +24,7 @@ OWN = (
     "again_2",
     "again_3",
     "again_4",
+    "again_frugal",
 )
 WRITTEN_FOR_ONESELF = {f"result_npy/{name}" for name in OWN}
 """Folders that the documents have a user make."""

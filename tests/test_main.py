@@ -192,7 +192,7 @@ BAD_INPUTS = {
     "the file.",
     "--config a_list_of_names.yaml": "--config a_list_of_names.yaml: '[...]' is not a setting: main.py --help lists "
     "them all.",
-    "--rounds 3 .": "'.' belongs to no flag: a result folder is named by --result_dir ..",
+    "--rounds 3 .": "'.' belongs to no flag: if it is a result folder, give --result_dir . instead.",
     "--config wrong_kind.yaml": "--epochs 'many' is not allowed: it takes a whole number, for example 30.",
     "--config nan.yaml": "--lr '.nan' is not allowed: it takes a number, for example 0.002.",
     "--config infinite.yaml": "--weight_decay '.inf' is not allowed: it takes a number or tune, for example tune.",

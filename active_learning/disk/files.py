@@ -24,7 +24,7 @@ def refusal(error: OSError) -> str:
     >>> refusal(IsADirectoryError(21, "Is a directory", "a.csv"))
     'a.csv is a folder, where a file belongs: move it away'
     """
-    name, words = error.filename2 or error.filename or "", error.strerror or " ".join(str(error).split())
+    name, words = _named(error), error.strerror or " ".join(str(error).split()) or type(error).__name__
     if error.errno in _NO_SPACE:
         return f"there is no room to write {name or 'a file'} ({words})"
     return in_the_way(error) or (f"{name}: {words}" if name else words)
@@ -32,8 +32,8 @@ def refusal(error: OSError) -> str:
 
 def in_the_way(error: OSError) -> str:
     """Return what stands in the place of a file or a folder, and the way out; nothing for any other error."""
-    path = Path(os.fsdecode(error.filename2 or error.filename or ""))
-    if isinstance(error, IsADirectoryError):
+    path = Path(_named(error))
+    if isinstance(error, IsADirectoryError) and _named(error):
         return f"{path} is a folder, where a file belongs: move it away"
     if isinstance(error, NotADirectoryError):
         files = [part for part in (path, *path.parents) if part.exists() and not part.is_dir()]
@@ -42,9 +42,15 @@ def in_the_way(error: OSError) -> str:
     return f"{link}: move it away" if link else ""
 
 
+def _named(error: OSError) -> str:
+    """Return the name of the file that an error is about; nothing where it has none, or a number."""
+    name = error.filename2 or error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else ""
+
+
 def _broken_link(error: OSError) -> str:
     """Return which part of a path that cannot be used is a link that leads nowhere, or to itself."""
-    path = Path(os.fsdecode(error.filename2 or error.filename or ""))
+    path = Path(_named(error))
     if isinstance(error, FileExistsError) or error.errno == errno.ELOOP:
         for part in reversed((path, *path.parents)):
             if os.path.lexists(part) and not os.path.exists(part):  # noqa: PTH110 - pathlib's raises for a loop
@@ -88,8 +94,9 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         if error.errno in _NO_SPACE:
             raise
         if error.errno in _NO_RIGHT and there:
+            place = error.filename if error.filename and os.path.lexists(error.filename) else result_dir
             raise StoreError(
-                f"{error.filename or result_dir} is read-only ({error.strerror}): make it and all in its folder "
+                f"{place} is read-only ({error.strerror}): make it and all in its folder "
                 "writable, and the same command goes on."
             ) from error
         if there and (obstacle := in_the_way(error)):
@@ -105,14 +112,13 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
 
 def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path]) -> None:
     """Free the lock, if it is held, and leave no folder that was made for it and holds nothing."""
-    if not lock.is_locked:
-        return
     with suppress(OSError):  # a folder that holds more stays
-        holder_file.unlink(missing_ok=True)
-        if list(holder_file.parent.iterdir()) == [Path(lock.lock_file)]:
-            Path(lock.lock_file).unlink()  # whoever waits for it sees that it is gone, and makes it anew
-            for path in made:
-                path.rmdir()
+        if lock.is_locked:
+            holder_file.unlink(missing_ok=True)
+            if list(holder_file.parent.iterdir()) == [Path(lock.lock_file)]:
+                Path(lock.lock_file).unlink()  # whoever waits for it sees that it is gone, and makes it anew
+        for path in made:
+            path.rmdir()
     lock.release()
 
 

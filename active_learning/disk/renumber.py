@@ -79,9 +79,13 @@ def renumber_folder(result_dir: Path, data_dir: Path | None, check: Check = lamb
     return rewritten, len(paths)
 
 
-def main(argv: Sequence[str] | None = None, check: Check = lambda: None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Rewrite what the flags name; return 0, 1 (something cannot be read or written) or 2 (wrong usage)."""
-    return with_streams("renumber", lambda: _main(argv, check))
+    stopped = "stopped; what is rewritten stays, and the same command goes on."
+    return with_streams(
+        "renumber",
+        lambda: until_stopped(lambda check: _main(argv, check), lambda code: fail(code, stopped, "renumber")),
+    )
 
 
 def _main(argv: Sequence[str] | None, check: Check) -> int:
@@ -91,7 +95,7 @@ def _main(argv: Sequence[str] | None, check: Check) -> int:
         "set, as earlier versions wrote them. All others stay as they are, to the byte.",
     )
     parser.add_argument("result_dir", nargs="+", type=some_path, metavar="RESULT_DIR", help="result folder(s)")
-    parser.add_argument("--data_dir", type=Path, metavar="PATH", help=f"where the data set is; as in {PROGRAM}")
+    parser.add_argument("--data_dir", type=some_path, metavar="PATH", help=f"where the data set is; as in {PROGRAM}")
     try:
         flags = parser.parse_args(argv)
     except ConfigError as error:
@@ -113,5 +117,4 @@ def _main(argv: Sequence[str] | None, check: Check) -> int:
 
 
 if __name__ == "__main__":
-    stopped = "stopped; what is rewritten stays, and the same command goes on."
-    sys.exit(until_stopped(lambda check: main(check=check), lambda code: fail(code, stopped, "renumber")))
+    sys.exit(main())

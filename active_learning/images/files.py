@@ -16,7 +16,7 @@ SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 """Endings of the files that are taken for images, in small letters."""
 
 POOL_FOLDERS = frozenset(("unlabelled", "unlabeled"))
-"""Folders whose images have no class, though they lie in a folder of their own."""
+"""Folders whose images have no class, though they lie in a folder of their own; in small letters or others."""
 
 
 @dataclass

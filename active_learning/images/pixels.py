@@ -145,4 +145,5 @@ def _why(error: Exception) -> str:
         return f"it has more than {MOST_MEGAPIXELS} million pixels: save it smaller"
     if isinstance(error, UnidentifiedImageError):
         return "it is no image that Pillow knows"
-    return f"it cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+    words = getattr(error, "strerror", None) or str(error)  # the file's name stands beside it
+    return f"it cannot be decoded: {' '.join(words.split()) or type(error).__name__}"

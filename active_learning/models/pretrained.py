@@ -82,12 +82,16 @@ def _downloaded() -> dict[str, Tensor]:
         state: dict[str, Tensor] = ResNet18_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # torch reads any bytes, as below
         kept = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(ResNet18_Weights.DEFAULT.url).path).name)
+        if isinstance(error, MemoryError):
+            raise
+        if kept.exists() and isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"{kept}, a copy of --weights default, cannot be read ({error.strerror}).") from error
         if kept.exists():
             raise DataError(
                 f"{kept}, a copy of --weights default, is damaged: delete it to download it anew."
             ) from error
         reason = getattr(error, "reason", None) or error  # urllib's error holds the system's
-        words = getattr(reason, "strerror", None) or str(reason)
+        words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
         raise DataError(
             f"--weights default cannot be downloaded ({words}): copy resnet18-f37072fd.pth from a machine that can, "
             "and give --weights and its path."

@@ -4,7 +4,6 @@ In the result folder: `ranking.csv` (the batch in the order of choice, then the 
 batch, with a column to fill in), `index.html`, `skipped.csv`, `journal.jsonl` and the cache of decoded images.
 """
 
-import os
 import shlex
 import sys
 import time
@@ -57,8 +56,11 @@ def main(argv: Sequence[str], check: Check) -> int:
         ("labels", config.labels, "a CSV or a JSON file"),
         ("weights", config.weights_file, weights),
     ):
-        if path is not None and not os.path.exists(path):  # noqa: PTH110 - before anything that takes a while
-            raise ConfigError(f"--{flag} {path} cannot be read (No such file or directory): it takes {takes}.")
+        try:
+            if path is not None:  # before anything that takes a while
+                path.stat()
+        except OSError as error:
+            raise ConfigError(f"--{flag} {path} cannot be read ({error.strerror}): it takes {takes}.") from error
     machine(config)  # which may not have the device that is wanted
     start = time.perf_counter()
     listing = find_images(config.images, flat=config.flat, check=check)  # before a folder is made for what is not there

@@ -28,7 +28,8 @@ def read_flags(argv: Sequence[str]) -> RankConfig:
     refuse_values(argv, [name for name, entry in FLAGS.items() if entry.type is bool])
     parser = make_parser()
     given, left = parser.parse_known_args(argv)
-    unknown = [word for word in left if word.startswith("-") and word != "--"]
+    left = [word for word in left if word != "--"]
+    unknown = [word for word in left if word.startswith("-")]
     if unknown:
         name = unknown[0].lstrip("-").partition("=")[0]
         if name == "print_completion":

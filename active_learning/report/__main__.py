@@ -3,7 +3,7 @@
 import sys
 
 from active_learning.interruption import Check, until_stopped
-from active_learning.terminal import fail
+from active_learning.terminal import fail, with_streams
 
 
 def _write(check: Check) -> int:
@@ -12,4 +12,8 @@ def _write(check: Check) -> int:
     return main(check=check)
 
 
-sys.exit(until_stopped(_write, lambda code: fail(code, "stopped; the same command starts anew.", "report")))
+def _stopped(code: int) -> int:
+    return fail(code, "stopped; the same command starts anew.", "report")
+
+
+sys.exit(with_streams("report", lambda: until_stopped(_write, _stopped)))

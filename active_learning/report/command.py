@@ -60,7 +60,7 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
         except OSError as error:
             folder = flags.output or result_dir / write.REPORT_FOLDER
             way = "name another folder with --output, or make room and rights there"
-            reason = in_the_way(error) or error.strerror or error
+            reason = in_the_way(error) or error.strerror or refusal(error)
             status = _fail(1, f"the report cannot be written into {folder} ({reason}): {way}.")
             continue
         print(_rendered(summary, flags.format))
@@ -79,7 +79,7 @@ def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:
 def _write_readme(result_dirs: Sequence[Path], readme: Path) -> int:
     try:
         text = replace_block(readme.read_text(encoding="utf-8"), readme_block(result_dirs, readme))
-        write_atomically(readme, text.encode())
+        write_atomically(readme, text.encode("utf-8", "backslashreplace"))  # a folder's name may be no text
     except (OSError, ValueError) as error:
         words = refusal(error) if isinstance(error, OSError) else str(error)
         return _fail(1, f"{readme} cannot be rewritten: {words.rstrip('.')}.")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from acquisition_functions import ACQUISITION_FUNCTIONS, highest_scores
+from active_learning.disk.files import refusal
 from active_learning.disk.record import Round
 from active_learning.disk.store import recorded_run
 from active_learning.images.dataset import load_run
@@ -93,7 +94,7 @@ def make_gallery(
             try:
                 datasets[name, copies] = repeated(_load(arm.runs[0], data_dir, loader or load_data, check), copies)
             except (ConfigError, DataError, OSError) as error:
-                datasets[name, copies] = str(error)
+                datasets[name, copies] = f"{refusal(error)}." if isinstance(error, OSError) else str(error)
         data = datasets[name, copies]
         shown = _arm(arm, data) if isinstance(data, ImageData) else data
         if isinstance(shown, GalleryArm):

@@ -18,7 +18,6 @@ from active_learning.disk.files import refusal
 from active_learning.disk.record import MOST_CLASSES, Round, Row, class_count, read_record, read_sealed, read_seconds
 from active_learning.disk.store import images_folder
 from active_learning.settings.config import FOLDER, RunConfig
-from active_learning.terminal import counted
 from load_data import DATASETS
 
 Array = npt.NDArray[Any]
@@ -155,11 +154,7 @@ def read_run(result_dir: Path, path: Path) -> tuple[Run | None, list[str], list[
         return None, [f"{name}/metrics.jsonl cannot be read ({_words(error)})."], []
     if not record.whole:
         what = f"cannot be read to its end ({visible(record.fault)})" if record.fault else "is damaged"
-        kept = (
-            f"its first {counted(len(record.rounds), 'round is', 'rounds are')} used"
-            if record.rounds
-            else "nothing of it can be used"
-        )
+        kept = _first(len(record.rounds)) if record.rounds else "nothing of it can be used"
         faults.append(f"{name}/metrics.jsonl {what}: {kept}.")
     if configuration is None or not record.rounds:
         return None, faults, []
@@ -294,4 +289,10 @@ def cause(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    return refusal(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        return refusal(error)
+    return str(error) if type(error) is ValueError and str(error) else "it holds something else than was written"
+
+
+def _first(rounds: int) -> str:
+    return "its first round is used" if rounds == 1 else f"its first {rounds} rounds are used"

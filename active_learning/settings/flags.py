@@ -302,7 +302,7 @@ def _belongs_to_nothing(word: str) -> str:
     if word.startswith("--") and word != "--":
         return _unknown(word[2:].partition("=")[0], [*FLAGS, *OTHER_FLAGS], PROGRAM)
     if word and os.path.isdir(word):  # noqa: PTH112 - pathlib's raises for a name that is too long
-        return f"{word!r} belongs to no flag: a result folder is named by --result_dir {shlex.quote(word)}."
+        return f"{word!r} belongs to no flag: if it is a result folder, give --result_dir {shlex.quote(word)} instead."
     switches = ", ".join(f"--{name}" for name in SWITCHES)
     return (
         f"{word!r} belongs to no flag: write --NAME VALUE; only {switches} stand alone, without a value, and run, "

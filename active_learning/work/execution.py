@@ -139,7 +139,7 @@ def _of_probabilities(config: ExperimentConfig, runs: Sequence[RunConfig], data:
     classes = len(config.classes) or data.class_count
     names = [run.acquisition for run in runs if "samples" in ACQUISITION_FUNCTIONS[run.acquisition].needs]
     size = bool(names) * BYTES_OF_A_PROBABILITY * config.dropout_iter * candidates * classes
-    way = "give a smaller --pool_subset" if config.pool_subset else "give a --pool_subset, such as 2000,"
+    way = "give a smaller --pool_subset" if config.pool_subset else f"give a --pool_subset below {candidates}"
     return f"--acq_func {(names or [''])[0]} for {candidates} images", size, f"{way} or a smaller --dropout_iter"
 
 

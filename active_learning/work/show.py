@@ -13,7 +13,8 @@ def show_outcome(config: ExperimentConfig, outcome: Outcome, check: Check) -> in
     """Write the report, print results and failures; return the exit code."""
     reason = _show_results(config, outcome.runs, check) if len(outcome.failures) < len(outcome.runs) else ""
     if reason:
-        fail(1, f"{reason}; the same command tries again, and runs nothing anew.")
+        anew = "" if outcome.failures else ", and runs nothing anew"
+        fail(1, f"{reason}; the same command tries again{anew}.")
     for run, failure in outcome.failures.items():
         again = "" if "(try " in failure else "; the same command tries it again"  # in vain where a setting is to blame
         fail(1, f"{run.name}, repetition {run.repetition}, failed: {failure.rstrip('.')}{again}.")

@@ -508,7 +508,7 @@ def test_a_folder_whose_holder_cannot_be_written_is_read_only_and_free(
 
     with monkeypatch.context() as patch:
         patch.setattr("active_learning.disk.files.write_atomically", refuse)
-        with pytest.raises(StoreError, match="lock_holder is read-only"), locked(tmp_path):
+        with pytest.raises(StoreError, match="is read-only"), locked(tmp_path):
             pass
     with locked(tmp_path):
         pass

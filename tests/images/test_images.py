@@ -61,6 +61,18 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert sorted(library.skipped) == ["gone.png", "itself.png"]
 
 
+def test_the_pool_may_have_a_folder_and_only_what_was_decoded_is_counted(tmp_path: Path) -> None:
+    for number, name in enumerate(("Unlabelled/a.png", "unlabeled/b.png", "cat/c.png")):
+        save(draw(0, number), tmp_path / name)
+    whole = (tmp_path / "cat" / "c.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(whole[: len(whole) // 2])
+    listing = find_images(tmp_path, flat=False, check=lambda: None)
+    assert {answer.file_name: answer.label for answer in listing.answers} == {
+        **dict.fromkeys(("Unlabelled/a.png", "broken.png", "unlabeled/b.png"), ""), "cat/c.png": "cat",
+    }  # fmt: skip
+    assert opened(tmp_path).decoded == 3
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_left_out_and_not_waited_for(tmp_path: Path) -> None:
     save(draw(0, 1), tmp_path / "a.png")

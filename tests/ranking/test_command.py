@@ -297,6 +297,7 @@ def test_a_full_disk_is_told_and_costs_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(place, full)
         assert rank(images, *words) == 1
+        assert ("fallocate" in place) != any((tmp_path / "images_ranking" / "cache").glob("pixels-*.npy"))
     assert (
         "(No space left on device); finished rounds are saved, and the same command goes on once"
         in capsys.readouterr().err
@@ -498,11 +499,6 @@ BAD: dict[str, tuple[int, Words, str]] = {
         given(json.dumps([{"data": {"image": "http://[x"}, "annotations": [{"result": []}, ANSWERED]}]), "a.json"),
         "its image 'http://[x' is no address: correct it, or delete the task",
     ),
-    "a class that was added for labels that are not there": (
-        2,
-        flags("--labels=nofile", "--add_classes=typo"),
-        "--labels nofile cannot be read",
-    ),
     "a device that is not there": (
         2,
         flags(f"--device={ABSENT}"),
@@ -578,6 +574,22 @@ def test_bad_input_is_one_sentence_and_costs_nothing(
     assert not any("Traceback" in line for line in printed)
     for path, content in before.items():
         assert path.parent.name == "cache" or path.read_bytes() == content, path
+
+
+def test_a_class_is_added_with_labels_that_are_taken_in_only(tmp_path: Path) -> None:
+    make_folder(tmp_path / "images")
+    words = ["--add_classes=typo", "--labels", labels(tmp_path, "file_name,label\nx.png,cat\n")]
+    assert rank(tmp_path / "images", *words) == 1
+    assert not (tmp_path / "images_ranking" / "journal.jsonl").exists()
+
+
+def test_a_folder_of_other_images_keeps_its_decoded_ones(tmp_path: Path) -> None:
+    make_folder(tmp_path / "images")
+    others = other_images(tmp_path)
+    cache = tmp_path / "images_ranking" / "cache"
+    before = {path: path.read_bytes() for path in cache.iterdir()}
+    assert rank(others, "--result_dir", tmp_path / "images_ranking") == 2
+    assert {path: path.read_bytes() for path in cache.iterdir()} == before
 
 
 def test_a_batch_that_was_emptied_is_written_anew(tmp_path: Path) -> None:

@@ -56,8 +56,17 @@ def test_what_an_example_lacks_is_told_in_a_sentence(tmp_path: Path, capsys: pyt
     for words in (["--count", "4"], ["--count", "0", "--labelled", "0"], ["--labelled", "-1"], ["--rounds", "0"]):
         assert example_images.main([str(digits), *words]) == 2
         assert "is not allowed: it takes " in capsys.readouterr().err
+    for words, told in (
+        (["--count", "9999"], "mnist_5k has 4000 training images."),
+        (["--labelled", "25"], "each of the 10 classes has equally many."),
+        (["--count", "40", "--labelled", "40"], "of 40 images one class has 1; give at most 10."),
+    ):
+        assert example_images.main([str(digits), *words]) == 2
+        assert told in capsys.readouterr().err
     assert example_images.main([str(digits), "--count", "4", "--labelled", "0"]) == 0
-    assert example_images.main([str(digits), "--answer", str(batch)]) == 1
+    assert example_images.main([str(digits), "--count", "4", "--labelled", "0"]) == 2
+    assert "is there already: name another folder, or delete both." in capsys.readouterr().err
+    assert example_images.main([str(digits), "--answer", str(batch)]) == 2
     batch.write_text("file_name,label\nx.png,\n")
     assert example_images.main([str(digits), "--answer", str(batch)]) == 1
     assert "digits_truth.csv has no image 'x.png': give a file of the ranking of" in capsys.readouterr().err
