@@ -122,9 +122,7 @@ def test_a_folder_whose_name_is_no_text_is_run_reported_and_its_images_ranked(tm
     assert (images.parent / os.fsdecode(b"i\xff_ranking") / "index.html").exists()
 
 
-@pytest.mark.parametrize(
-    "words", [["active_learning.report"], ["active_learning.disk.renumber"], ["benchmarks.example_images"]]
-)
+@pytest.mark.parametrize("words", [["active_learning.report"], ["active_learning.disk.renumber"]])
 def test_every_program_ends_with_a_sentence_when_it_is_stopped(folder: Path, words: list[str]) -> None:
     command = [sys.executable, "-c", STOPPED, words[0], str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
