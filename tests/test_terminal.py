@@ -1,5 +1,6 @@
 """Finished results are printed and written whatever surrounds the program."""
 
+import importlib
 import json
 import os
 import re
@@ -155,6 +156,7 @@ def test_the_streams_are_as_before_afterwards(capsys: pytest.CaptureFixture[str]
 def test_results_are_told_without_a_package_that_draws(
     tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    importlib.import_module("active_learning.report.flags")  # which the command line asks for in any case
     monkeypatch.setitem(sys.modules, "active_learning.report", None)
     assert tiny_main("--result_dir", tmp_path, "--experiments=1") == 1
     printed = capsys.readouterr()
