@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from threadpoolctl import threadpool_limits
 
+from active_learning.settings.config import ConfigError
 from cnn_model import Device, Precision
 
 USED_OF_MEMORY = 0.5
@@ -19,7 +20,7 @@ def choose_device(wanted: str) -> Device:
     """Return the device for `--device`: auto takes cuda, then mps, then cpu.
 
     Raises:
-        ValueError: for a device that this machine does not have.
+        ConfigError: for a device that this machine does not have.
     """
     available: dict[Device, bool] = {
         "cuda": torch.cuda.is_available(),
@@ -29,7 +30,7 @@ def choose_device(wanted: str) -> Device:
     for device, there in available.items():
         if there and wanted in ("auto", device):
             return device
-    raise ValueError(f"--device {wanted} is not available on this machine: take --device auto or cpu.")
+    raise ConfigError(f"--device {wanted} is not available on this machine: take --device auto or cpu.")
 
 
 def choose_precision(wanted: str, device: Device) -> Precision:

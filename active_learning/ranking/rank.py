@@ -18,7 +18,6 @@ from active_learning.ranking.config import RankConfig
 from active_learning.ranking.cover import cover
 from active_learning.ranking.estimate import Estimate, estimate
 from active_learning.ranking.journal import Choice, ChosenBy
-from active_learning.settings.config import ConfigError
 from active_learning.settings.learners import Index, Timed, Weights
 from active_learning.streams import Purpose, stream
 from cnn_model import Device, Precision
@@ -81,10 +80,7 @@ def machine(config: RankConfig) -> tuple[Precision, Device]:
     Raises:
         ConfigError: for a device that this machine does not have.
     """
-    try:
-        device = choose_device(config.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    device = choose_device(config.device)
     return choose_precision(config.precision, device), device
 
 

@@ -45,10 +45,7 @@ def choose_hardware(config: ExperimentConfig) -> tuple[Precision, Device]:
     Raises:
         ConfigError: for a device that this machine does not have.
     """
-    try:
-        device = choose_device(config.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    device = choose_device(config.device)
     return choose_precision(config.precision, device), device
 
 
