@@ -110,7 +110,11 @@ Halves = npt.NDArray[np.uint16]  # the bits of numbers in bfloat16
 
 
 class Convolved(NamedTuple):
-    """What the forward computation leaves; the corners are for the gradients, and empty if none are wanted."""
+    """What the forward computation leaves; the corners are for the gradients, and empty if none are wanted.
+
+    In memory the features of an image are filter after filter, as torch's layers take them, if gradients are wanted,
+    and else pixel after pixel, as `StochasticPasses` does.
+    """
 
     features_npqo: Floats
     corners_npqo: npt.NDArray[np.uint8]  # which corner of its window each maximum is: 0 and 1 above, 2 and 3 below
@@ -159,7 +163,8 @@ def convolve(
     height, width = image_height - KERNEL + 1, image_width - KERNEL + 1
     pooled = (count, (height - KERNEL + 1) // POOLING, (width - KERNEL + 1) // POOLING, FILTERS)
     kept = count if for_gradients else 0
-    features, corners = _empty(pooled), _empty((kept, *pooled[1:]), np.uint8)
+    features, corners = _empty((count - kept, *pooled[1:])), _empty((kept, *pooled[1:]), np.uint8)
+    by_filter = _empty((kept, FILTERS, math.prod(pooled[1:3])))
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
     weight1_kio = _first_weight(weight1_okkc)
     weight2_koo = np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS)
@@ -168,9 +173,11 @@ def convolve(
     weights = weight1_kio, _float32(bias1_o), factors, _float32(bias2_o)
 
     def compute(few: slice) -> None:
-        _convolve_part(features[few], corners[few], images_nhw[few], *weights)
+        _convolve_part(features[few], by_filter[few], corners[few], images_nhw[few], *weights)
 
     _in_parts(compute, count, max(1, -(-count // threads)), threads)
+    if for_gradients:
+        features = by_filter.reshape(count, FILTERS, *pooled[1:3]).transpose(0, 2, 3, 1)
     return Convolved(features, corners)
 
 
@@ -209,9 +216,8 @@ def convolution_gradients(
     weights = weight1_kio, _float32(bias1_o), _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
     arrays: list[npt.NDArray[Any]] = [
         _float32(images_nhwc).reshape(count, height, width * channels),
-        features_npqo,
+        *(_by_filter(array) for array in (features_npqo, gradient_npqo)),
         corners_npqo,
-        _float32(gradient_npqo),
     ]
     parts = -(-count // IMAGES_PER_PART)
     shapes = (KERNEL, channels, KERNEL, FILTERS), (FILTERS,), (FILTERS, KERNEL, KERNEL, FILTERS), (FILTERS,)
@@ -319,6 +325,12 @@ def _listed(mask_tx: npt.NDArray[np.bool_]) -> Listed:
     return Listed(mask_tx.nonzero()[1], np.concatenate([[0], mask_tx.sum(axis=1).cumsum()]))
 
 
+def _by_filter(array_npqo: Floats) -> Floats:
+    """Return numbers (N, 32, P * Q); of what is in this order in memory no copy is made."""
+    count, height, width, filters = array_npqo.shape
+    return _float32(array_npqo.transpose(0, 3, 1, 2)).reshape(count, filters, height * width)
+
+
 def _first_weight(weight1_okkc: Floats) -> Floats:
     """Return the first convolution's weight (4, 4 * channels, 32)."""
     return _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, -1, FILTERS)
@@ -402,31 +414,38 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_compiled
 def _convolve_part(  # type: ignore[no-untyped-def]
-    features_npqo, corners_npqo, images_nhw, weight1_kio, bias1_o, weight2_eoo, bias2_o
+    features_npqo, features_nom, corners_npqo, images_nhw, weight1_kio, bias1_o, weight2_eoo, bias2_o
 ):
-    """Write the first two arrays; without gradients the second is empty and not written."""
+    """Write the second and the third array for gradients, and else the first; what is not written is empty."""
     for_gradients = len(corners_npqo) > 0
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
     between_hwo = np.empty((height, width, FILTERS), np.float32)
+    features_pqo = np.empty(features_npqo.shape[1:], np.float32)
     corners_pqo = np.empty(features_npqo.shape[1:], np.uint8)
     for n in range(len(images_nhw)):
         if for_gradients:
             corners_pqo = corners_npqo[n]
+        else:
+            features_pqo = features_npqo[n]
         _first_convolution(between_hwo, images_nhw[n], weight1_kio, bias1_o)
-        _second_convolution(features_npqo[n], corners_pqo, between_hwo, weight2_eoo, bias2_o)
+        _second_convolution(features_pqo, corners_pqo, between_hwo, weight2_eoo, bias2_o)
+        if for_gradients:
+            _transpose(features_nom[n], features_pqo.reshape(-1, FILTERS))
 
 
 @_compiled
 def _gradients_of_part(  # type: ignore[no-untyped-def]
     by_weight1_kcko, by_bias1_o, by_weight2_okko, by_bias2_o,
-    images_nhw, features_npqo, corners_npqo, gradient_npqo, weight1_kio, bias1_o, weight2_okl,
+    images_nhw, features_nom, gradient_nom, corners_npqo, weight1_kio, bias1_o, weight2_okl,
 ):  # fmt: skip
     """Add these images' parts to the first four arrays."""
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
     between_hwo = np.empty((height, width, FILTERS), np.float32)
-    pooled_height, pooled_width = features_npqo.shape[1:3]
+    pooled_height, pooled_width = corners_npqo.shape[1:3]
+    features_pqo = np.empty(corners_npqo.shape[1:], np.float32)
+    gradient_pqo = np.empty_like(features_pqo)
     by_between_hwo = np.empty((height, width, FILTERS), np.float32)
     # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
     by_filter = ((pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS, FILTERS)
@@ -435,10 +454,12 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
     scales_bom, starts_bom = np.empty((*by_filter, most), np.float32), np.empty((*by_filter, most), np.int64)
     passed_mo, places_mo = np.empty((most, FILTERS), np.float32), np.empty((most, FILTERS), np.int32)
     for n in range(len(images_nhw)):
+        _transpose(features_pqo.reshape(-1, FILTERS), features_nom[n])
+        _transpose(gradient_pqo.reshape(-1, FILTERS), gradient_nom[n])
         for b in range(len(found_bo)):
             rows = slice(GRADIENT_ROWS * b, min(GRADIENT_ROWS * (b + 1), pooled_height))
             count = _pass_back(
-                passed_mo, places_mo, by_bias2_o, features_npqo[n, rows], corners_npqo[n, rows], gradient_npqo[n, rows],
+                passed_mo, places_mo, by_bias2_o, features_pqo[rows], corners_npqo[n, rows], gradient_pqo[rows],
                 POOLING * rows.start, width,
             )  # fmt: skip
             _list_by_filter(found_bo[b], scales_bom[b], starts_bom[b], passed_mo[:count], places_mo)
@@ -596,6 +617,19 @@ def _add_to_hidden(hidden_ski, features_sfi, starts_d, weight_gdu):  # type: ign
 @numba.njit
 def _at(array, position):  # type: ignore[no-untyped-def]
     return array.ctypes.data + array.itemsize * position
+
+
+@numba.njit
+def _transpose(out_yx, in_xy):  # type: ignore[no-untyped-def]
+    """Write in_xy.T."""
+    rows, columns = in_xy.shape
+    whole_rows, whole_columns = rows - rows % LANES, columns - columns % LANES
+    for x in range(0, whole_rows, LANES):
+        for y in range(0, whole_columns, LANES):
+            _transpose_block(_at(out_yx, y * rows + x), rows, _at(in_xy, x * columns + y), columns)
+    for x in range(rows):
+        for y in range(whole_columns if x < whole_rows else 0, columns):
+            out_yx[y, x] = in_xy[x, y]
 
 
 @numba.njit
@@ -1103,6 +1137,18 @@ def _transpose_strip(_: Any, out: Any, rows: Any, step: Any, like: Any) -> Any:
                 _store(builder, vector, out, f * STRIP + first)
 
     return _addresses(3, generate, like)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _transpose_block(_: Any, out: Any, out_step: Any, rows: Any, step: Any) -> Any:
+    """Do out[c * out_step + r] = rows[r * step + c] for LANES rows r and LANES columns c."""
+
+    def generate(builder: Builder, out: Value, out_step: Value, rows: Value, step: Value) -> None:
+        vectors = [_load(builder, rows, builder.mul(step, _INDEX(r))) for r in range(LANES)]
+        for c, vector in enumerate(_transposed(builder, vectors)):
+            _store(builder, vector, out, builder.mul(out_step, _INDEX(c)))
+
+    return _addresses(4, generate)
 
 
 def _transposed(builder: Builder, vectors: Sequence[Value]) -> list[Value]:

@@ -112,6 +112,8 @@ def test_features_equal_torchs(count: int, height: int, width: int, channels: in
     found = convolve(*arguments, threads=threads)
     assert_close(found.features_npqo, by_torch(arguments)[0], error=5e-6)
     assert not found.corners_npqo.size
+    for_gradients = convolve(*arguments, for_gradients=True, threads=threads)
+    assert np.array_equal(for_gradients.features_npqo, found.features_npqo)
 
 
 @settings(max_examples=40, deadline=None)
