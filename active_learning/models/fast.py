@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from active_learning.models.kernels import Convolved, StochasticPasses, convolution_gradients, convolve
+from active_learning.models.kernels import StochasticPasses, convolution_gradients, convolve
 from cnn_model import FEATURE_DROPOUT, FILTERS, HIDDEN_DROPOUT, BayesianCNN, BayesianCNNClassifier, Precision
 
 
@@ -51,20 +51,18 @@ class _Convolutions(Function):
         weight1, bias1, weight2, bias2 = parameters
         arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), bias2.numpy()
         convolved = convolve(*arrays, for_gradients=for_gradients, bfloat16=in_bfloat16, threads=threads)
-        features, *others = map(torch.from_numpy, convolved)
-        features = features.permute(0, 3, 1, 2)
-        ctx.save_for_backward(x, weight1, bias1, weight2, features, *others)
+        features, corners = map(torch.from_numpy, convolved)
+        ctx.save_for_backward(x, weight1, bias1, weight2, corners)
         ctx.threads = threads
-        return features
+        return features.permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients by the parameters; the images need none."""
-        x, weight1, bias1, weight2, features, corners = ctx.saved_tensors
-        convolved = Convolved(_as_array(features), corners.numpy())
+        x, weight1, bias1, weight2, corners = ctx.saved_tensors
         arrays = _as_array(x), _as_array(weight1), bias1.numpy(), _as_array(weight2), _as_array(gradient)
-        found = convolution_gradients(convolved, *arrays, threads=ctx.threads)
+        found = convolution_gradients(corners.numpy(), *arrays, threads=ctx.threads)
         by_weight1, by_bias1, by_weight2, by_bias2 = map(torch.from_numpy, found)
         by_parameters = by_weight1.permute(0, 3, 1, 2), by_bias1, by_weight2.permute(0, 3, 1, 2), by_bias2
         return None, None, None, None, *by_parameters

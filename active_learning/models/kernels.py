@@ -62,6 +62,9 @@ PRODUCTS = TILE * TILE
 CORNERS = POOLING * POOLING
 ROW = KERNEL * FILTERS
 
+CLOSED = CORNERS
+"""What stands in place of a corner where relu puts out zero: no gradient comes back."""
+
 # Of the polynomials' values at 0, 1, -1, 2 and infinity.
 INPUT = ((2, -1, -2, 1, 0), (0, -2, -1, 1, 0), (0, 2, -3, 1, 0), (0, -1, 0, 1, 0), (0, 2, -1, -2, 1))
 FILTER = (
@@ -117,7 +120,8 @@ class Convolved(NamedTuple):
     """
 
     features_npqo: Floats
-    corners_npqo: npt.NDArray[np.uint8]  # which corner of its window each maximum is: 0 and 1 above, 2 and 3 below
+    corners_npqo: npt.NDArray[np.uint8]
+    """Which corner of its window each maximum is: 0 and 1 above, 2 and 3 below, CLOSED where relu puts out zero."""
 
 
 class Gradients(NamedTuple):
@@ -182,7 +186,7 @@ def convolve(
 
 
 def convolution_gradients(
-    convolved: Convolved,
+    corners_npqo: npt.NDArray[np.uint8],
     images_nhwc: Floats,
     weight1_okkc: Floats,
     bias1_o: Floats,
@@ -194,7 +198,7 @@ def convolution_gradients(
     """Return the gradients by weights and biases.
 
     Args:
-        convolved: what `convolve` returned for gradients.
+        corners_npqo: as `convolve` returned them for gradients.
         images_nhwc: the images.
         weight1_okkc: the first convolution's weight; its output is computed again, faster than it is kept.
         bias1_o: its bias.
@@ -205,20 +209,17 @@ def convolution_gradients(
     Raises:
         ValueError: for arrays whose shapes do not go together, as when nothing was kept for gradients.
     """
-    features_npqo, corners_npqo = convolved
     count, height, width, channels = images_nhwc.shape
     inner = height - KERNEL + 1, width - KERNEL + 1
     pooled = (count, *((side - KERNEL + 1) // POOLING for side in inner), FILTERS)
-    found = features_npqo, corners_npqo, gradient_npqo, weight1_okkc, bias1_o, weight2_okko
+    found = corners_npqo, gradient_npqo, weight1_okkc, bias1_o, weight2_okko
     first, second = (FILTERS, KERNEL, KERNEL, channels), (FILTERS, KERNEL, KERNEL, FILTERS)
-    _check_shapes(found, (pooled, pooled, pooled, first, (FILTERS,), second))
+    _check_shapes(found, (pooled, pooled, first, (FILTERS,), second))
     weight1_kio = _first_weight(weight1_okkc)
     weights = weight1_kio, _float32(bias1_o), _float32(weight2_okko).reshape(FILTERS, KERNEL, ROW)
-    arrays: list[npt.NDArray[Any]] = [
-        _float32(images_nhwc).reshape(count, height, width * channels),
-        *(_by_filter(array) for array in (features_npqo, gradient_npqo)),
-        corners_npqo,
-    ]
+    images_nhw = _float32(images_nhwc).reshape(count, height, width * channels)
+    gradient_nom = _float32(gradient_npqo.transpose(0, 3, 1, 2)).reshape(count, FILTERS, pooled[1] * pooled[2])
+    arrays: list[npt.NDArray[Any]] = [images_nhw, corners_npqo, gradient_nom]
     parts = -(-count // IMAGES_PER_PART)
     shapes = (KERNEL, channels, KERNEL, FILTERS), (FILTERS,), (FILTERS, KERNEL, KERNEL, FILTERS), (FILTERS,)
     sums = [_empty((parts, *shape)) for shape in shapes]
@@ -323,12 +324,6 @@ class Listed(NamedTuple):
 
 def _listed(mask_tx: npt.NDArray[np.bool_]) -> Listed:
     return Listed(mask_tx.nonzero()[1], np.concatenate([[0], mask_tx.sum(axis=1).cumsum()]))
-
-
-def _by_filter(array_npqo: Floats) -> Floats:
-    """Return numbers (N, 32, P * Q); of what is in this order in memory no copy is made."""
-    count, height, width, filters = array_npqo.shape
-    return _float32(array_npqo.transpose(0, 3, 1, 2)).reshape(count, filters, height * width)
 
 
 def _first_weight(weight1_okkc: Floats) -> Floats:
@@ -437,15 +432,14 @@ def _convolve_part(  # type: ignore[no-untyped-def]
 @_compiled
 def _gradients_of_part(  # type: ignore[no-untyped-def]
     by_weight1_kcko, by_bias1_o, by_weight2_okko, by_bias2_o,
-    images_nhw, features_nom, gradient_nom, corners_npqo, weight1_kio, bias1_o, weight2_okl,
+    images_nhw, corners_npqo, gradient_nom, weight1_kio, bias1_o, weight2_okl,
 ):  # fmt: skip
     """Add these images' parts to the first four arrays."""
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
     between_hwo = np.empty((height, width, FILTERS), np.float32)
     pooled_height, pooled_width = corners_npqo.shape[1:3]
-    features_pqo = np.empty(corners_npqo.shape[1:], np.float32)
-    gradient_pqo = np.empty_like(features_pqo)
+    gradient_pqo = np.empty(corners_npqo.shape[1:], np.float32)
     by_between_hwo = np.empty((height, width, FILTERS), np.float32)
     # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
     by_filter = ((pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS, FILTERS)
@@ -454,13 +448,11 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
     scales_bom, starts_bom = np.empty((*by_filter, most), np.float32), np.empty((*by_filter, most), np.int64)
     passed_mo, places_mo = np.empty((most, FILTERS), np.float32), np.empty((most, FILTERS), np.int32)
     for n in range(len(images_nhw)):
-        _transpose(features_pqo.reshape(-1, FILTERS), features_nom[n])
         _transpose(gradient_pqo.reshape(-1, FILTERS), gradient_nom[n])
         for b in range(len(found_bo)):
             rows = slice(GRADIENT_ROWS * b, min(GRADIENT_ROWS * (b + 1), pooled_height))
             count = _pass_back(
-                passed_mo, places_mo, by_bias2_o, features_pqo[rows], corners_npqo[n, rows], gradient_pqo[rows],
-                POOLING * rows.start, width,
+                passed_mo, places_mo, by_bias2_o, corners_npqo[n, rows], gradient_pqo[rows], POOLING * rows.start, width
             )  # fmt: skip
             _list_by_filter(found_bo[b], scales_bom[b], starts_bom[b], passed_mo[:count], places_mo)
         _first_convolution(between_hwo, images_nhw[n], weight1_kio, bias1_o)
@@ -692,21 +684,21 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
 
 @numba.njit
 def _pass_back(  # type: ignore[no-untyped-def]
-    passed_mo, places_mo, by_bias_o, features_pqo, corners_pqo, gradient_pqo, first_row, width
+    passed_mo, places_mo, by_bias_o, corners_pqo, gradient_pqo, first_row, width
 ):
     """Write what relu and pooling pass back of some pooled rows, and where in the image; return how many windows.
 
     Filters are side by side here, and the vectors of a processor take them at once; listing takes number by number.
     """
     count = 0
-    for p in range(features_pqo.shape[0]):
-        for q in range(features_pqo.shape[1]):
+    for p in range(corners_pqo.shape[0]):
+        for q in range(corners_pqo.shape[1]):
             corner_0 = np.int32(((first_row + POOLING * p) * width + POOLING * q) * FILTERS)
             for o in range(FILTERS):
-                gradient = np.float32(0) if features_pqo[p, q, o] <= 0 else gradient_pqo[p, q, o]
+                corner = np.int32(corners_pqo[p, q, o])
+                gradient = np.float32(0) if corner == CLOSED else gradient_pqo[p, q, o]
                 by_bias_o[o] += gradient
                 passed_mo[count, o] = gradient
-                corner = np.int32(corners_pqo[p, q, o])
                 row, column = corner // np.int32(POOLING), corner % np.int32(POOLING)
                 places_mo[count, o] = corner_0 + (row * np.int32(width) + column) * np.int32(FILTERS)
             count += 1
@@ -1217,7 +1209,10 @@ def _prefetch_strip(_: Any, address: Any, like: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _pool(_: Any, features: Any, corners: Any, window: Any, bias: Any) -> Any:
-    """Do features[o] = relu(max_a window[a, o] + bias[o]), and write that a, of equal ones the first, as a byte."""
+    """Do features[o] = relu(max_a window[a, o] + bias[o]), and write that a, of equal ones the first, as a byte.
+
+    CLOSED is written in its place where relu closes.
+    """
 
     def generate(builder: Builder, features: Value, corners: Value, window: Value, bias: Value) -> None:
         numbers, whole = _LANES, ir.VectorType(_BYTE, LANES)
@@ -1229,7 +1224,10 @@ def _pool(_: Any, features: Any, corners: Any, window: Any, bias: Any) -> Any:
                 better = builder.or_(better, builder.fcmp_unordered("uno", other, other))  # NaN is the maximum
                 best = builder.select(better, other, best)
                 corner = builder.select(better, ir.Constant(numbers, [a] * LANES), corner)
-            _store(builder, _relu(builder, builder.fadd(best, _load(builder, bias, place))), features, place)
+            best = builder.fadd(best, _load(builder, bias, place))
+            _store(builder, _relu(builder, best), features, place)
+            closed = builder.fcmp_ordered("<=", best, _constant(0))
+            corner = builder.select(closed, ir.Constant(numbers, [CLOSED] * LANES), corner)
             target = builder.inttoptr(builder.add(corners, _INDEX(place)), whole.as_pointer())
             builder.store(builder.trunc(corner, whole), target, align=1)
 

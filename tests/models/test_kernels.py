@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from active_learning.models.kernels import (
+    CLOSED,
     FILTER,
     IMAGES_PER_PART,
     INPUT,
@@ -70,14 +71,16 @@ def by_torch(arguments: Arguments, found: Convolved | None = None) -> tuple[Tens
         return functional.relu(functional.max_pool2d(outputs, 2)).permute(0, 2, 3, 1), leaves
     outputs = outputs.permute(0, 2, 3, 1)
     n, p, q, o = np.indices(found.features_npqo.shape)
-    at_corners = outputs[n, 2 * p + found.corners_npqo // 2, 2 * q + found.corners_npqo % 2, o]
-    return at_corners * torch.from_numpy(found.features_npqo > 0), leaves
+    corners = found.corners_npqo % CLOSED
+    at_corners = outputs[n, 2 * p + corners // 2, 2 * q + corners % 2, o]
+    return at_corners * torch.from_numpy(found.corners_npqo < CLOSED), leaves
 
 
 def gradients_of(convolved: Convolved, arguments: Sequence[Floats], gradient: Floats, threads: int = 1) -> Gradients:
     """The gradients by what `make_arguments` returned, or by other arrays in its order."""
     images, weight1, bias1, weight2, _ = arguments
-    return convolution_gradients(convolved, images, weight1, bias1, weight2, gradient, threads=threads)
+    corners = convolved.corners_npqo
+    return convolution_gradients(corners, images, weight1, bias1, weight2, gradient, threads=threads)
 
 
 def make_gradient(convolved: Convolved, seed: int = 0) -> Floats:
@@ -206,14 +209,15 @@ def test_each_feature_is_the_output_at_its_corner() -> None:
     arguments = make_arguments()
     found = convolve(*arguments, for_gradients=True)
     assert_close(found.features_npqo, by_torch(arguments, found)[0], error=5e-6)
-    assert set(np.unique(found.corners_npqo)) == {0, 1, 2, 3}
+    assert set(np.unique(found.corners_npqo)) == {0, 1, 2, 3, CLOSED}
+    assert np.array_equal(found.corners_npqo == CLOSED, found.features_npqo == 0)
 
 
 def test_of_equal_maxima_the_first_has_the_gradient() -> None:
     """Images and weights of zero: all outputs are the bias."""
     images, weight1, bias1, weight2, bias2 = make_arguments()
     found = convolve(0 * images, 0 * weight1, 0 * bias1, 0 * weight2, bias2, for_gradients=True)
-    assert not found.corners_npqo.any()
+    assert np.array_equal(found.corners_npqo, np.broadcast_to(np.where(bias2 > 0, 0, CLOSED), found.corners_npqo.shape))
 
 
 def test_without_gradients_or_open_relus_nothing_comes_back() -> None:
@@ -222,7 +226,7 @@ def test_without_gradients_or_open_relus_nothing_comes_back() -> None:
     gradient = make_gradient(found)
     for convolved, upstream in (
         (found, 0 * gradient),
-        (found._replace(features_npqo=0 * found.features_npqo), gradient),
+        (found._replace(corners_npqo=np.full_like(found.corners_npqo, CLOSED)), gradient),
     ):
         gradients = gradients_of(convolved, [images, *weights], upstream)
         assert not any(one.any() for one in gradients)
