@@ -341,12 +341,16 @@ def bench_fit(bench: Bench) -> None:
     """Arm (b): one fit at 1,020 images x 50 epochs against plain skorch, and skorch against a bare loop."""
     images, labels = bench.labelled(1020)
     net = bench.classifier(bench.precision)
-    ours = seconds(lambda: net.fit(images, labels), 2)
-    full = ours
+    weights = bench.classifier(bench.precision, 0).fit(images, labels).weights()
+    usually = partial(
+        bench.elsewhere, _reference_fit, weights, bench.data.class_count, bench.normalised(images), labels
+    )
+    # In turns: what plain skorch takes drifts by a quarter within minutes on some machines.
+    turns = np.array([(usually(), seconds(lambda: net.fit(images, labels), 1)) for _ in range(5)])
+    ours, ratio = float(turns[:, 1].min()), float(np.median(turns[:, 0] / turns[:, 1]))
+    usual, full = ratio * ours, ours
     if bench.precision != "float32":
         full = seconds(lambda: bench.classifier("float32", 10).fit(images, labels), 2) * EPOCHS / 10
-    weights = bench.classifier(bench.precision, 0).fit(images, labels).weights()
-    usual = bench.elsewhere(_reference_fit, weights, bench.data.class_count, bench.normalised(images), labels)
     overheads = []
     for _ in range(11):  # in turns, since the overhead is smaller than a machine's drift
         bare = seconds(lambda: bare_fit(bench, images, labels, 3), 1)
@@ -355,7 +359,7 @@ def bench_fit(bench: Bench) -> None:
     bench.note("fit_seconds", ours, "1,020 images x 50 epochs, s")
     bench.note("fit_fraction_of_peak", bound / ours, "of the measured peaks, in operations carried out")
     bench.note("fit_bound_vs_plain_skorch", usual / bound, "x faster than plain skorch, at those peaks")
-    bench.note("fit_vs_plain_skorch", usual / ours, "x faster than plain skorch in float32 (5 of its 50 epochs)")
+    bench.note("fit_vs_plain_skorch", ratio, "x faster than plain skorch in float32 (5 of its 50 epochs)")
     bench.note("fit_float32_vs_plain_skorch", usual / full, "x, ours in float32")
     bench.note("skorch_overhead", float(np.median(overheads)), "of skorch over a bare loop, fraction")
 
@@ -366,7 +370,7 @@ def _reference_fit(
     """Return the seconds of skorch's fit of the textbook network, from 5 of its 50 epochs."""
     settings = {"batch_size": BATCH_SIZE, "max_epochs": 5, "lr": 1e-3, "iterator_train__shuffle": True}
     plain = plain_classifier(weights, class_count, **settings)
-    return seconds(lambda: plain.fit(images, labels), 2) * EPOCHS / 5
+    return seconds(lambda: plain.fit(images, labels), 1) * EPOCHS / 5
 
 
 def bare_fit(bench: Bench, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], epochs: int) -> None:
