@@ -171,8 +171,8 @@ def convolve(
     by_filter = _empty((kept, FILTERS, math.prod(pooled[1:3])))
     images_nhw = _float32(images_nhwc).reshape(count, image_height, image_width * channels)
     weight1_kio = _first_weight(weight1_okkc)
-    weight2_koo = np.moveaxis(weight2_okko, 0, -1).reshape(KERNEL**2, FILTERS, FILTERS)
-    weight2_eoo = np.tensordot(FILTER_BOTH_WAYS, weight2_koo, axes=1)
+    weight2_koo = weight2_okko.transpose(1, 2, 3, 0).reshape(KERNEL**2, FILTERS**2)
+    weight2_eoo = (FILTER_BOTH_WAYS @ weight2_koo).reshape(PRODUCTS, FILTERS, FILTERS)
     factors = _in_pairs(weight2_eoo) if bfloat16 else _float32(weight2_eoo)
     weights = weight1_kio, _float32(bias1_o), factors, _float32(bias2_o)
 
@@ -328,7 +328,7 @@ def _listed(mask_tx: npt.NDArray[np.bool_]) -> Listed:
 
 def _first_weight(weight1_okkc: Floats) -> Floats:
     """Return the first convolution's weight (4, 4 * channels, 32)."""
-    return _float32(np.moveaxis(weight1_okkc, 0, -1)).reshape(KERNEL, -1, FILTERS)
+    return _float32(weight1_okkc.transpose(1, 2, 3, 0)).reshape(KERNEL, -1, FILTERS)
 
 
 def _in_pairs(factors: Floats) -> Halves:
@@ -370,7 +370,8 @@ def _in_parts(compute: Callable[[slice], None], count: int, size: int, threads: 
     try:
         compute_share(0)
     finally:
-        wait(others)
+        if others:
+            wait(others)
     for other in others:
         other.result()
 
