@@ -331,7 +331,7 @@ def _first_weight(weight1_okkc: Floats) -> Floats:
     return _float32(weight1_okkc.transpose(1, 2, 3, 0)).reshape(KERNEL, -1, FILTERS)
 
 
-def _in_pairs(factors: Floats) -> Halves:
+def _in_pairs(factors: npt.NDArray[Any]) -> Halves:
     """Return factors (G, D, U) in bfloat16 as (G, D / 2, U, 2) in memory, under the shape that they had."""
     groups, terms, units = factors.shape
     paired = _float32(factors.reshape(groups, terms // 2, 2, units).swapaxes(2, 3))

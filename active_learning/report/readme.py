@@ -25,9 +25,9 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
 
     Of a folder with deterministic arms it is the figures with and without MC dropout; its other arms are those of
     experiment 1. Of one that cannot stand beside the paper it is a figure and a sentence for each arm; of one with some
-    of the classes, which the notebook tells of, a figure. A figure that the README shows elsewhere is left out. Only
-    what follows from the folders is in it, so that a test can say whether the README is up to date. The rest is in the
-    reports, to which it leads.
+    of the classes, which the notebook tells of, a figure. A figure that the README shows elsewhere is left out; so is a
+    preset's folder, other than an experiment's, whose figure it does not show. Only what follows from the folders is in
+    it, so that a test can say whether the README is up to date. The rest is in the reports, to which it leads.
     """
     elsewhere = replace_block(readme.read_text(encoding="utf-8"), "")
     parts = [BEGIN, "<!-- Written by `python -m active_learning.report`; edits are overwritten. -->"]
@@ -41,12 +41,15 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
         else:
             drawn = error_figure(summary)
             shown = f"![{markdown_safe(drawn.alt)}]({report}/figures/{drawn.key}.png)"
+        is_elsewhere = shown.rpartition("]")[2] in elsewhere
+        if not is_elsewhere and result_dir.name in _other_presets():
+            continue
         tables = [] if pairs else _paper_table(summary)
         in_words = [] if pairs or tables or _of_some_classes(summary) else _in_words(summary)
         words = [*in_words, *([*foundation(summary), *computing(summary)] if tables or in_words else [])]
         parts += [
             f"### [{Path(report).parent.as_posix()}]({report})",
-            *([] if shown.rpartition("]")[2] in elsewhere or _validation_as_theirs(summary) else [shown]),
+            *([] if is_elsewhere or _validation_as_theirs(summary) else [shown]),
             *(entry.markdown() for entry in tables),
             *([" ".join(map(markdown_safe, words))] if words else []),
         ]
@@ -114,9 +117,10 @@ def committed_folders(root: Path) -> list[Path]:
         found = {path.split("/")[1] for path in known.split("\0") if path}
     except (OSError, subprocess.SubprocessError):
         found = {path.parent.name for path in root.glob("result_npy/*/runs")}
-    named = [preset.stem for preset in sorted(PRESETS.glob("*.yaml"), key=_experiments_first)]
-    return [root / "result_npy" / name for name in named if name in found]
+    experiments = sorted(preset.stem for preset in PRESETS.glob("experiment_*.yaml"))
+    return [root / "result_npy" / name for name in [*experiments, *_other_presets()] if name in found]
 
 
-def _experiments_first(preset: Path) -> tuple[bool, str]:
-    return not preset.stem.startswith("experiment_"), preset.stem
+def _other_presets() -> list[str]:
+    """Return the names of the presets that are no experiments."""
+    return sorted(preset.stem for preset in PRESETS.glob("*.yaml") if not preset.stem.startswith("experiment_"))

@@ -1506,6 +1506,13 @@ def test_what_cannot_stand_beside_the_paper_the_readme_tells_in_words(tmp_path: 
     assert f"BALD: 10 % after 15, {lower}; 5.00 % after 40." in block
     assert "Each number is from 2 repetitions." in block
     assert "|" not in block
+    named = folder.rename(tmp_path / "authors")
+    assert "authors" not in readme_block([named], readme), "a preset of which the README does not tell"
+    figure = "![Curves](authors/report/figures/test_error.png)"
+    readme.write_text(f"{figure}{BEGIN}{END}")
+    block = readme_block([named], readme)
+    assert f"BALD: 10 % after 15, {lower}" in block
+    assert "test_error.png" not in block
 
 
 def test_the_committed_readme_is_mostly_not_generated() -> None:
