@@ -38,7 +38,6 @@ class CitedFigures:
         sources: by key.
         conditions: configuration fields and the values that make a run comparable.
         acquired_to_reach: images acquired, by source, acquisition function and error level (a fraction).
-        acquired_to_reach_std: their standard deviations, where given.
         error_acquired: acquired images at which the test errors stand.
         error_labels: labelled images trained on, by source.
         error_validation_images: validation images that they were computed with, in words, by source.
@@ -48,7 +47,6 @@ class CitedFigures:
     sources: dict[str, Source]
     conditions: dict[str, object]
     acquired_to_reach: dict[str, dict[str, dict[float, float]]]
-    acquired_to_reach_std: dict[str, dict[str, dict[float, float]]]
     error_acquired: int
     error_labels: dict[str, int]
     error_validation_images: dict[str, str]
@@ -69,7 +67,6 @@ def cited_figures() -> CitedFigures:
         sources={key: Source(**fields) for key, fields in content["sources"].items()},
         conditions=content["conditions"],
         acquired_to_reach=content["acquired_to_reach"],
-        acquired_to_reach_std=content["acquired_to_reach_std"],
         error_acquired=errors.pop("acquired"),
         error_labels=errors.pop("labels"),
         error_validation_images=errors.pop("validation_images"),

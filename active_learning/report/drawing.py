@@ -64,7 +64,7 @@ class Figure:
     files: dict[str, bytes] = field(repr=False)
 
 
-EDGE = 0.01
+EDGE = 0.02
 """Of the range of acquired images, beyond its ends: else a mark there is cut in half."""
 
 

@@ -29,8 +29,11 @@ from active_learning.report.results import Arm
 from active_learning.report.summary import REACH, SHARE, Estimate, Summary
 
 GREY = "#444444"
-THIN = {"paper": "+", "reimplementation": "x", "careful_rerun": "1"}
+THIN = {"paper": "+", "reimplementation": "x"}
 """Marks of the cited figures: lines only, so that none is taken for a run of ours."""
+
+APART = 0.015
+"""Of the acquired images, between the marks of functions at the end, where they would hide each other."""
 
 
 def all_figures(summary: Summary, gallery: Gallery | None = None) -> tuple[list[Figure], list[str]]:
@@ -114,9 +117,13 @@ def _draw_cited(axes: Axes, summary: Summary) -> None:
     """Mark where the paper and the re-implementation reached an error, in their function's colour."""
     for source, functions in cited_points(summary).items():
         style: Any = {"marker": THIN[source], "linestyle": "none", "markersize": 8, "markeredgewidth": 1}
-        for function, points in functions.items():
-            axes.plot(*zip(*points, strict=True), **style, color=colour(function), clip_on=False)
+        for place, (function, points) in enumerate(functions.items()):
+            shifted = [
+                (images + APART * place * summary.end * (images == summary.end), error) for images, error in points
+            ]
+            axes.plot(*zip(*shifted, strict=True), **style, color=colour(function))
         axes.plot([], [], **style, color=GREY, label=cited_figures().sources[source].label)
+        axes.set_xlim(right=(1 + APART * len(functions)) * summary.end)
 
 
 def reach_figure(summary: Summary) -> Figure | None:

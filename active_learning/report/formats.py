@@ -99,11 +99,9 @@ def difference_cell(ours: float, theirs: float | None, digits: int) -> Cell:
     return signed_cell(None if theirs is None else ours - theirs, digits)
 
 
-def cited_cell(value: float | None, spread: float | None) -> Cell:
-    """Return a cell of another's figure, with its standard deviation where it is given."""
-    if value is None:
-        return Cell(NOTHING, math.inf)
-    return Cell(f"{value:g}" + ("" if spread is None else f" ± {spread:g}"), value)
+def cited_cell(value: float | None) -> Cell:
+    """Return a cell of another's figure."""
+    return Cell(NOTHING, math.inf) if value is None else Cell(f"{value:g}", value)
 
 
 def mean_cell(estimate: Estimate, runs: int, digits: int, factor: float = 1, spread: bool = True) -> Cell:

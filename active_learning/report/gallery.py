@@ -77,8 +77,9 @@ class Gallery:
     arms: tuple[GalleryArm, ...] = ()
     reason: str = ""
     explanation: str = (
-        "The images that each function acquired, in order, each with its label and, below it, its score. In a round a "
-        "function scores pool_subset random images of the pool (all of them if that is 0) and acquires some of those."
+        "The images that each function acquired, in order, each with its label and, below it, its score. In each round "
+        "pool_subset images are drawn from the pool (all of it if that is 0); the function scores these, and acquires "
+        "some of them."
     )
 
 

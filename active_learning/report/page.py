@@ -36,8 +36,13 @@ CAPTIONS = {
         "A row shows how often its function won, a column how often it lost. A win is a significant t-test; the tests "
         "are not corrected for their number."
     ),
+    "classes": "An orange cell is above an even share, a violet one below it.",
     "gallery": "Below each round: the scores of its first and its last image.",
 }
+OF_FIELDS = (
+    "MBR is Minimum Bayes Risk: a Gaussian random field chooses the images, and classifies too. MBR's images, CNN: the "
+    "network is trained on these images."
+)
 ADDRESS = re.compile(r"https://[^\s<>&]*[^\s<>&.,;:)]")
 
 
@@ -127,12 +132,16 @@ def curve_caption(summary: Summary, cited: bool = False) -> str:
     """Say what the lines of a figure of curves are, of those that these results have."""
     counts = [len(arm.whole) for arm in summary.results.arms]
     sentences = ["A thick line is the mean over the runs counted in brackets."]
-    if any(1 < n < FEWEST_FOR_INTERVAL for n in counts) or len(summary.results.runs) > sum(counts):
+    if all(len(arm.runs) == 1 for arm in summary.results.arms):
+        sentences = ["A line is a single run."]
+    elif any(1 < n < FEWEST_FOR_INTERVAL for n in counts) or len(summary.results.runs) > sum(counts):
         sentences.append("A thin line is a single run.")
     if max(counts) >= FEWEST_FOR_INTERVAL:
         sentences.append("A band is the 95 % bootstrap interval of the mean.")
     if cited and cited_points(summary):
-        sentences.append("Crosses are figures of others, in the colour of their function.")
+        sentences.append(
+            "Crosses mark the results of others, in the colour of their function; those at the end stand side by side."
+        )
     return " ".join(sentences)
 
 
@@ -141,7 +150,7 @@ def _reach_caption(summary: Summary) -> str:
         "A row is a function, a mark is a run. The grey strip on the right holds the runs that did not reach the error."
     )
     if cited_points(summary):
-        words += " Thin grey marks are figures of others; the tables name their sources."
+        words += " Thin grey marks are the results of others; the tables name their sources."
     return words
 
 
@@ -157,11 +166,14 @@ def findings(summary: Summary) -> list[str]:
         best = min(reached, key=_reach_rank)
         equal = [estimate.arm for estimate in reached if _reach_rank(estimate) == _reach_rank(best)]
         names = "all alike" if 1 < len(equal) == len(found) else _listed_arms(equal)
-        sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_median_words(best)}"
+        sentence = f"Fewest images to {100 * level:.0f} % test error: {names}, {_reach_words(best)}"
         random = next((arm.label for arm in summary.results.arms if arm.acquisition == "uniform"), best.arm)
         if random not in equal:
-            sentence += f". {random}: {_median_words(summary.get(random, REACH, level))}"
-        apart = _not_apart(best, [estimate for estimate in reached if estimate.arm not in equal])
+            sentence += f". {random}: {_reach_words(summary.get(random, REACH, level))}"
+        apart = _not_apart(
+            [estimate for estimate in reached if estimate.arm in equal],
+            [estimate for estimate in reached if estimate.arm not in equal],
+        )
         sentences.append(f"{sentence}.{f' {apart}' if apart else ''}")
     ends = [summary.get(arm.label, "test_error", summary.end) for arm in summary.results.arms]
     means = [(estimate.mean, estimate) for estimate in ends if estimate.mean is not None]
@@ -170,19 +182,21 @@ def findings(summary: Summary) -> list[str]:
         words = f"{100 * mean:.2f} %" + (
             f" (mean of {lowest.repetitions} runs)" if lowest.repetitions > 1 else " (one run)"
         )
-        apart = _not_apart(lowest, [other for _, other in means if other is not lowest])
+        apart = _not_apart([lowest], [other for _, other in means if other is not lowest])
         sentence = f"Lowest test error after {summary.end:,} acquired images: {lowest.arm}, {words}."
         sentences.append(f"{sentence}{f' {apart}' if apart else ''}")
     return sentences
 
 
-def _not_apart(best: Estimate, others: Sequence[Estimate]) -> str:
-    """Say whose runs the best one's overlap with, or nothing."""
-    highest = max(best.values.values())
+def _not_apart(best: Sequence[Estimate], others: Sequence[Estimate]) -> str:
+    """Say whose runs those of the best overlap with, or nothing."""
+    highest = max(max(estimate.values.values()) for estimate in best)
     near = [other.arm for other in others if min(other.values.values()) <= highest]
-    if not near or best.repetitions == 1:
+    if not near or all(estimate.repetitions == 1 for estimate in best):
         return ""
-    return f"The runs of {_listed_arms([best.arm])} overlap with those of {_listed_arms(near)}."
+    return (
+        f"The runs of {_listed_arms([estimate.arm for estimate in best])} overlap with those of {_listed_arms(near)}."
+    )
 
 
 def _listed_arms(labels: Sequence[str]) -> str:
@@ -194,8 +208,9 @@ def _listed_arms(labels: Sequence[str]) -> str:
     return listed(re.sub(r", (.*)", r" (\1)", label) for label in labels)
 
 
-def _reach_rank(estimate: Estimate) -> tuple[float, int]:
-    return (math.inf if estimate.median is None else estimate.median, -estimate.reached)
+def _reach_rank(estimate: Estimate) -> tuple[float, float, int]:
+    mean, median = (math.inf if value is None else value for value in (estimate.mean, estimate.median))
+    return mean, median, -estimate.reached
 
 
 def foundation(summary: Summary) -> list[str]:
@@ -207,9 +222,10 @@ def foundation(summary: Summary) -> list[str]:
         + ("." if len(counts) == 1 else "; the tables say from how many.")
     ]
     if len(commits) > 1:
+        changed = " (+: with changes that are in no commit)" if any(commit.endswith("+") for commit in commits) else ""
         sentences.append(
-            f"The code changed between runs: they are of the commits {listed(commits)}, and a mean can be over "
-            "several of them."
+            f"The runs are of different code, of the commits {listed(commits)}{changed}. A mean can be over runs of "
+            "several commits."
         )
     return sentences
 
@@ -239,18 +255,17 @@ def _left_out(summary: Summary) -> list[str]:
     found = [c for c in summary.comparisons if c.family == "functions"]
     if not found:
         return []
-    names = [] if can_be_significant(found) else ["paired tests"]
-    names += ["pairwise penalties"] if summary.penalty is None else []
-    if not names:
+    if can_be_significant(found):
         return []
     compared, most = len({(c.first, c.second) for c in found}), max(c.repetitions for c in found)
-    needs = {
-        "paired tests": f"{compared} pair{'s need' if compared > 1 else ' needs'} {repetitions_needed(compared)} "
-        "repetitions before a corrected p-value can be below 5 %",
-        "pairwise penalties": f"penalties need {FEWEST_FOR_INTERVAL}",
-    }
-    words = " and ".join(names)
-    return [f"{words.capitalize()} are left out: {', and '.join(needs[name] for name in names)}; there are {most}."]
+    pairs = f"a corrected p-value of {compared} pairs" if compared > 1 else "the p-value of one pair"
+    tests = (
+        f"There are no paired tests: {pairs} can be below 5 % from {repetitions_needed(compared)} repetitions on, and "
+        f"there are {most}."
+    )
+    if summary.penalty is None:
+        return [tests, f"There are no pairwise penalties: they need {FEWEST_FOR_INTERVAL} repetitions."]
+    return [tests, "The pairwise penalties are of tests that are not corrected for their number."]
 
 
 def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
@@ -261,8 +276,15 @@ def command(run: Run, repetitions: int, arms: Sequence[Arm]) -> str:
 
 
 def _title(summary: Summary) -> str:
-    datasets = dict.fromkeys(visible(data_name(run.dataset)) for run in summary.results.runs)
-    return f"Active learning on {' and '.join(name for name in datasets if name) or 'unnamed data'}"
+    datasets = dict.fromkeys(
+        visible(data_name(run.dataset)) + _classes(run) for run in summary.results.runs if data_name(run.dataset)
+    )
+    return f"Active learning on {' and '.join(datasets) or 'unnamed data'}"
+
+
+def _classes(run: Run) -> str:
+    chosen = run.configuration.get("classes") or ()
+    return f", classes {listed(visible(run.class_name(label)) for label in range(len(chosen)))}" if chosen else ""
 
 
 def _subtitle(summary: Summary) -> str:
@@ -272,20 +294,22 @@ def _subtitle(summary: Summary) -> str:
         f"{arms} curve{'s' * (arms != 1)}, {runs} run{'s' * (runs != 1)}, up to {summary.end:,} acquired images, "
         f"{' or '.join(str(query) for query in queries)} in each round."
         + (f" {SPLIT}" if any(run.dataset.startswith(FOLDER) for run in summary.results.runs) else "")
+        + (f" {OF_FIELDS}" if any(arm.acquisition == "mbr" for arm in summary.results.arms) else "")
     )
 
 
-def _median_words(estimate: Estimate) -> str:
+def _reach_words(estimate: Estimate) -> str:
+    """Say how many images it took: the mean, as in the table below, or the median if not all runs reached the error."""
+    if estimate.mean is not None:
+        runs = f"mean of {_runs(estimate.repetitions)}" if estimate.repetitions > 1 else "one run"
+        return f"{estimate.mean:,.0f} ({runs})"
     going, missed = len(estimate.unfinished), estimate.repetitions - estimate.reached
     unfinished = [f"{going} not finished"] if going else []
     if not estimate.reached:
         return "; ".join([f"not reached in {_runs(missed)}", *unfinished])
     if estimate.median is None or math.isinf(estimate.median):
         return "; ".join([f"reached in {estimate.reached} of {_runs(estimate.repetitions)}", *unfinished])
-    total = estimate.repetitions + going
-    if total == 1:
-        return f"{estimate.median:,.0f} (one run)"
-    notes = [_runs(total), *([f"{missed} did not reach it"] if missed else []), *unfinished]
+    notes = [_runs(estimate.repetitions + going), *([f"{missed} did not reach it"] if missed else []), *unfinished]
     return f"median {estimate.median:,.0f} ({', '.join(notes)})"
 
 
@@ -337,8 +361,8 @@ def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
     if earlier:
         of = f" ({'commit' if len(commits) == 1 else 'commits'} {listed(commits)})" if commits else ""
         return (
-            f"No command of this version computes these runs anew: they are of an earlier one{of}, whose training cut "
-            "its batches otherwise and had other flags. This one computes the nearest that there is."
+            f"An earlier version{of} computed these runs. Its training cut batches otherwise and had other flags: this "
+            "command computes the nearest that today's version can."
         )
     if not commits:
         return "This command computes these runs anew. No run names the commit that computed it."
@@ -362,7 +386,7 @@ def _run_table(arms: Sequence[Arm], variant: int) -> Table:
         for arm in arms
         for run in arm.runs
     )
-    note = "Started: of a run that was stopped and continued, every start."
+    note = "Started: each time that the run was started or continued."
     return Table(f"runs-{variant}", "Runs", ("run", "rounds", "seconds", "started"), rows, (note,))
 
 

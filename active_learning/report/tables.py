@@ -151,7 +151,7 @@ def _paper_reach_table(summary: Summary, arms: Sequence[Arm]) -> Table:
         theirs = cited_figures().acquired_to_reach["paper"][arm.acquisition]
         row = [text_cell(arm.label)]
         for level in levels:
-            row += [quartile_cell(summary.get(arm.label, REACH, level)), cited_cell(theirs[level], None)]
+            row += [quartile_cell(summary.get(arm.label, REACH, level)), cited_cell(theirs[level])]
         rows.append(tuple(row))
     headers = [word for level in levels for word in (f"to {100 * level:.0f} %", "Gal et al.")]
     note = "Median [lower quartile, upper quartile] of the acquired images (runs that reached the error/all runs)."
@@ -237,8 +237,7 @@ def cited_reach_table(summary: Summary) -> Table | None:
             row = [text_cell(f"{arm.label}, to {100 * level:.0f} %"), number_cell(median, 0)]
             for source in sources:
                 value = cited.acquired_to_reach[source].get(arm.acquisition, {}).get(level)
-                spread = cited.acquired_to_reach_std.get(source, {}).get(arm.acquisition, {}).get(level)
-                row += [cited_cell(value, spread), difference_cell(median, value, 0)]
+                row += [cited_cell(value), difference_cell(median, value, 0)]
             rows.append(tuple(row))
     headers = ["acquisition function, level", "ours (median)"]
     headers += [word for source in sources for word in (cited.sources[source].label, "ours minus theirs")]
@@ -275,8 +274,8 @@ def cited_error_table(summary: Summary) -> Table | None:
             rows.append((value, _cited_error_row(label, cited.sources[source].label, place, value, difference)))
     headers = ("method", "source", "labelled images", "validation images", "test error, %", "ours minus theirs")
     said = (
-        "Labelled images: all that the method was trained on, the initial ones included. Validation images are "
-        "labelled too, and counted apart."
+        "Labelled images: those that the method was trained on, the initial ones included. Validation images have "
+        "labels too, and a column of their own."
     )
     columns = len(headers)
     if all(row[-1].text == NOTHING for _, row in rows):
@@ -318,8 +317,8 @@ def _of_some_runs(rows: Iterable[Sequence[Cell]], why: str) -> str:
 def calibration_table(summary: Summary) -> Table | None:
     """Return expected calibration errors at fixed numbers of acquired images."""
     note = (
-        f"Expected calibration error on the test images in per cent, 15 bins (Guo et al. 2017, equation 3). "
-        f"{_MEAN_WORDS}"
+        "Expected calibration error on the test images in per cent, 15 bins (Guo et al. 2017, equation 3, "
+        f"https://proceedings.mlr.press/v70/guo17a.html). {_MEAN_WORDS}"
     )
     return _points_table(summary, "test_ece", "calibration", "Calibration error", note, 2, 100)
 
@@ -407,8 +406,9 @@ def penalty_table(summary: Summary) -> Table | None:
     note = (
         f"Each cell: how often the row's error was significantly lower than the column's, of the comparisons at "
         f"{places} acquired images (two-sided paired t-test at 5 %, {penalty.repetitions} repetitions; Ash et al. "
-        "2020). A low mean of the column is good. The t-tests are not corrected for their number, so one in twenty "
-        "wins by chance."
+        "2020, https://openreview.net/forum?id=ryghZJBKPS). A low mean of the column is good. The t-tests are not "
+        "corrected for their number: of two functions that do not differ, one in twenty comparisons has a winner by "
+        "chance."
     )
     return Table(
         "penalty", "Pairwise penalties", ("row beats column", *penalty.arms), tuple(rows), (note,), sortable=False

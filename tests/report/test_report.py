@@ -324,11 +324,10 @@ def test_every_cell_beside_images_that_others_acquired_is_traced(written: Path) 
         for name in list(ARMS)[:5]:
             median = np.median(reached([rows_of(written, name, repetition) for repetition in range(3)], level))
             expected += [f"{ARMS[name]}, to {100 * level:.0f} %", f"{median:.0f}"]
-            for source, figures in CITED["acquired_to_reach"].items():
+            for figures in CITED["acquired_to_reach"].values():
                 acquisition = name.partition("-")[0]
                 theirs = figures[acquisition][level]
-                spread = CITED["acquired_to_reach_std"].get(source, {}).get(acquisition, {}).get(level)
-                expected += [f"{theirs} ± {spread}" if spread else f"{theirs}", f"{median - theirs:+.0f}"]
+                expected += [f"{theirs}", f"{median - theirs:+.0f}"]
     headers = 2 + 2 * len(CITED["acquired_to_reach"])
     assert page_cells(written)["table-cited_reach"][headers:] == expected
 
@@ -387,9 +386,9 @@ def test_findings_are_traced_to_the_records(written: Path) -> None:
     records = {label: [rows_of(written, name, e) for e in range(3)] for name, label in ARMS.items()}
     page = (written / "report" / "index.html").read_text()
     for level in (0.1, 0.05):
-        medians = {label: np.median(reached(runs, level)) for label, runs in records.items()}
-        best = min(medians, key=lambda label: medians[label])
-        sentence = f"Fewest images to {100 * level:.0f}\xa0% test error: {best}, median {medians[best]:.0f} (3 runs)"
+        means = {label: np.mean(reached(runs, level)) for label, runs in records.items()}
+        best = min(means, key=lambda label: means[label])
+        sentence = f"Fewest images to {100 * level:.0f}\xa0% test error: {best}, {means[best]:.0f} (mean of 3 runs)"
         assert sentence in page
     ends = {label: np.mean(at(runs, "test_error", 1000)) for label, runs in records.items()}
     best = min(ends, key=lambda label: ends[label])
@@ -405,6 +404,17 @@ def test_who_ends_lowest_is_told_with_those_whose_runs_overlap(tmp_path: Path) -
     lowest = "Lowest test error after 10 acquired images: BALD, 5.00 % (mean of 2 runs)."
     near = "The runs of BALD overlap with those of Random."
     assert findings(summarise(read_results(tmp_path)))[-1] == f"{lowest} {near}"
+
+
+def test_of_functions_that_share_the_first_place_all_overlap_with_the_others(tmp_path: Path) -> None:
+    for acquisition, reached in {"bald": (1, 3), "uniform": (3, 1), "mean_std": (2, 3)}.items():
+        for repetition, rounds in enumerate(reached):
+            curve = [0.3] * rounds + [0.08] * (4 - rounds)
+            write_run(tmp_path, run_config(acquisition=acquisition, rounds=3, repetition=repetition), curve)
+    assert findings(summarise(read_results(tmp_path)))[0] == (
+        "Fewest images to 10 % test error: Random and BALD, 20 (mean of 2 runs). "
+        "The runs of Random and BALD overlap with those of Mean STD."
+    )
 
 
 def test_a_finding_names_all_that_share_the_first_place(tmp_path: Path) -> None:
@@ -495,9 +505,8 @@ def test_cited_figures_are_of_the_paper_s_protocol(tmp_path: Path, change: dict[
 
 def test_cited_figures_name_known_functions_and_sources() -> None:
     cited = cited_figures()
-    for figures in (cited.acquired_to_reach, cited.acquired_to_reach_std):
-        assert set(figures) <= set(cited.sources)
-        assert all(set(rows) <= set(ACQUISITION_FUNCTIONS) for rows in figures.values())
+    assert set(cited.acquired_to_reach) <= set(cited.sources)
+    assert all(set(rows) <= set(ACQUISITION_FUNCTIONS) for rows in cited.acquired_to_reach.values())
     assert set(cited.test_errors) <= set(cited.sources)
 
 
@@ -512,8 +521,8 @@ def test_too_few_repetitions_give_no_interval_and_no_tests_and_it_is_said(small:
         "Each number is from 3 repetitions.",
         "Fewer than 5 repetitions give no 95 % interval: the figures show the single runs, and the table of test "
         "errors the lowest and the highest.",
-        "Paired tests and pairwise penalties are left out: 1 pair needs 6 repetitions before a corrected "
-        "p-value can be below 5 %, and penalties need 5; there are 3.",
+        "There are no paired tests: the p-value of one pair can be below 5 % from 6 repetitions on, and there are 3.",
+        "There are no pairwise penalties: they need 5 repetitions.",
     ]
     assert "[lowest run, highest run]" in notes(small)["error"]
 
@@ -527,8 +536,8 @@ def test_five_repetitions_give_an_interval_and_penalties(tmp_path: Path) -> None
     assert "[95 % percentile-bootstrap interval of the mean, 2,000 resamples]" in notes(tmp_path)["error"]
     assert "penalty" in notes(tmp_path)
     assert cautions(summary)[1:] == [
-        "Paired tests are left out: 1 pair needs 6 repetitions before a corrected p-value can be below "
-        "5 %; there are 5."
+        "There are no paired tests: the p-value of one pair can be below 5 % from 6 repetitions on, and there are 5.",
+        "The pairwise penalties are of tests that are not corrected for their number.",
     ]
 
 
@@ -539,8 +548,8 @@ def test_a_mean_over_runs_of_different_code_is_said_to_be_one(small: Path) -> No
     path.write_text(path.read_text().replace("0123abc", "4567def01+"))
     assert notes(small)["seconds"].endswith("These means are over runs of different code: BALD (2 commits).")
     assert cautions(summarise(read_results(small)))[-1] == (
-        "The code changed between runs: they are of the commits 0123abc and 4567def+, and a mean can be over several "
-        "of them."
+        "The runs are of different code, of the commits 0123abc and 4567def+ (+: with changes that are in no commit). "
+        "A mean can be over runs of several commits."
     )
 
 
@@ -828,7 +837,7 @@ def test_an_unfinished_run_is_in_no_number_that_its_end_would_change(small: Path
     assert "1 unfinished" not in " ".join(tables["reach"]["Random"])
     finding = findings(summary)[0]
     overlap = "The runs of Random overlap with those of BALD."
-    assert finding == f"Fewest images to 10 % test error: Random, median 20 (3 runs). {overlap}"
+    assert finding == f"Fewest images to 10 % test error: Random, 23 (mean of 3 runs). {overlap}"
     assert cautions(summary)[0] == "Each number is from 2 to 3 repetitions; the tables say from how many."
 
 
@@ -1430,7 +1439,29 @@ def test_a_run_shorter_than_all_figures_of_others_names_none(tmp_path: Path, mon
     summary = summarise(read_results(tmp_path))
     axes = drawn_axes(summary, monkeypatch)["test_error"][0]
     assert axes.get_legend_handles_labels()[1] == ["BALD (1)"]
-    assert curve_caption(summary, cited=True) == "A thick line is the mean over the runs counted in brackets."
+    assert curve_caption(summary, cited=True) == "A line is a single run."
+    write_run(tmp_path, run_config(dataset="mnist", rounds=4, repetition=1), BALD[1])
+    assert curve_caption(summarise(read_results(tmp_path)), cited=True) == (
+        "A thick line is the mean over the runs counted in brackets. A thin line is a single run."
+    )
+
+
+def test_crosses_at_the_end_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for acquisition in ("bald", "var_ratios"):
+        write_run(tmp_path, run_config(dataset="mnist", rounds=100, acquisition=acquisition), [0.1] * 101)
+    axes = drawn_axes(summarise(read_results(tmp_path)), monkeypatch)["test_error"][0]
+    ends = [np.asarray(line.get_xdata(), float).max(initial=0) for line in axes.lines if line.get_marker() == "+"]
+    assert ends == [1000, 1015, 0], "and the legend's, which is drawn nowhere"
+    assert max(ends) < axes.get_xlim()[1]
+
+
+def test_the_page_says_which_classes_and_what_mbr_is(tmp_path: Path) -> None:
+    arms: list[dict[str, Any]] = [{"acquisition": "mbr"}, {"acquisition": "mbr", "learner": "field"}]
+    for arm in arms:
+        write_run(tmp_path, run_config(dataset="mnist", classes=(2, 8), **arm), BALD[0])
+    page = write_report(summarise(read_results(tmp_path)), with_gallery=False).page.read_text()
+    assert "<h1>Active learning on mnist, classes 2 and 8</h1>" in page
+    assert "MBR is Minimum Bayes Risk: a Gaussian random field chooses the images" in page
 
 
 @pytest.mark.parametrize(
