@@ -36,7 +36,8 @@ def seconds_of_rounds(folder: RunFolder) -> list[float]:
 def was_steady(folder: RunFolder) -> bool:
     """Whether the machine had as much else to do all the time: the test, which is alike in all rounds, says so.
 
-    So do fits, by what each trains.
+    So do fits, by what each trains. About a third of the recorded runs are steady; nobody can tell what the load of
+    the others will be. (By the test alone it is a few more, and one in a thousand estimates is 1 % beyond a quarter.)
     """
     tests = np.convolve([row["test"] for row in folder.seconds[1:]], np.ones(5) / 5, "valid")
     fits = [row["fit"] for row in folder.seconds[1:]]
@@ -60,7 +61,7 @@ def test_the_time_left_is_right_to_a_quarter_from_round_10_on_where_the_load_is_
     assert len({len(folder.rounds) for folder in folders}) > 2, "of several lengths"
     for folder in folders:
         took, count = seconds_of_rounds(folder), len(folder.rounds)
-        for rounds in range(10, count - count // 10):
+        for rounds in range(10, count - count // 10):  # in the last tenth single rounds decide
             told = time_left([cut(folder, rounds)], 1)
             assert told is not None
             ratio = told.total_seconds() / sum(took[rounds:])
