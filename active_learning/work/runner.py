@@ -77,11 +77,16 @@ def run_experiment(config: ExperimentConfig, check: Check) -> Outcome:
 
 
 def open_images(config: ExperimentConfig, check: Check) -> Mapping[str, Any]:
-    """Return what tells runs which images they have, with remarks on stderr; nothing for a data set with a name.
+    """Return what tells runs which images they have, nothing of a data set with a name; remarks go to stderr.
 
     Raises:
         ConfigError, DataError: for images, or settings, with which nothing can be run.
     """
+    named = DATASETS.get(config.dataset)
+    if config.data_dir is not None and named and named.download is None and not config.quiet:
+        print(
+            f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
+        )
     quiet = config.quiet or None  # None: a bar only in a terminal
     folder = open_for(config, lambda items, phase, count: iter(tqdm(items, phase, count, disable=quiet)), check)
     if folder is None:
@@ -181,11 +186,6 @@ def _checked_labels(
 
 def _prepare(config: ExperimentConfig, folders: Sequence[RunFolder], ask: Ask) -> None:
     """Load the data once, so that what it refuses is refused before any run; bring old records up to date."""
-    named = DATASETS.get(config.dataset)
-    if config.data_dir is not None and named and named.download is None and not config.quiet:
-        print(
-            f"--data_dir {config.data_dir} is not looked into: {config.dataset} comes with a package.", file=sys.stderr
-        )
     runs = [folder.config for folder in folders]
     train_labels = ask(_checked_labels, config, runs, job_count(config, len(runs)))
     for folder in folders if config.classes else ():
