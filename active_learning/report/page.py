@@ -381,7 +381,7 @@ def _run_table(arms: Sequence[Arm], variant: int) -> Table:
             text_cell(f"{arm.label}, {run.repetition}"),
             number_cell(run.rounds, 0),
             number_cell(sum(sum(v for k, v in row.items() if k != "round") for row in run.seconds), 0),
-            text_cell(_provenance(run, "started")),
+            text_cell(_provenance(run, "started").replace("T", " ")),  # a space, where a narrow line may end
         )
         for arm in arms
         for run in arm.runs

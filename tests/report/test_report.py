@@ -267,7 +267,7 @@ def test_every_cell_of_the_page_is_traced_to_the_files(written: Path) -> None:
             assert tables[f"table-{key}"][start : start + len(cells)] == cells, (key, label)
         for repetition, total in enumerate(seconds(written, name, "all")):
             start = tables["table-runs-0"].index(f"{label}, {repetition}") + 1
-            expected = ["100", f"{total:.0f}", "2026-01-02T03:04:05+00:00"]
+            expected = ["100", f"{total:.0f}", "2026-01-02 03:04:05+00:00"]
             assert tables["table-runs-0"][start : start + 3] == expected
 
 
