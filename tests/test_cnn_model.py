@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from skorch.dataset import Dataset
+from torch import Tensor
 from torch.nn import functional
 
 import cnn_model
@@ -185,14 +186,24 @@ def test_one_seed_gives_the_same_weights_and_another_gives_others() -> None:
     assert not any(np.array_equal(first[name], other[name]) for name in first)
 
 
-def test_features_that_change_before_the_gradient_is_taken_are_an_error() -> None:
-    module = fast_network(IMAGE_SHAPE, CLASSES).train()
-    features = module.features(torch.from_numpy(make_images(5)[0]))
-    total = features.sum()
-    with torch.no_grad():
-        features.zero_()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+def test_the_gradient_is_that_of_what_was_computed_or_an_error() -> None:
+    def gradient_of_bias(change: Callable[[BayesianCNN, Tensor], object]) -> Tensor:
+        module = fast_network(IMAGE_SHAPE, CLASSES).train()
+        features = module.features(torch.from_numpy(make_images(5)[0]))
+        total = features.sum()
+        with torch.no_grad():
+            change(module, features)
         total.backward()
+        assert module.conv2.bias is not None
+        gradient: Tensor | None = module.conv2.bias.grad
+        assert gradient is not None
+        return gradient
+
+    unchanged = gradient_of_bias(lambda module, features: None)
+    assert unchanged.any()
+    assert torch.equal(gradient_of_bias(lambda module, features: features.zero_()), unchanged)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient_of_bias(lambda module, features: module.conv2.weight.zero_())
 
 
 def test_images_may_want_a_gradient_and_numbers_be_double() -> None:
