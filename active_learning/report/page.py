@@ -255,8 +255,11 @@ def _left_out(summary: Summary) -> list[str]:
     found = [c for c in summary.comparisons if c.family == "functions"]
     if not found:
         return []
+    penalties = [
+        f"There are no pairwise penalties: they need {FEWEST_FOR_INTERVAL} repetitions that all functions have."
+    ]
     if can_be_significant(found):
-        return []
+        return penalties if summary.penalty is None else []
     compared, most = len({(c.first, c.second) for c in found}), max(c.repetitions for c in found)
     pairs = f"a corrected p-value of {compared} pairs" if compared > 1 else "the p-value of one pair"
     tests = (
@@ -264,7 +267,7 @@ def _left_out(summary: Summary) -> list[str]:
         f"there are {most}."
     )
     if summary.penalty is None:
-        return [tests, f"There are no pairwise penalties: they need {FEWEST_FOR_INTERVAL} repetitions."]
+        return [tests, *penalties]
     return [tests, "The pairwise penalties are of tests that are not corrected for their number."]
 
 

@@ -522,7 +522,7 @@ def test_too_few_repetitions_give_no_interval_and_no_tests_and_it_is_said(small:
         "Fewer than 5 repetitions give no 95 % interval: the figures show the single runs, and the table of test "
         "errors the lowest and the highest.",
         "There are no paired tests: the p-value of one pair can be below 5 % from 6 repetitions on, and there are 3.",
-        "There are no pairwise penalties: they need 5 repetitions.",
+        "There are no pairwise penalties: they need 5 repetitions that all functions have.",
     ]
     assert "[lowest run, highest run]" in notes(small)["error"]
 
@@ -539,6 +539,15 @@ def test_five_repetitions_give_an_interval_and_penalties(tmp_path: Path) -> None
         "There are no paired tests: the p-value of one pair can be below 5 % from 6 repetitions on, and there are 5.",
         "The pairwise penalties are of tests that are not corrected for their number.",
     ]
+    for repetition in (5, 6):
+        for name in ("bald", "uniform"):
+            write_run(tmp_path, run_config(acquisition=name, repetition=repetition), BALD[repetition % 3])
+    assert cautions(summarise(read_results(tmp_path)))[1:] == []
+    no_penalties = ["There are no pairwise penalties: they need 5 repetitions that all functions have."]
+    write_run(tmp_path, run_config(acquisition="mean_std"), BALD[0])
+    assert [
+        sentence for sentence in cautions(summarise(read_results(tmp_path))) if "penalties" in sentence
+    ] == no_penalties
 
 
 def test_a_mean_over_runs_of_different_code_is_said_to_be_one(small: Path) -> None:
