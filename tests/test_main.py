@@ -475,8 +475,8 @@ def test_failed_run_is_reported_and_tried_again(
         printed = capsys.readouterr().err
         assert "the same command tries it again" not in printed  # in vain: it would come to the same loss
         failed = r"bald-MC_dropout=True, repetition 1, failed: the training loss became (nan|inf) in epoch \d+ "
-        assert re.search(failed + r"\(try a lower --lr\)\.$", printed, re.MULTILINE)
-        assert printed.count("(try a lower --lr).\n") == 4
+        assert re.search(failed + r"\(try a lower --lr in another result folder\)\.$", printed, re.MULTILINE)
+        assert printed.count("(try a lower --lr in another result folder).\n") == 4
     assert len(list(tmp_path.rglob("failure.json"))) == 4
 
 

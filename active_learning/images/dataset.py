@@ -19,6 +19,7 @@ from active_learning.disk.files import make_folder, refusal
 from active_learning.images.cache import Progress
 from active_learning.images.files import find_images
 from active_learning.images.library import MOST_SIDE, Library, Picture, given_labels, mean_and_std, open_library
+from active_learning.images.pixels import PassingFault
 from active_learning.settings.config import FOLDER, ExperimentConfig, RunConfig
 from active_learning.settings.networks import NETWORKS
 from active_learning.terminal import PROGRAM
@@ -119,7 +120,8 @@ def open_folder(
 
     Raises:
         ConfigError: where there is no such folder.
-        DataError: for images that are no data set: none, one class, one without a class, a class without test images.
+        DataError: for images that are no data set: none, one class, one without a class, a class without test images;
+            for one that could not be read this time.
     """
     images = Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - pathlib's fails for ~nobody
     listing = find_images(images, flat=False, check=check)
@@ -132,6 +134,9 @@ def open_folder(
         with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
             limits = smallest, max(smallest, MOST_SIDE)
             library = open_library(listing, cache, image_size, limits, progress, check)
+            for name, reason in library.skipped.items():
+                if isinstance(reason, PassingFault):  # runs without it could not be continued with it
+                    raise DataError(f"{name} in {images} is not read: {reason}, or take the image out of the folder.")
             labels = {sha256: label.name for sha256, label in given_labels(listing, library).items()}
             return _data_set(images, library, labels)
     except OSError as error:

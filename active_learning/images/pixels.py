@@ -45,6 +45,9 @@ class PassingFault(str):
     """A fault that the system is to blame for, and not the file: it may be gone the next time, and is not kept."""
 
 
+AGAIN = "give the command again"
+
+
 @contextmanager
 def guarded() -> Iterator[None]:
     """Refuse decompression bombs, and be silent of what Pillow finds odd in an image that it can read."""
@@ -91,7 +94,7 @@ def decode(path: Path, size: int, *, grey: bool, sha256: str = "") -> npt.NDArra
     try:
         content = path.read_bytes()
         if sha256 and hashlib.sha256(content).hexdigest() != sha256:
-            return PassingFault("it was changed while the images were read: give the command again")
+            return PassingFault(f"it was changed while the images were read: {AGAIN}")
         with Image.open(io.BytesIO(content)) as image:
             image.draft(None, (size, size))  # a JPEG is decoded at a half, a quarter or an eighth where that is enough
             upright = _eight_bits(ImageOps.exif_transpose(image), "L" if grey else "RGB")
@@ -101,7 +104,7 @@ def decode(path: Path, size: int, *, grey: bool, sha256: str = "") -> npt.NDArra
         return np.ascontiguousarray(np.moveaxis(pixels_hwc, -1, 0))
     except Exception as error:  # as above
         passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
-        return PassingFault(_why(error)) if passing else _why(error)
+        return PassingFault(f"{_why(error)}: {AGAIN}") if passing else _why(error)
 
 
 def thumbnail(path: Path, most: int) -> Image.Image | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from active_learning.images.files import check_class
 from active_learning.images.library import Label
+from active_learning.images.pixels import PassingFault
 from active_learning.images.tables import Answer, read_csv
 from active_learning.ranking.label_studio import read_export
 from active_learning.ranking.names import Names
@@ -98,7 +99,8 @@ def _no_image(answer: Answer, names: Names) -> str:
     name, skipped = answer.file_name, names.library.skipped
     delete = "delete the task in Label Studio, and export again" if answer.task else "delete this line"
     if name in skipped:
-        return f"{answer.where}: {name!r} has been left out, since {skipped[name]}: {delete}."
+        way = "" if isinstance(skipped[name], PassingFault) else f": {delete}"
+        return f"{answer.where}: {name!r} has been left out, since {skipped[name]}{way}."
     if answer.sha256 and (answer.task or names.known(name) not in names.pictures):
         return (
             f"{answer.where}: no image of {len(names.contents)} is the one that the "

@@ -30,7 +30,14 @@ def main(
     check: Check = lambda: None,
 ) -> int:
     """Write and print what the flags ask for; return 0, 1 (a file cannot be read or written) or 2 (wrong usage)."""
-    return with_streams("report", lambda: _main(argv, prog, check))
+
+    def work() -> int:
+        try:
+            return _main(argv, prog, check)
+        except MemoryError:
+            return _fail(1, "there is not enough memory; the same command starts anew.")
+
+    return with_streams("report", work)
 
 
 def _main(argv: Sequence[str] | None, prog: str, check: Check) -> int:

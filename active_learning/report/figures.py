@@ -123,7 +123,8 @@ def _draw_cited(axes: Axes, summary: Summary) -> None:
             ]
             axes.plot(*zip(*shifted, strict=True), **style, color=colour(function))
         axes.plot([], [], **style, color=GREY, label=cited_figures().sources[source].label)
-        axes.set_xlim(right=(1 + APART * len(functions)) * summary.end)
+        if any(images == summary.end for points in functions.values() for images, _ in points):
+            axes.set_xlim(right=max(axes.get_xlim()[1], (1 + APART * len(functions)) * summary.end))
 
 
 def reach_figure(summary: Summary) -> Figure | None:

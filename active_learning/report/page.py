@@ -138,10 +138,10 @@ def curve_caption(summary: Summary, cited: bool = False) -> str:
         sentences.append("A thin line is a single run.")
     if max(counts) >= FEWEST_FOR_INTERVAL:
         sentences.append("A band is the 95 % bootstrap interval of the mean.")
-    if cited and cited_points(summary):
-        sentences.append(
-            "Crosses mark the results of others, in the colour of their function; those at the end stand side by side."
-        )
+    points = [point for functions in cited_points(summary).values() for of in functions.values() for point in of]
+    if cited and points:
+        beside = "; those at the end stand side by side" if max(points)[0] == summary.end else ""
+        sentences.append(f"Crosses mark the results of others, in the colour of their function{beside}.")
     return " ".join(sentences)
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -175,8 +176,8 @@ def telling_of_workers(client: Client, address: str, check: Check) -> Check:
         looked = time.monotonic()
         if missing and not was_missing:
             print(
-                f"--scheduler {address} has no worker, and the runs wait for one: start it with "
-                f"`PYTHONPATH={PROGRAM_DIR} dask worker {address} --nthreads 1` (without PYTHONPATH it ends at once).",
+                f"--scheduler {address} has no worker, and the runs wait for one: start it with `{_python_path()} dask "
+                f"worker {address} --nthreads 1` (without PYTHONPATH it ends at once).",
                 file=sys.stderr,
             )
 
@@ -195,8 +196,9 @@ def ask(client: Client, check: Check, function: Callable[..., Any], *arguments: 
         (done,) = _as_completed([future], check)
         return done.result()
     except (KilledWorker, CancelledError) as error:
+        why = _died(error) if isinstance(error, KilledWorker) else reason_of(error)
         raise ConnectionError(
-            f"{reason_of(error)}, before any run: there may be too little memory, of which --jobs 1 takes less"
+            f"{why}, before any run: there may be too little memory, of which --jobs 1 takes less"
         ) from error
     finally:
         with suppress(Exception):
@@ -364,17 +366,25 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Check) -> str | 
     return failure
 
 
+def _python_path() -> str:
+    """Return what a command of a scheduler or worker begins with, as a shell reads it."""
+    return f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))}"
+
+
+def _died(error: KilledWorker) -> str:
+    return f"its worker process died, {error.allowed_failures + 1} times in a row"
+
+
 def reason_of(error: BaseException) -> str:
     """Return why a task ended, in the words of this program."""
     if isinstance(error, KilledWorker):
-        died = f"its worker process died, {error.allowed_failures + 1} times in a row"
-        return f"{died} (try fewer workers at a time: there may be too little memory)"
+        return f"{_died(error)} (try fewer workers at a time: there may be too little memory)"
     if isinstance(error, ModuleNotFoundError):
         ours = (PROGRAM_DIR / f"{(error.name or '').partition('.')[0]}.py").exists() or "active_learning" in str(error)
-        way = f"start the workers with PYTHONPATH={PROGRAM_DIR}" if ours else "install it there"
+        way = f"start the workers with {_python_path()}" if ours else "install it there"
         return f"a worker cannot import it ({error}): {way}"
     if "deserialization of the task graph" in str(error):
-        return f"the scheduler cannot import it: start scheduler and workers with PYTHONPATH={PROGRAM_DIR}"
+        return f"the scheduler cannot import it: start scheduler and workers with {_python_path()}"
     return describe(error)
 
 

@@ -116,7 +116,8 @@ def _of_copies(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageD
     a_copy += int(a_copy * _kept(config, data).mean()) if config.classes else 0  # the kept images are a copy once more
     noise = BYTES_OF_NOISE * data.train_images.size
     fitting = (left - noise - _of_passes(config, runs, data, left)[1]) // a_copy
-    return f"--copies {config.copies}", config.copies * a_copy + noise, _at_most(fitting)
+    way = _at_most(fitting) if fitting > 1 else "leave it out"
+    return f"--copies {config.copies}", config.copies * a_copy + noise, way
 
 
 def _of_passes(config: ExperimentConfig, runs: Sequence[RunConfig], data: ImageData, left: int) -> Demand:

@@ -1,5 +1,7 @@
 """Why a run failed, in a sentence."""
 
+import sys
+
 from pydantic import ValidationError
 
 from active_learning.disk.files import refusal
@@ -10,8 +12,16 @@ def describe(error: BaseException) -> str:
     """Return an error's message on one line, or its kind if it has none, and the way out where trying again is none."""
     if isinstance(error, ValidationError):
         return f"a round cannot be recorded: {fault_of(error)}"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory (try fewer --jobs, or a smaller --dropout_iter)"
+    if _is_out_of_memory(error):
+        return "there is not enough memory (try fewer --jobs, or a smaller --dropout_iter in another result folder)"
     words = refusal(error) if isinstance(error, OSError) else str(error)
     words = " ".join(words.split()) or type(error).__name__
-    return f"{words} (try a lower --lr)" if isinstance(error, FloatingPointError) else words
+    return f"{words} (try a lower --lr in another result folder)" if isinstance(error, FloatingPointError) else words
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules or not isinstance(error, Exception):  # not imported for its errors alone
+        return isinstance(error, MemoryError)
+    from active_learning.models.inference import is_out_of_memory
+
+    return is_out_of_memory(error)

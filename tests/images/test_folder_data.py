@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from active_learning.disk.record import read_record
 from active_learning.images.dataset import ImageFolder, is_test, load_run, open_folder
+from active_learning.images.pixels import Header, read_header
 from active_learning.report.page import command
 from active_learning.report.results import read_results
 from active_learning.settings.arms import planned_runs
@@ -139,7 +141,10 @@ def test_a_read_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
     once_read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", tired)
-    assert list(opened(tmp_path / "images").library.skipped) == ["cat/30.png"]
+    with pytest.raises(
+        DataError, match=r"^cat/30\.png in .* is not read: .*: Input/output error: give the command again, "
+    ):
+        opened(tmp_path / "images")
     assert not opened(tmp_path / "images").library.skipped
 
 
@@ -351,6 +356,28 @@ def test_what_cannot_be_read_is_left_out_and_told(
     assert run() == 0
     told = "files that are left out: 1 (the first: cat/broken.png: it is no image that Pillow knows)."
     assert f"{tmp_path / 'images'}: {told}" in capsys.readouterr().err
+
+
+def test_nothing_runs_without_an_image_that_could_not_be_read_this_time(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command, given again, would find other images than those that it began with."""
+    images = make(tmp_path / "images")
+    first = min(path for path in images.rglob("*.png"))
+
+    def changing(*arguments: Any) -> Header:
+        header = read_header(*arguments)
+        if arguments[0] == first:
+            save(draw(0, 999), first)
+        return header
+
+    with monkeypatch.context() as patched:
+        patched.setattr("active_learning.images.library.read_header", changing)
+        assert run() == 1
+    told = "it was changed while the images were read: give the command again, or take the image out of the folder."
+    assert f"{first.relative_to(images).as_posix()} in {images} is not read: {told}\n" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+    assert run() == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from active_learning.disk.files import StoreError
 from active_learning.images.library import Label, Library, Picture
+from active_learning.images.pixels import PassingFault
 from active_learning.images.tables import Answer, csv_text, normal, read_csv, spreadsheet_safe
 from active_learning.ranking.journal import Choice, Journal
 from active_learning.ranking.label_studio import interface, read_export, tasks
@@ -23,9 +24,13 @@ from active_learning.ranking.names import Names
 from load_data import DataError
 
 NAMES = ("a.png", "b b.png", "sub/c,d.png", "=1.png")
+SKIPPED = {
+    "bad.png": "it is no image that Pillow knows",
+    "late.png": PassingFault("it was changed: give the command again"),
+}
 LIBRARY = Library(
     tuple(Picture(name, f"digest of {name}", row) for row, name in enumerate(NAMES)),
-    np.zeros((4, 1, 8, 8), np.uint8), {"bad.png": "it is no image that Pillow knows"}, 0, (0, ""),
+    np.zeros((4, 1, 8, 8), np.uint8), SKIPPED, 0, (0, ""),
 )  # fmt: skip
 NAMED = Names(LIBRARY)
 
@@ -98,6 +103,7 @@ def test_a_label_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> Non
     [
         ("x.png,cat", r"line 2: 'x.png' is none of the 4 images \(did you mean 'a.png'\?\)"),
         ("bad.png,cat", "line 2: 'bad.png' has been left out, since it is no image that Pillow knows"),
+        ("late.png,cat", "line 2: 'late.png' has been left out, since it was changed: give the command again\\.$"),
         ("b b.png,cta", r"line 2: 'cta' is no class so far \(did you mean 'cat'\?\); there are cat, dog: "),
         ("b b.png,=cat", "line 2: '=cat' can be no class"),
         ("b b.png,cat\nb b.png,dog", "line 3: 'b b.png' is 'dog' here and 'cat' in .*labels.csv, line 2"),

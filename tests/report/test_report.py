@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -1534,6 +1535,14 @@ def test_of_deterministic_arms_the_readme_has_the_figures_with_and_without_dropo
     assert [label for label, _ in linked] == ["Max Entropy", "BALD", "Variation Ratios", "Mean STD"]
     assert all((readme.parent / path).is_file() for _, path in linked)
     assert "|" not in block, "its Bayesian arms are those of experiment 1, whose tables stand there"
+
+
+def test_a_report_for_which_there_is_no_memory_says_so(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("active_learning.report.command.summarise", MagicMock(side_effect=MemoryError))
+    assert main([str(small)]) == 1
+    assert capsys.readouterr().err == "report: error: there is not enough memory; the same command starts anew.\n"
 
 
 def test_what_cannot_stand_beside_the_paper_the_readme_tells_in_words(tmp_path: Path) -> None:

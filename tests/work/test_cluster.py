@@ -331,6 +331,7 @@ def test_a_cluster_without_workers_is_told_of_once_each_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(cluster, "PROGRAM_DIR", Path("/a b"))
     client, checks = MagicMock(), []
     client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, OSError("lost"), {"tcp://h:2": 1}, {}]
     look = cluster.telling_of_workers(client, "tcp://h:1", lambda: checks.append(1))
@@ -341,6 +342,7 @@ def test_a_cluster_without_workers_is_told_of_once_each_time(
     assert [bool(words) for words in told] == [False, True, False, False, False, True]
     assert told[1].startswith("--scheduler tcp://h:1 has no worker, and the runs wait for one: ")
     assert "dask worker tcp://h:1 --nthreads 1" in told[1]
+    assert "`PYTHONPATH='/a b' dask" in told[1]
     assert len(checks) == 6
 
 

@@ -36,8 +36,8 @@ def seconds_of_rounds(folder: RunFolder) -> list[float]:
 def was_steady(folder: RunFolder) -> bool:
     """Whether the machine had as much else to do all the time: the test, which is alike in all rounds, says so.
 
-    So do fits, by what each trains. About a third of the recorded runs are steady; nobody can tell what the load of
-    the others will be. (By the test alone it is a few more, and one in a thousand estimates is 1 % beyond a quarter.)
+    So do fits, by what each trains. Most of the recorded runs are not steady: what their load was going to be, nobody
+    could tell.
     """
     tests = np.convolve([row["test"] for row in folder.seconds[1:]], np.ones(5) / 5, "valid")
     fits = [row["fit"] for row in folder.seconds[1:]]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from active_learning.disk.record import Round, chain
 from active_learning.disk.store import RunFolder
@@ -22,6 +23,7 @@ from active_learning.settings.config import ConfigError
 from active_learning.settings.flags import read_flags
 from active_learning.work import execution
 from active_learning.work.execution import check_memory
+from active_learning.work.reasons import describe
 from benchmarks import tiny
 from cnn_model import BayesianCNN
 from load_data import load_data
@@ -112,6 +114,20 @@ def test_a_signal_stops_and_the_same_command_goes_on(
     for name in ("stopped", "undisturbed"):
         assert tiny_main("--result_dir", tmp_path / name) == 0
     assert contents(tmp_path / "stopped") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_whatever_says_that_memory_is_out_has_the_same_way_out(error: Exception) -> None:
+    words = "there is not enough memory (try fewer --jobs, or a smaller --dropout_iter in another result folder)"
+    assert describe(error) == words
+    assert describe(RuntimeError("another")) == "another"
 
 
 def test_one_failed_run_does_not_stop_the_others(
@@ -301,6 +317,17 @@ def test_passes_that_cannot_fit_are_refused_before_any_run(
     assert tiny_main(*flags, "--dropout_iter", 4) == 0
     monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: None)
     assert tiny_main(*flags, "--dropout_iter", 4, "--rounds", 3) == 0
+
+
+def test_where_copies_cannot_fit_one_is_no_advice(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("active_learning.work.execution.bytes_a_pass", lambda *_: 0)
+    monkeypatch.setattr("active_learning.work.execution.available_memory", lambda: 20_000)
+    flags = ("--result_dir", tmp_path, "--experiments", 1, "--acq_func", "uniform")
+    assert tiny_main(*flags, "--copies", 2) == 2
+    assert capsys.readouterr().err.endswith("and 1 run can have 0.0 GB: leave it out.\n")
+    assert tiny_main(*flags) == 0
 
 
 def test_each_run_side_by_side_has_a_data_set_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
