@@ -139,7 +139,7 @@ def _warm_up() -> None:
     """Leave out what takes seconds, and run once, so that no fork has to import what is imported at the first use."""
     active_learning.report.write.draw_curves = lambda *_: None
     active_learning.report.write.write_report = tiny.no_report  # type: ignore[assignment]
-    active_learning.disk.provenance._git_commit = lambda: None  # a process of its own each time
+    active_learning.disk.provenance.commit_of = lambda checkout: None  # a process of its own each time
     torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
     silent = StringIO()
     with _folder() as folder, redirect_stdout(silent), redirect_stderr(silent):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = (
     "torch",
     "torchvision",
@@ -30,28 +31,24 @@ def provenance() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in VERSIONED},
-        "commit": _git_commit(),
+        "commit": commit_of(ROOT),
         "platform": platform.platform(),
         "processor": _processor(),
     }
 
 
-def _git_commit() -> str | None:
-    """Return the commit of the checkout this code stands in, with `+` if it has changes; None outside of one."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+def commit_of(checkout: Path) -> str | None:
+    """Return the commit of a checkout, with `+` if its modules differ from it; None outside of one.
+
+    Results that the checkout holds change while runs are computed, and are not what computes them.
+    """
+    git = ("git", "-C", str(checkout))
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py"], capture_output=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
+    return commit.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def _processor() -> str:

@@ -374,7 +374,7 @@ def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
             f"This command computes these runs anew. They are of several commits, {listed(commits)}: no one checkout "
             "gives all of them to the last digit. The last table names the commit of each run."
         )
-    changes = ", which had changes that are in no commit" if commits[0].endswith("+") else ""
+    changes = ", whose code had changes that are in no commit" if commits[0].endswith("+") else ""
     return f"This command computes these runs anew, from a checkout of commit {commits[0].rstrip('+')}{changes}."
 
 
@@ -407,7 +407,7 @@ def _provenance_table(arms: Sequence[Arm], variant: int, result_dir: Path, outpu
         for run in arm.runs
     )
     headers = ("run", "folder", "commit", "processor", "passes by", "versions")
-    note = "A + behind a commit: the checkout had changes that are in no commit."
+    note = "A + behind a commit: the code had changes that are in no commit."
     return Table(f"provenance-{variant}", "Where and with what each run was computed", headers, rows, (note,))
 
 

@@ -1478,7 +1478,7 @@ def test_the_page_says_which_classes_and_what_mbr_is(tmp_path: Path) -> None:
     ("commits", "words"),
     [
         (["0123abc"], "from a checkout of commit 0123abc."),
-        (["0123abc+"], "from a checkout of commit 0123abc, which had changes that are in no commit."),
+        (["0123abc+"], "from a checkout of commit 0123abc, whose code had changes that are in no commit."),
         (["0123abc", "4567def"], "They are of several commits, 0123abc and 4567def: no one checkout"),
         ([], "No run names the commit that computed it."),
     ],
