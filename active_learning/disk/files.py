@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout, lock_descriptor
 
 from active_learning.settings.config import ConfigError
+
+# Where the file system knows no locks, filelock takes a file's existence for one, and says so in its own words.
+warnings.filterwarnings("ignore", "flock not supported")
 
 
 class StoreError(Exception):
@@ -90,9 +94,20 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         other = ", or name another --result_dir" if another else ""
         raise StoreError(f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end{other}.") from None
     except OSError as error:
+        if error.errno in _NO_LOCKS and made:
+            Path(lock.lock_file).unlink(missing_ok=True)  # nobody can hold it
         _leave(lock, holder_file, made)
         if error.errno in _NO_SPACE:
             raise
+        if error.errno in _NO_HANDLES:
+            raise StoreError(
+                f"{result_dir} cannot be used ({error.strerror}): close some programs, or raise the limit with "
+                "`ulimit -n`, and give the command again."
+            ) from error
+        if error.errno in _NO_LOCKS:
+            raise ConfigError(
+                f"--result_dir {result_dir} is on a file system without locks ({error.strerror}): name one on another."
+            ) from error
         if error.errno in _NO_RIGHT and there:
             place = error.filename if error.filename and os.path.lexists(error.filename) else result_dir
             raise StoreError(
@@ -123,6 +138,8 @@ def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path]) -> None:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_HANDLES = (errno.EMFILE, errno.ENFILE)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -85,7 +85,10 @@ def _downloaded() -> dict[str, Tensor]:
         if isinstance(error, MemoryError):
             raise
         if kept.exists() and isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"{kept}, a copy of --weights default, cannot be read ({error.strerror}).") from error
+            raise DataError(
+                f"{kept}, a copy of --weights default, cannot be read ({error.strerror}): make it readable, or give "
+                "--weights and another copy's path."
+            ) from error
         if kept.exists():
             raise DataError(
                 f"{kept}, a copy of --weights default, is damaged: delete it to download it anew."

@@ -189,7 +189,15 @@ class _Session:
         from active_learning.ranking.features import features_of
 
         folder = config.folder / "cache"
-        return *features_of(library, config.weights, folder, config.threads, self.progress, self.check), None
+        try:
+            return *features_of(library, config.weights, folder, config.threads, self.progress, self.check), None
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DataError(
+                "there is not enough memory for the features of a pretrained network: give a smaller --image_size, or "
+                "--weights none."
+            ) from error
 
     def _round(
         self, library: Library, inputs: Inputs, pretrained: Weights | None, labels: Mapping[str, Label], number: int
@@ -211,7 +219,11 @@ class _Session:
             ) from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
-                raise
+                _, device = machine(self.config)
+                if device == "cpu":
+                    raise
+                words = " ".join(str(error).split())
+                raise DataError(f"{device} failed ({words}): no label is lost; try --device cpu.") from error
             passes = self.config.dropout_iter
             fewer = f" for --dropout_iter {passes} passes: give fewer, or" if passes > 1 else ": give"
             raise DataError(f"there is not enough memory{fewer} a smaller --image_size.") from error

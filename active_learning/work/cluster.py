@@ -138,9 +138,10 @@ def _started(workers: int, scratch: Path, check: Check) -> LocalCluster:
                 preload="active_learning.work.execution",  # all workers at once, and not each with its first run
                 local_directory=str(scratch.resolve()),
             )
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         check()  # a signal to all processes of the program ended them, too
-        raise ConnectionError(f"the {workers} worker processes did not start; --jobs 1 needs none") from error
+        why = f" ({describe(error)})" if isinstance(error, OSError) else ""  # Dask's own words help nobody
+        raise ConnectionError(f"the {workers} worker processes did not start{why}; --jobs 1 needs none") from error
 
 
 @contextmanager
@@ -348,7 +349,7 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Check) -> str | 
         if returned.session is None:
             return returned.failure
     else:
-        returned = Returned(reason_of(error))
+        returned = Returned(reason_of(error, folder.config))
     with folder.locked(check):
         folder.load()
         folder.mend()
@@ -375,8 +376,8 @@ def _died(error: KilledWorker) -> str:
     return f"its worker process died, {error.allowed_failures + 1} times in a row"
 
 
-def reason_of(error: BaseException) -> str:
-    """Return why a task ended, in the words of this program."""
+def reason_of(error: BaseException, run: RunConfig | None = None) -> str:
+    """Return why a task ended, of a run if one is named, in the words of this program."""
     if isinstance(error, KilledWorker):
         return f"{_died(error)} (try fewer workers at a time: there may be too little memory)"
     if isinstance(error, ModuleNotFoundError):
@@ -385,7 +386,7 @@ def reason_of(error: BaseException) -> str:
         return f"a worker cannot import it ({error}): {way}"
     if "deserialization of the task graph" in str(error):
         return f"the scheduler cannot import it: start scheduler and workers with {_python_path()}"
-    return describe(error)
+    return describe(error, run)
 
 
 def execute_job(job: Job) -> Returned:
@@ -464,7 +465,7 @@ def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Ret
     try:
         execute(job.run, job.finished, job.weights, job.data_dir, save, Watch(check, note))
     except Exception as error:
-        failure, details = describe(error), traceback.format_exc()
+        failure, details = describe(error, job.run), traceback.format_exc()
     return Returned(failure, details, packets, here, events)
 
 

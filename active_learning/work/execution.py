@@ -190,7 +190,7 @@ def execute_in_folder(
                 execute(run, finished, weights, data_dir, save, Watch(check, folder.note))
     except Exception as error:
         # Whatever it was, other runs may do better; the traceback is kept for whoever has to find out.
-        reason = describe(error)
+        reason = describe(error, run)
         with suppress(OSError):  # a full disk may be the very reason
             folder.fail(reason, traceback.format_exc())
         return reason

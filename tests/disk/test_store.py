@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -611,6 +612,61 @@ def test_a_file_that_must_not_be_synced_is_no_lack_of_the_system(
     without_sync(monkeypatch, "fsync of all", number)
     with pytest.raises(PermissionError):
         write_atomically(tmp_path / "file", b"content")
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "kind", "told"),
+    [
+        (
+            "os.open",
+            errno.EMFILE,
+            StoreError,
+            r"cannot be used \(Too many open files\): close some programs, or raise the limit ",
+        ),
+        (
+            "os.open",
+            errno.ENFILE,
+            StoreError,
+            r"cannot be used \(Too many open files in system\): close some programs, or ",
+        ),
+        (
+            "fcntl.flock",
+            errno.ENOLCK,
+            ConfigError,
+            r"a file system without locks \(No locks available\): name one on another\.$",
+        ),
+    ],
+)
+def test_a_lock_that_cannot_be_had_is_told_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[Exception], told: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(call, MagicMock(side_effect=OSError(number, os.strerror(number))))
+        with pytest.raises(kind, match=told), locked(tmp_path / "made"):
+            pass
+    assert not (tmp_path / "made").exists()
+
+
+def test_where_there_are_no_locks_at_all_a_file_is_one(tmp_path: Path) -> None:
+    """Lustre, mounted without `-o flock`, says ENOSYS: filelock then takes the file's existence for a lock."""
+    code = (
+        "import errno, fcntl, sys\nfrom pathlib import Path\n"
+        "def flock(*_): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
+        "fcntl.flock = flock\n"
+        "from active_learning.disk.files import StoreError, locked\n"
+        "folder = Path(sys.argv[1])\n"
+        "with locked(folder):\n"
+        "    (folder / 'result').touch()\n"
+        "    try:\n"
+        "        with locked(folder): print('both')\n"
+        "    except StoreError as error: print(error)\n"
+        "with locked(folder): print('again')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "results")]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    first, last = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr, last) == (0, "", "again")
+    assert "is in use by process" in first
 
 
 def test_a_lock_that_cannot_be_asked_for_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -651,6 +652,20 @@ def test_a_lack_of_memory_is_told_with_what_takes_less(
     assert "not enough memory for --dropout_iter 7 passes: give fewer, or a smaller" in capsys.readouterr().err
     assert rank(tmp_path / "images", "--dropout_iter=1") == 1
     assert "not enough memory: give a smaller --image_size." in capsys.readouterr().err
+
+
+def test_a_device_that_fails_is_told_with_the_one_that_every_machine_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder(tmp_path / "images")
+    monkeypatch.setattr(
+        "active_learning.ranking.rank.Round.result", MagicMock(side_effect=RuntimeError("CUDA error:\nx"))
+    )
+    monkeypatch.setattr("active_learning.ranking.command.machine", lambda _: ("float32", "cuda"))
+    assert rank(tmp_path / "images") == 1
+    assert (
+        "main.py: error: cuda failed (CUDA error: x): no label is lost; try --device cpu.\n" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("precision", "way"), [("float32", ""), ("bfloat16", "--precision float32, or ")])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 from urllib.error import URLError
 
 import numpy as np
@@ -186,6 +187,32 @@ def test_no_network_is_told_with_the_way_to_give_a_file(
     printed = capsys.readouterr().err.splitlines()[-1]
     assert "--weights default cannot be downloaded (Name or service not known): " in printed
     assert printed.endswith("copy resnet18-f37072fd.pth from a machine that can, and give --weights and its path.")
+
+
+def test_a_lack_of_memory_for_features_is_told_with_what_takes_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path
+) -> None:
+    lacking = MagicMock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    monkeypatch.setattr("active_learning.models.pretrained.Pretrained.features", lacking)
+    make_folder(tmp_path / "images", pool=8)
+    assert rank(tmp_path / "images", *FLAGS, "--weights", weights) == 1
+    told = "features of a pretrained network: give a smaller --image_size, or --weights none.\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
+def test_a_copy_of_the_default_weights_that_cannot_be_read_is_told_with_two_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    copy = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    copy.mkdir(parents=True)
+    refused = MagicMock(side_effect=PermissionError(13, "Permission denied", str(copy)))
+    monkeypatch.setattr("torchvision.models.ResNet18_Weights.get_state_dict", refused)
+    make_folder(tmp_path / "images", pool=8)
+    assert rank(tmp_path / "images", *FLAGS, "--weights=default") == 1
+    assert capsys.readouterr().err.endswith(
+        "cannot be read (Permission denied): make it readable, or give --weights and another copy's path.\n"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"PK\x03\x04"])

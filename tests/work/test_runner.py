@@ -125,8 +125,10 @@ def test_a_signal_stops_and_the_same_command_goes_on(
     ],
 )
 def test_whatever_says_that_memory_is_out_has_the_same_way_out(error: Exception) -> None:
-    words = "there is not enough memory (try fewer --jobs, or a smaller --dropout_iter in another result folder)"
-    assert describe(error) == words
+    words = "there is not enough memory (try fewer runs and programs at a time"
+    bayesian, *_, deterministic = planned_runs(read_flags(["--determ"]), "float32", "cpu")
+    assert describe(error, bayesian) == f"{words}, or a smaller --dropout_iter in another result folder)"
+    assert describe(error, deterministic) == describe(error) == f"{words})"
     assert describe(RuntimeError("another")) == "another"
 
 
@@ -144,7 +146,7 @@ def test_one_failed_run_does_not_stop_the_others(
         patch.setattr(execution, "active_learning_rounds", sometimes)
         assert tiny_main("--result_dir", tmp_path / "a") == 1
     assert (
-        "bald-MC_dropout=True, repetition 1, failed: there is not enough memory (try fewer --jobs"
+        "bald-MC_dropout=True, repetition 1, failed: there is not enough memory (try fewer runs"
         in capsys.readouterr().err
     )
     assert "Traceback" in next(tmp_path.rglob("failure.json")).read_text()
