@@ -471,7 +471,7 @@ def _execute_in_memory(job: Job, tell: Callable[..., None], check: Check) -> Ret
 
 def _silence_dask() -> None:
     """Keep Dask's own log, with its tracebacks, off stderr: what a user has to know is told in this program's words."""
-    for name in ("distributed", "distributed.client"):  # the second has a level of its own
+    for name in ("distributed", "distributed.client", "asyncio", "tornado"):  # the second has a level of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
