@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import platform
-import shlex
 import shutil
 import signal
 import sys
@@ -39,7 +38,7 @@ from active_learning.interruption import Check, Interrupted, Watch
 from active_learning.settings.config import RunConfig
 from active_learning.settings.learners import Weights
 from active_learning.work.reasons import describe
-from active_learning.work.scheduler import PROGRAM_DIR, no_scheduler
+from active_learning.work.scheduler import PROGRAM_DIR, no_scheduler, python_path, tls_flags
 from load_data import at_home
 
 if TYPE_CHECKING:
@@ -177,8 +176,8 @@ def telling_of_workers(client: Client, address: str, check: Check) -> Check:
         looked = time.monotonic()
         if missing and not was_missing:
             print(
-                f"--scheduler {address} has no worker, and the runs wait for one: start it with `{_python_path()} dask "
-                f"worker {address} --nthreads 1` (without PYTHONPATH it ends at once).",
+                f"--scheduler {address} has no worker, and the runs wait for one: start it with `{python_path()} dask "
+                f"worker {address} --nthreads 1{tls_flags(address)}` (without PYTHONPATH it ends at once).",
                 file=sys.stderr,
             )
 
@@ -367,11 +366,6 @@ def _settle(folder: RunFolder, future: Future[Returned], check: Check) -> str | 
     return failure
 
 
-def _python_path() -> str:
-    """Return what a command of a scheduler or worker begins with, as a shell reads it."""
-    return f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))}"
-
-
 def _died(error: KilledWorker) -> str:
     return f"its worker process died, {error.allowed_failures + 1} times in a row"
 
@@ -382,10 +376,10 @@ def reason_of(error: BaseException, run: RunConfig | None = None) -> str:
         return f"{_died(error)} (try fewer workers at a time: there may be too little memory)"
     if isinstance(error, ModuleNotFoundError):
         ours = (PROGRAM_DIR / f"{(error.name or '').partition('.')[0]}.py").exists() or "active_learning" in str(error)
-        way = f"start the workers with {_python_path()}" if ours else "install it there"
+        way = f"start the workers with {python_path()}" if ours else "install it there"
         return f"a worker cannot import it ({error}): {way}"
     if "deserialization of the task graph" in str(error):
-        return f"the scheduler cannot import it: start scheduler and workers with {_python_path()}"
+        return f"the scheduler cannot import it: start scheduler and workers with {python_path()}"
     return describe(error, run)
 
 

@@ -54,10 +54,22 @@ def _first_byte_of_tls(there: socket.socket) -> bytes:
 
 def no_scheduler(address: str, reason: str) -> ConnectionError:
     """Return the error of an address where no scheduler is."""
-    start = f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))} dask scheduler --port {address.rpartition(':')[2]}"
+    start, client = f"{python_path()} dask scheduler --port {address.rpartition(':')[2]}", ""
     if address.startswith("tls:"):
-        start += " --protocol tls --tls-ca-file CA.pem --tls-cert CERT.pem --tls-key KEY.pem"
+        start += f" --protocol tls{tls_flags(address)}"
+        names = ("CA_FILE=CA.pem", "CLIENT__CERT=CERT.pem", "CLIENT__KEY=KEY.pem")
+        client = f" and this program with `{' '.join(f'DASK_DISTRIBUTED__COMM__TLS__{name}' for name in names)}`"
     return ConnectionError(
-        f"--scheduler {address} does not answer as a Dask scheduler ({reason}): start one with `{start}`, or leave the "
-        "flag out to run on this machine"
+        f"--scheduler {address} does not answer as a Dask scheduler ({reason}): start one with `{start}`{client}, or "
+        "leave the flag out to run on this machine"
     )
+
+
+def python_path() -> str:
+    """Return what a command of a scheduler or worker begins with, as a shell reads it."""
+    return f"PYTHONPATH={shlex.quote(str(PROGRAM_DIR))}"
+
+
+def tls_flags(address: str) -> str:
+    """Return what a command of a scheduler or worker at an address takes besides."""
+    return " --tls-ca-file CA.pem --tls-cert CERT.pem --tls-key KEY.pem" if address.startswith("tls:") else ""

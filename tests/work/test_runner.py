@@ -233,6 +233,7 @@ def test_a_scheduler_that_does_not_answer(
     printed = capsys.readouterr().err
     assert "dask scheduler --port 1 --protocol tls " in printed
     assert all(flag in printed for flag in tls)
+    assert all(f"COMM__TLS__{name}=" in printed for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "tls"])
