@@ -331,7 +331,7 @@ def test_a_cluster_without_workers_is_told_of_once_each_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(cluster, "PROGRAM_DIR", Path("/a b"))
+    monkeypatch.setattr("active_learning.work.scheduler.PROGRAM_DIR", Path("/a b"))
     client, checks = MagicMock(), []
     client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, OSError("lost"), {"tcp://h:2": 1}, {}]
     look = cluster.telling_of_workers(client, "tcp://h:1", lambda: checks.append(1))
