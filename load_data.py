@@ -516,7 +516,7 @@ def _download_files(name: str, data_dir: Path, check: Check) -> None:
         raise _not_available(files, data_dir, answers)
     place.mkdir(parents=True, exist_ok=True)
     partial_dir = data_dir / ".download"
-    lock = FileLock(data_dir / "download.lock")
+    lock = FileLock(data_dir / "download.lock", fallback_to_soft=False)
     with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
         try:
             # Looked up again: whoever held the lock before may have downloaded them.

@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -13,9 +12,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout, lock_descriptor
 
 from active_learning.settings.config import ConfigError
-
-# Where the file system knows no locks, filelock takes a file's existence for one, and says so in its own words.
-warnings.filterwarnings("ignore", "flock not supported")
 
 
 class StoreError(Exception):
@@ -62,6 +58,14 @@ def _broken_link(error: OSError) -> str:
     return ""
 
 
+def system_lock(path: Path) -> FileLock:
+    """Return a lock that ends with its owner; where a file system has none, acquiring it raises an OSError.
+
+    A file's existence in place of one, which filelock falls back to, would outlive a program that is killed.
+    """
+    return FileLock(path, fallback_to_soft=False)
+
+
 @contextmanager
 def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
     """Hold the result folder for this process. The operating system frees the lock of a process that is killed.
@@ -81,7 +85,7 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         OSError: when the disk is full.
     """
     holder_file = result_dir / ".lock_holder"
-    lock = FileLock(result_dir / ".lock")
+    lock = system_lock(result_dir / ".lock")
     there, made = False, []
     try:
         there = result_dir.is_dir()
@@ -94,17 +98,16 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         other = ", or name another --result_dir" if another else ""
         raise StoreError(f"{result_dir} is in use by {_holder(holder_file)}: wait for it to end{other}.") from None
     except OSError as error:
-        if error.errno in _NO_LOCKS and made:
-            Path(lock.lock_file).unlink(missing_ok=True)  # nobody can hold it
-        _leave(lock, holder_file, made)
+        _leave(lock, holder_file, made, held_by_none=error.errno in NO_LOCKS)
         if error.errno in _NO_SPACE:
             raise
-        if error.errno in _NO_HANDLES:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            limit = ", or raise the limit with `ulimit -n`" if error.errno == errno.EMFILE else ""
             raise StoreError(
-                f"{result_dir} cannot be used ({error.strerror}): close some programs, or raise the limit with "
-                "`ulimit -n`, and give the command again."
+                f"{result_dir} cannot be used ({error.strerror}): close some programs{limit}, and give the command "
+                "again."
             ) from error
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_LOCKS:
             raise ConfigError(
                 f"--result_dir {result_dir} is on a file system without locks ({error.strerror}): name one on another."
             ) from error
@@ -125,9 +128,11 @@ def locked(result_dir: Path, *, another: bool = True) -> Iterator[str]:
         _leave(lock, holder_file, made)
 
 
-def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path]) -> None:
+def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path], *, held_by_none: bool = False) -> None:
     """Free the lock, if it is held, and leave no folder that was made for it and holds nothing."""
     with suppress(OSError):  # a folder that holds more stays
+        if held_by_none and made:
+            Path(lock.lock_file).unlink(missing_ok=True)
         if lock.is_locked:
             holder_file.unlink(missing_ok=True)
             if list(holder_file.parent.iterdir()) == [Path(lock.lock_file)]:
@@ -138,8 +143,8 @@ def _leave(lock: FileLock, holder_file: Path, made: Sequence[Path]) -> None:
 
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_HANDLES = (errno.EMFILE, errno.ENFILE)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system without locks says, such as Lustre mounted without `-o flock`."""
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -48,7 +48,7 @@ def commit_of(checkout: Path) -> str | None:
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "*.py"], capture_output=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip() + ("+" if changed.returncode else "")
+    return commit.stdout.strip() + ("+" if changed.returncode else "") if changed.returncode in (0, 1) else None
 
 
 def _processor() -> str:

@@ -34,10 +34,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 
-from active_learning.disk.files import StoreError, is_held, make_folder, write_atomically, write_if_changed
+from active_learning.disk.files import (
+    StoreError,
+    is_held,
+    make_folder,
+    system_lock,
+    write_atomically,
+    write_if_changed,
+)
 from active_learning.disk.record import (
     Round,
     Row,
@@ -125,7 +132,7 @@ class RunFolder:
             check: called while waiting; what it raises ends the wait.
         """
         make_folder(self.path)
-        lock = FileLock(self.path / ".lock")
+        lock = system_lock(self.path / ".lock")
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=0.5)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from active_learning.disk.files import make_folder, refusal
+from active_learning.disk.files import NO_LOCKS, make_folder, refusal, system_lock
 from active_learning.images.cache import Progress
 from active_learning.images.files import find_images
 from active_learning.images.library import MOST_SIDE, Library, Picture, given_labels, mean_and_std, open_library
@@ -130,16 +129,21 @@ def open_folder(
     cache = kept / hashlib.sha256(os.fsencode(images)).hexdigest()[:16]
     try:
         make_folder(cache)
-        lock = FileLock(cache / ".lock")
+        lock = system_lock(cache / ".lock")
         with lock.acquire(poll_interval=0.5, cancel_check=check):  # type: ignore[arg-type]  # its None goes on waiting
             limits = smallest, max(smallest, MOST_SIDE)
             library = open_library(listing, cache, image_size, limits, progress, check)
             for name, reason in library.skipped.items():
                 if isinstance(reason, PassingFault):  # runs without it could not be continued with it
-                    raise DataError(f"{name} in {images} is not read: {reason}, or take the image out of the folder.")
+                    raise DataError(f"{name} in {images} is not read: {reason}, or take it out of the folder.")
             labels = {sha256: label.name for sha256, label in given_labels(listing, library).items()}
             return _data_set(images, library, labels)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise DataError(
+                f"{cache} is on a file system without locks ({error.strerror}): name a folder on another one with "
+                "--data_dir."
+            ) from error
         raise DataError(
             f"the decoded images of {images} cannot be kept in {cache} ({refusal(error)}): check its permissions and "
             "free space, or name another folder with --data_dir."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from active_learning.images.pixels import fault
 from active_learning.images.tables import Answer, normal, read_csv
 from active_learning.settings.config import ConfigError
 from load_data import DataError
@@ -136,7 +137,7 @@ def _entries(
         seen.add((known.st_dev, known.st_ino))
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
     except OSError as error:
-        listing.skipped[prefix.rstrip("/") or "."] = f"the folder cannot be read: {error.strerror}"
+        listing.skipped[prefix.rstrip("/") or "."] = fault(error, f"the folder cannot be read: {error.strerror}")
         return []
     return [(prefix, entry) for entry in entries]
 

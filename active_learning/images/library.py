@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from active_learning.images.cache import Cache, Images, Progress, working_threads
 from active_learning.images.files import Listing
-from active_learning.images.pixels import Header, guarded, read_header
+from active_learning.images.pixels import Header, PassingFault, guarded, read_header
 from load_data import DataError
 
 EXTREME = 3
@@ -198,7 +198,11 @@ def _headers(listing: Listing, cache: Cache, progress: Progress, check: Callable
             headers[name] = header
     headers = {answer.file_name: headers[answer.file_name] for answer in listing.answers}
     old = now - FRESH_SECONDS * 10**9
-    settled = {name for name, (_, changed) in stamps.items() if changed < old and headers[name].sha256}
+    settled = {
+        name
+        for name, (_, changed) in stamps.items()
+        if changed < old and headers[name].sha256 and not isinstance(headers[name].fault, PassingFault)
+    }
     cache.know({name: stamps[name] for name in headers if name in settled}, headers)
     return headers
 

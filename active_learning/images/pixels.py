@@ -1,10 +1,11 @@
 """One image file: what it holds, and the pixels that a network sees of it. Pillow decodes."""
 
+import errno
 import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class PassingFault(str):
 
 
 AGAIN = "give the command again"
+LASTING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system says of files and folders that are the same the next time; of others it may say something else."""
+
+
+def fault(error: Exception, words: str, lasting: Collection[int] = LASTING) -> str:
+    """Return what is wrong with a file that could not be read, and whether that may be gone the next time."""
+    passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, *lasting))
+    return PassingFault(f"{words}: {AGAIN}") if passing else words
 
 
 @contextmanager
@@ -67,7 +76,8 @@ def read_header(path: Path) -> Header:
     try:
         content = path.read_bytes()
     except (OSError, MemoryError) as error:
-        return Header(fault=f"it cannot be read: {getattr(error, 'strerror', None) or 'it is larger than the memory'}")
+        why = getattr(error, "strerror", None) or "it is larger than the memory"
+        return Header(fault=fault(error, f"it cannot be read: {why}"))
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -76,7 +86,7 @@ def read_header(path: Path) -> Header:
                 width, height = height, width
             return Header(sha256, width, height, image.mode in GREY_MODES)
     except Exception as error:  # decoders of damaged files raise whatever their code ran into
-        return Header(sha256, fault=_why(error))
+        return Header(sha256, fault=fault(error, _why(error)))
 
 
 def decode(path: Path, size: int, *, grey: bool, sha256: str = "") -> npt.NDArray[np.uint8] | str:
@@ -103,8 +113,7 @@ def decode(path: Path, size: int, *, grey: bool, sha256: str = "") -> npt.NDArra
         pixels_hwc = np.asarray(upright).reshape(size, size, -1)
         return np.ascontiguousarray(np.moveaxis(pixels_hwc, -1, 0))
     except Exception as error:  # as above
-        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
-        return PassingFault(f"{_why(error)}: {AGAIN}") if passing else _why(error)
+        return fault(error, _why(error), lasting=())  # its header was read
 
 
 def thumbnail(path: Path, most: int) -> Image.Image | None:

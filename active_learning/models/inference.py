@@ -221,5 +221,17 @@ class _CallingThread(Executor):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed; on the CPU torch says so in words only."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """Return whether an allocation failed, which torch's parts say in words of their own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+"""On the CPU; of CUDA's and of Apple's devices; of CUDA's libraries; of C++."""
+
+
+def is_of_device(error: Exception) -> bool:
+    """Return whether a graphics processor, or one of its libraries, failed."""
+    return isinstance(error, torch.AcceleratorError) or any(words in str(error) for words in _DEVICES)
+
+
+_DEVICES = ("CUDA", "cuDNN", "CUDNN", "CUBLAS", "MPS")

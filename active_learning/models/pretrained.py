@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from active_learning.models.inference import is_out_of_memory
 from cnn_model import IMAGENET_MEAN, IMAGENET_STD, Weights
 from load_data import DataError
 
@@ -82,7 +83,7 @@ def _downloaded() -> dict[str, Tensor]:
         state: dict[str, Tensor] = ResNet18_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # torch reads any bytes, as below
         kept = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(ResNet18_Weights.DEFAULT.url).path).name)
-        if isinstance(error, MemoryError):
+        if is_out_of_memory(error):
             raise
         if kept.exists() and isinstance(error, OSError) and error.errno is not None:
             raise DataError(
@@ -110,6 +111,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise DataError(f"--weights {path} cannot be read ({error.strerror or error}): {_WANTED}.") from error
     except Exception as error:  # torch reads any bytes, and each kind of wrong ones ends in another exception
+        if is_out_of_memory(error):
+            raise
         raise DataError(f"--weights {path} is no file of weights: {_WANTED}.") from error
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not named:

@@ -20,7 +20,7 @@ from active_learning.images.files import Listing, find_images
 from active_learning.images.library import MOST_SIDE, Label, Library, given_labels, open_library
 from active_learning.images.tables import csv_text, spreadsheet_safe
 from active_learning.interruption import Watch
-from active_learning.models.inference import is_out_of_memory
+from active_learning.models.inference import is_of_device, is_out_of_memory
 from active_learning.ranking.config import RankConfig
 from active_learning.ranking.flags import read_flags
 from active_learning.ranking.journal import Choice, Journal, digest
@@ -178,26 +178,27 @@ class _Session:
 
     def _inputs(self, library: Library) -> tuple[Inputs, str, Weights | None]:
         """Return what the network takes of each image, and the weights' digest; the weights where they are trained."""
-        config = self.config
-        if config.fine_tune:
-            from active_learning.models.pretrained import Pretrained
-
-            network = Pretrained(config.weights)
-            return library.pixels, network.digest, network.weights()
-        if not config.pretrained:
+        if self.config.weights == "none":
             return library.pixels, "", None
-        from active_learning.ranking.features import features_of
-
-        folder = config.folder / "cache"
         try:
-            return *features_of(library, config.weights, folder, config.threads, self.progress, self.check), None
+            return self._pretrained_inputs(library)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             raise DataError(
-                "there is not enough memory for the features of a pretrained network: give a smaller --image_size, or "
-                "--weights none."
+                "there is not enough memory for a pretrained network: give a smaller --image_size, or --weights none."
             ) from error
+
+    def _pretrained_inputs(self, library: Library) -> tuple[Inputs, str, Weights | None]:
+        from active_learning.models.pretrained import Pretrained
+        from active_learning.ranking.features import features_of
+
+        config = self.config
+        if config.fine_tune:
+            network = Pretrained(config.weights)
+            return library.pixels, network.digest, network.weights()
+        folder = config.folder / "cache"
+        return *features_of(library, config.weights, folder, config.threads, self.progress, self.check), None
 
     def _round(
         self, library: Library, inputs: Inputs, pretrained: Weights | None, labels: Mapping[str, Label], number: int
@@ -218,12 +219,12 @@ class _Session:
                 f"the network cannot be trained on these labels ({error}): no label is lost; try {exact}another --seed."
             ) from error
         except (MemoryError, RuntimeError) as error:
+            if is_of_device(error) and not is_out_of_memory(error):
+                raise DataError(
+                    f"the device failed ({' '.join(str(error).split())}): no label is lost; try --device cpu."
+                ) from error
             if not is_out_of_memory(error):
-                _, device = machine(self.config)
-                if device == "cpu":
-                    raise
-                words = " ".join(str(error).split())
-                raise DataError(f"{device} failed ({words}): no label is lost; try --device cpu.") from error
+                raise
             passes = self.config.dropout_iter
             fewer = f" for --dropout_iter {passes} passes: give fewer, or" if passes > 1 else ": give"
             raise DataError(f"there is not enough memory{fewer} a smaller --image_size.") from error

@@ -99,7 +99,7 @@ def _no_image(answer: Answer, names: Names) -> str:
     name, skipped = answer.file_name, names.library.skipped
     delete = "delete the task in Label Studio, and export again" if answer.task else "delete this line"
     if name in skipped:
-        way = "" if isinstance(skipped[name], PassingFault) else f": {delete}"
+        way = f", or {delete}" if isinstance(skipped[name], PassingFault) else f": {delete}"
         return f"{answer.where}: {name!r} has been left out, since {skipped[name]}{way}."
     if answer.sha256 and (answer.task or names.known(name) not in names.pictures):
         return (

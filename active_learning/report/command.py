@@ -35,7 +35,7 @@ def main(
         try:
             return _main(argv, prog, check)
         except MemoryError:
-            return _fail(1, "there is not enough memory; the same command starts anew.")
+            return _fail(1, "there is not enough memory: close other programs, and give the command again.")
 
     return with_streams("report", work)
 

@@ -1,6 +1,6 @@
 """Which figures a summary has, and what each shows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -113,9 +113,15 @@ def cited_points(summary: Summary) -> dict[str, dict[str, list[tuple[float, floa
     return found
 
 
+def stand_at_the_end(cited: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], end: int) -> bool:
+    """Return whether marks of others' results stand where our curves end, and so beside one another."""
+    return any(images == end for functions in cited.values() for points in functions.values() for images, _ in points)
+
+
 def _draw_cited(axes: Axes, summary: Summary) -> None:
     """Mark where the paper and the re-implementation reached an error, in their function's colour."""
-    for source, functions in cited_points(summary).items():
+    cited = cited_points(summary)
+    for source, functions in cited.items():
         style: Any = {"marker": THIN[source], "linestyle": "none", "markersize": 8, "markeredgewidth": 1}
         for place, (function, points) in enumerate(functions.items()):
             shifted = [
@@ -123,7 +129,7 @@ def _draw_cited(axes: Axes, summary: Summary) -> None:
             ]
             axes.plot(*zip(*shifted, strict=True), **style, color=colour(function))
         axes.plot([], [], **style, color=GREY, label=cited_figures().sources[source].label)
-        if any(images == summary.end for points in functions.values() for images, _ in points):
+        if stand_at_the_end({source: functions}, summary.end):
             axes.set_xlim(right=max(axes.get_xlim()[1], (1 + APART * len(functions)) * summary.end))
 
 

@@ -19,7 +19,7 @@ from active_learning.disk.record import Row
 from active_learning.images.dataset import SPLIT
 from active_learning.report.colours import DARK
 from active_learning.report.drawing import Figure
-from active_learning.report.figures import cited_points
+from active_learning.report.figures import cited_points, stand_at_the_end
 from active_learning.report.formats import NOTHING, Table, listed, number_cell, text_cell
 from active_learning.report.gallery import Gallery, data_uri
 from active_learning.report.records import visible
@@ -138,9 +138,9 @@ def curve_caption(summary: Summary, cited: bool = False) -> str:
         sentences.append("A thin line is a single run.")
     if max(counts) >= FEWEST_FOR_INTERVAL:
         sentences.append("A band is the 95 % bootstrap interval of the mean.")
-    points = [point for functions in cited_points(summary).values() for of in functions.values() for point in of]
-    if cited and points:
-        beside = "; those at the end stand side by side" if max(points)[0] == summary.end else ""
+    others = cited_points(summary)
+    if cited and others:
+        beside = "; those at the end stand side by side" if stand_at_the_end(others, summary.end) else ""
         sentences.append(f"Crosses mark the results of others, in the colour of their function{beside}.")
     return " ".join(sentences)
 
@@ -374,7 +374,7 @@ def _checkout(commits: Sequence[str], *, earlier: bool = False) -> str:
             f"This command computes these runs anew. They are of several commits, {listed(commits)}: no one checkout "
             "gives all of them to the last digit. The last table names the commit of each run."
         )
-    changes = ", whose code had changes that are in no commit" if commits[0].endswith("+") else ""
+    changes = ", which had changes that are in no commit" if commits[0].endswith("+") else ""
     return f"This command computes these runs anew, from a checkout of commit {commits[0].rstrip('+')}{changes}."
 
 
@@ -407,7 +407,7 @@ def _provenance_table(arms: Sequence[Arm], variant: int, result_dir: Path, outpu
         for run in arm.runs
     )
     headers = ("run", "folder", "commit", "processor", "passes by", "versions")
-    note = "A + behind a commit: the code had changes that are in no commit."
+    note = "A + behind a commit: the checkout had changes that are in no commit."
     return Table(f"provenance-{variant}", "Where and with what each run was computed", headers, rows, (note,))
 
 

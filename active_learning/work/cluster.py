@@ -31,6 +31,7 @@ import dask
 import safetensors.numpy
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, wait
 
+from active_learning.disk.files import refusal
 from active_learning.disk.provenance import VERSIONED
 from active_learning.disk.record import Round, Row
 from active_learning.disk.store import RunFolder
@@ -139,7 +140,7 @@ def _started(workers: int, scratch: Path, check: Check) -> LocalCluster:
             )
     except (RuntimeError, OSError) as error:
         check()  # a signal to all processes of the program ended them, too
-        why = f" ({describe(error)})" if isinstance(error, OSError) else ""  # Dask's own words help nobody
+        why = f" ({refusal(error)})" if isinstance(error, OSError) else ""  # Dask's own words help nobody
         raise ConnectionError(f"the {workers} worker processes did not start{why}; --jobs 1 needs none") from error
 
 
@@ -394,8 +395,8 @@ def execute_job(job: Job) -> Returned:
         message = {"holder": job.holder, "name": job.run.name, "repetition": job.run.repetition, "round": round_}
         worker.log_event(PROGRESS_TOPIC, {**message, "test_error": test_error, "packet": packet, "session": session})
 
-    if refusal := _refusal(job, worker.state.nthreads):
-        return Returned(refusal, session={})
+    if refused := _refusal(job, worker.state.nthreads):
+        return Returned(refused, session={})
     try:
         if is_shared(job):
             folder = RunFolder(job.result_dir, job.run)

@@ -621,20 +621,11 @@ def test_a_file_that_must_not_be_synced_is_no_lack_of_the_system(
             "os.open",
             errno.EMFILE,
             StoreError,
-            r"cannot be used \(Too many open files\): close some programs, or raise the limit ",
+            "cannot be used .*: close some programs, or raise the limit with `ulimit",
         ),
-        (
-            "os.open",
-            errno.ENFILE,
-            StoreError,
-            r"cannot be used \(Too many open files in system\): close some programs, or ",
-        ),
-        (
-            "fcntl.flock",
-            errno.ENOLCK,
-            ConfigError,
-            r"a file system without locks \(No locks available\): name one on another\.$",
-        ),
+        ("os.open", errno.ENFILE, StoreError, "cannot be used .*: close some programs, and give the command again"),
+        ("fcntl.flock", errno.ENOLCK, ConfigError, r"file system without locks \(.*\): name one on another\.$"),
+        ("fcntl.flock", errno.ENOSYS, ConfigError, r"file system without locks \(.*\): name one on another\.$"),
     ],
 )
 def test_a_lock_that_cannot_be_had_is_told_and_leaves_no_folder(
@@ -645,28 +636,6 @@ def test_a_lock_that_cannot_be_had_is_told_and_leaves_no_folder(
         with pytest.raises(kind, match=told), locked(tmp_path / "made"):
             pass
     assert not (tmp_path / "made").exists()
-
-
-def test_where_there_are_no_locks_at_all_a_file_is_one(tmp_path: Path) -> None:
-    """Lustre, mounted without `-o flock`, says ENOSYS: filelock then takes the file's existence for a lock."""
-    code = (
-        "import errno, fcntl, sys\nfrom pathlib import Path\n"
-        "def flock(*_): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
-        "fcntl.flock = flock\n"
-        "from active_learning.disk.files import StoreError, locked\n"
-        "folder = Path(sys.argv[1])\n"
-        "with locked(folder):\n"
-        "    (folder / 'result').touch()\n"
-        "    try:\n"
-        "        with locked(folder): print('both')\n"
-        "    except StoreError as error: print(error)\n"
-        "with locked(folder): print('again')\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "results")]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    first, last = ended.stdout.splitlines()
-    assert (ended.returncode, ended.stderr, last) == (0, "", "again")
-    assert "is in use by process" in first
 
 
 def test_a_lock_that_cannot_be_asked_for_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,13 +129,14 @@ def test_runs_are_of_one_size_of_images(
     assert run("--rounds=2", "--image_size=12") == 0
 
 
-def test_a_read_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("failing", [1, 2])  # its header; its pixels
+def test_a_read_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     make(tmp_path / "images")
     reads = list[str]()
 
     def tired(path: Path) -> bytes:
         reads.append(path.name)
-        if reads.count("30.png") == 2 and path.name == "30.png":  # its header was read, its pixels are not
+        if reads.count("30.png") == failing and path.name == "30.png":
             raise OSError(errno.EIO, "Input/output error")
         return once_read(path)
 
@@ -374,7 +375,7 @@ def test_nothing_runs_without_an_image_that_could_not_be_read_this_time(
     with monkeypatch.context() as patched:
         patched.setattr("active_learning.images.library.read_header", changing)
         assert run() == 1
-    told = "it was changed while the images were read: give the command again, or take the image out of the folder."
+    told = "it was changed while the images were read: give the command again, or take it out of the folder."
     assert f"{first.relative_to(images).as_posix()} in {images} is not read: {told}\n" in capsys.readouterr().err
     assert not list(tmp_path.rglob("metrics.jsonl"))
     assert run() == 0

@@ -103,7 +103,10 @@ def test_a_label_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> Non
     [
         ("x.png,cat", r"line 2: 'x.png' is none of the 4 images \(did you mean 'a.png'\?\)"),
         ("bad.png,cat", "line 2: 'bad.png' has been left out, since it is no image that Pillow knows"),
-        ("late.png,cat", "line 2: 'late.png' has been left out, since it was changed: give the command again\\.$"),
+        (
+            "late.png,cat",
+            "'late.png' has been left out, since it was changed: give the command again, or delete this line\\.$",
+        ),
         ("b b.png,cta", r"line 2: 'cta' is no class so far \(did you mean 'cat'\?\); there are cat, dog: "),
         ("b b.png,=cat", "line 2: '=cat' can be no class"),
         ("b b.png,cat\nb b.png,dog", "line 3: 'b b.png' is 'dog' here and 'cat' in .*labels.csv, line 2"),

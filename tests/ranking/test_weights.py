@@ -189,14 +189,14 @@ def test_no_network_is_told_with_the_way_to_give_a_file(
     assert printed.endswith("copy resnet18-f37072fd.pth from a machine that can, and give --weights and its path.")
 
 
-def test_a_lack_of_memory_for_features_is_told_with_what_takes_less(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path
+@pytest.mark.parametrize("call", ["active_learning.models.pretrained.Pretrained.features", "torch.load"])
+def test_a_lack_of_memory_for_pretrained_weights_is_told_with_what_takes_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, weights: Path, call: str
 ) -> None:
-    lacking = MagicMock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory"))
-    monkeypatch.setattr("active_learning.models.pretrained.Pretrained.features", lacking)
+    monkeypatch.setattr(call, MagicMock(side_effect=RuntimeError("DefaultCPUAllocator: can't allocate memory")))
     make_folder(tmp_path / "images", pool=8)
     assert rank(tmp_path / "images", *FLAGS, "--weights", weights) == 1
-    told = "features of a pretrained network: give a smaller --image_size, or --weights none.\n"
+    told = "not enough memory for a pretrained network: give a smaller --image_size, or --weights none.\n"
     assert capsys.readouterr().err.endswith(told)
 
 

@@ -1478,7 +1478,7 @@ def test_the_page_says_which_classes_and_what_mbr_is(tmp_path: Path) -> None:
     ("commits", "words"),
     [
         (["0123abc"], "from a checkout of commit 0123abc."),
-        (["0123abc+"], "from a checkout of commit 0123abc, whose code had changes that are in no commit."),
+        (["0123abc+"], "from a checkout of commit 0123abc, which had changes that are in no commit."),
         (["0123abc", "4567def"], "They are of several commits, 0123abc and 4567def: no one checkout"),
         ([], "No run names the commit that computed it."),
     ],
@@ -1542,7 +1542,10 @@ def test_a_report_for_which_there_is_no_memory_says_so(
 ) -> None:
     monkeypatch.setattr("active_learning.report.command.summarise", MagicMock(side_effect=MemoryError))
     assert main([str(small)]) == 1
-    assert capsys.readouterr().err == "report: error: there is not enough memory; the same command starts anew.\n"
+    assert (
+        capsys.readouterr().err
+        == "report: error: there is not enough memory: close other programs, and give the command again.\n"
+    )
 
 
 def test_what_cannot_stand_beside_the_paper_the_readme_tells_in_words(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs on the workers of a Dask cluster that exists: the same bytes as on this machine."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -235,6 +236,25 @@ def test_workers_that_do_not_start_are_said(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr.partition(", and")[0]) == (1, told)
 
 
+def test_workers_that_the_system_refuses_are_said(
+    tiny_main: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "LocalCluster", MagicMock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+    assert tiny_main("--result_dir", tmp_path, "--jobs", 2) == 1
+    told = "the 2 worker processes did not start (Too many open files); --jobs 1 needs none; "
+    assert told in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_before_any_run_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    future = MagicMock(result=MagicMock(side_effect=KilledWorker("task", MagicMock(), 1)))
+    client = MagicMock(submit=MagicMock(return_value=future))
+    monkeypatch.setattr(cluster, "_as_completed", lambda futures, check: iter(futures))
+    with pytest.raises(
+        ConnectionError, match=r"^its worker process died, 2 times in a row, before any run: there may be"
+    ):
+        cluster.ask(client, lambda: None, refuse, "x")
+
+
 def refuse(sentence: str, _check: Check) -> None:
     raise ConfigError(sentence)
 
@@ -327,21 +347,24 @@ def test_tls_as_dask_is_configured(tiny_main: Tiny, tmp_path: Path, tls_files: d
         assert tiny_main(*flags) == 0
 
 
+@pytest.mark.parametrize(
+    ("scheme", "flags"), [("tcp", ""), ("tls", " --tls-ca-file CA.pem --tls-cert CERT.pem --tls-key KEY.pem")]
+)
 def test_a_cluster_without_workers_is_told_of_once_each_time(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scheme: str, flags: str
 ) -> None:
     monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.0)
     monkeypatch.setattr("active_learning.work.scheduler.PROGRAM_DIR", Path("/a b"))
     client, checks = MagicMock(), []
     client.nthreads.side_effect = [{"tcp://h:2": 1}, {}, {}, OSError("lost"), {"tcp://h:2": 1}, {}]
-    look = cluster.telling_of_workers(client, "tcp://h:1", lambda: checks.append(1))
+    look = cluster.telling_of_workers(client, f"{scheme}://h:1", lambda: checks.append(1))
     told = []
     for _ in range(6):
         look()
         told.append(capsys.readouterr().err)
     assert [bool(words) for words in told] == [False, True, False, False, False, True]
-    assert told[1].startswith("--scheduler tcp://h:1 has no worker, and the runs wait for one: ")
-    assert "dask worker tcp://h:1 --nthreads 1" in told[1]
+    assert told[1].startswith(f"--scheduler {scheme}://h:1 has no worker, and the runs wait for one: ")
+    assert f"dask worker {scheme}://h:1 --nthreads 1{flags}` (" in told[1]
     assert "`PYTHONPATH='/a b' dask" in told[1]
     assert len(checks) == 6
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,10 @@ def test_a_signal_stops_and_the_same_command_goes_on(
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("std::bad_alloc"),
     ],
 )
 def test_whatever_says_that_memory_is_out_has_the_same_way_out(error: Exception) -> None:
@@ -129,7 +134,15 @@ def test_whatever_says_that_memory_is_out_has_the_same_way_out(error: Exception)
     bayesian, *_, deterministic = planned_runs(read_flags(["--determ"]), "float32", "cpu")
     assert describe(error, bayesian) == f"{words}, or a smaller --dropout_iter in another result folder)"
     assert describe(error, deterministic) == describe(error) == f"{words})"
-    assert describe(RuntimeError("another")) == "another"
+    assert describe(RuntimeError("another"), bayesian) == "another"
+
+
+def test_a_device_that_fails_has_another_one_as_its_way_out() -> None:
+    run = planned_runs(read_flags([]), "float32", "cpu")[0]
+    error = RuntimeError("CUDA error: an illegal memory access\nwas encountered")
+    told = "CUDA error: an illegal memory access was encountered"
+    assert describe(error, run) == told
+    assert describe(error, replace(run, device="cuda")) == f"{told} (try --device cpu in another result folder)"
 
 
 def test_one_failed_run_does_not_stop_the_others(
