@@ -53,10 +53,6 @@ def readme_block(result_dirs: Sequence[Path], readme: Path) -> str:
             *(entry.markdown() for entry in tables),
             *([" ".join(map(markdown_safe, words))] if words else []),
         ]
-    parts += [
-        "A heading leads to the folder's report, with all tables (`tables.md`), figures and numbers; `main.py report "
-        "FOLDER` writes its page."
-    ]
     return "\n\n".join([*parts, END])
 
 

@@ -155,7 +155,8 @@ def _paper_reach_table(summary: Summary, arms: Sequence[Arm]) -> Table:
         rows.append(tuple(row))
     headers = [word for level in levels for word in (f"to {100 * level:.0f} %", "Gal et al.")]
     note = "Median [lower quartile, upper quartile] of the acquired images (runs that reached the error/all runs)."
-    return Table("paper_1", "Acquired images to reach a test error", (FUNCTION, *headers), tuple(rows), (note,))
+    notes = (note, *_standing(summary, arms))
+    return Table("paper_1", "Acquired images to reach a test error", (FUNCTION, *headers), tuple(rows), notes)
 
 
 def _paper_error_table(summary: Summary, arms: Sequence[Arm]) -> Table:
