@@ -40,6 +40,8 @@ def was_steady(folder: RunFolder) -> bool:
     could tell.
     """
     tests = np.convolve([row["test"] for row in folder.seconds[1:]], np.ones(5) / 5, "valid")
+    if not all("fit" in row for row in folder.seconds):  # the field of Minimum Bayes Risk is not trained
+        return False
     fits = [row["fit"] for row in folder.seconds[1:]]
     stood_still = max(fits) > 4 * np.quantile(fits, 0.9)  # for some rounds, as a machine that sleeps
     plain = [(row["fit"], r.labelled) for r, row in zip(folder.rounds, folder.seconds, strict=True) if row["fit"] > 1]
