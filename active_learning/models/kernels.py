@@ -91,6 +91,9 @@ BFLOAT16 = "+avx512bf16" in _PROCESSOR
 PIXELS = LANES // 4
 """Pixels or tiles that are multiplied at once: their sums over all filters take eight vector registers."""
 
+MANY_TILES = 2 * PIXELS if LANES == 16 else PIXELS
+"""Tiles that are multiplied at once while there are as many: their sums take half of 32 vector registers."""
+
 TILE_ROWS = 4
 """Rows of tiles that are transformed and multiplied together: they stay in the second cache."""
 
@@ -416,9 +419,10 @@ def _convolve_part(  # type: ignore[no-untyped-def]
     for_gradients = len(corners_npqo) > 0
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
-    between_hwo = np.empty((height, width, FILTERS), np.float32)
-    features_pqo = np.empty(features_npqo.shape[1:], np.float32)
-    corners_pqo = np.empty(features_npqo.shape[1:], np.uint8)
+    between_hwo = _scratch(height * width * FILTERS, images_nhw).reshape(height, width, FILTERS)
+    pooled_height, pooled_width = features_npqo.shape[1:3]
+    features_pqo = _scratch(pooled_height * pooled_width * FILTERS, features_npqo).reshape(features_npqo.shape[1:])
+    corners_pqo = _scratch(pooled_height * pooled_width * FILTERS, corners_npqo).reshape(features_npqo.shape[1:])
     for n in range(len(images_nhw)):
         if for_gradients:
             corners_pqo = corners_npqo[n]
@@ -438,10 +442,10 @@ def _gradients_of_part(  # type: ignore[no-untyped-def]
     """Add these images' parts to the first four arrays."""
     channels = weight1_kio.shape[1] // KERNEL
     height, width = images_nhw.shape[1] - KERNEL + 1, images_nhw.shape[2] // channels - KERNEL + 1
-    between_hwo = np.empty((height, width, FILTERS), np.float32)
+    between_hwo = _scratch(height * width * FILTERS, images_nhw).reshape(height, width, FILTERS)
     pooled_height, pooled_width = corners_npqo.shape[1:3]
-    gradient_pqo = np.empty(corners_npqo.shape[1:], np.float32)
-    by_between_hwo = np.empty((height, width, FILTERS), np.float32)
+    gradient_pqo = _scratch(gradient_nom[0].size, gradient_nom).reshape(corners_npqo.shape[1:])
+    by_between_hwo = _scratch(height * width * FILTERS, images_nhw).reshape(height, width, FILTERS)
     # The gradients that are not zero, by filter within a few pooled rows, and where their rows start.
     by_filter = ((pooled_height + GRADIENT_ROWS - 1) // GRADIENT_ROWS, FILTERS)
     most = GRADIENT_ROWS * pooled_width
@@ -540,7 +544,7 @@ def _stochastic_passes(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Write the logits of every pass."""
     strips, most = undropped_ski.shape[:2]
-    hidden = np.empty(undropped_ski.size, np.float32)
+    hidden = _scratch(undropped_ski.size, undropped_ski)
     hidden_start = output_start = 0
     for t in range(len(kept_starts) - 1):
         dropped_d = dropped[dropped_starts[t] : dropped_starts[t + 1]]
@@ -613,6 +617,15 @@ def _at(array, position):  # type: ignore[no-untyped-def]
 
 
 @numba.njit
+def _scratch(numbers, like):  # type: ignore[no-untyped-def]
+    """Return room for so many numbers in the precision of an array; it starts with a cache line (see `_empty`)."""
+    size = numbers * like.itemsize
+    buffer = np.empty(size + CACHE_LINE, np.uint8)
+    start = -buffer.ctypes.data % CACHE_LINE
+    return buffer[start : start + size].view(like.dtype)
+
+
+@numba.njit
 def _transpose(out_yx, in_xy):  # type: ignore[no-untyped-def]
     """Write in_xy.T."""
     rows, columns = in_xy.shape
@@ -649,13 +662,15 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
     width = between_hwo.shape[1]
     tiles = TILE_ROWS * pooled_width
     tiles += -tiles % PIXELS
-    half_iwo = np.empty((TILE, width, FILTERS), np.float32)
-    inputs_eto = np.empty((PRODUCTS, tiles, FILTERS), weight_eoo.dtype)
-    outputs_eto = np.empty((PRODUCTS, tiles, FILTERS), np.float32)
-    half_ijo = np.empty((POOLING, TILE, FILTERS), np.float32)
-    window_ao = np.empty((CORNERS, FILTERS), np.float32)
+    half_iwo = _scratch(TILE * width * FILTERS, between_hwo).reshape(TILE, width, FILTERS)
+    inputs_eto = _scratch(PRODUCTS * tiles * FILTERS, weight_eoo).reshape(PRODUCTS, tiles, FILTERS)
+    outputs_eto = _scratch(PRODUCTS * tiles * FILTERS, between_hwo).reshape(PRODUCTS, tiles, FILTERS)
+    half_ijo = _scratch(POOLING * TILE * FILTERS, between_hwo).reshape(POOLING, TILE, FILTERS)
+    window_ao = _scratch(CORNERS * FILTERS, between_hwo).reshape(CORNERS, FILTERS)
     for top in range(0, pooled_height, TILE_ROWS):
         rows = range(top, min(top + TILE_ROWS, pooled_height))
+        count = len(rows) * pooled_width
+        many = count - count % MANY_TILES
         for p in rows:
             for x in range(width):
                 source = _at(between_hwo, (POOLING * p * width + x) * FILTERS)
@@ -666,10 +681,13 @@ def _second_convolution(features_pqo, corners_pqo, between_hwo, weight_eoo, bias
                     source = _at(half_iwo, (i * width + POOLING * q) * FILTERS)
                     _map_input(_at(inputs_eto, (i * TILE * tiles + t) * FILTERS), tiles, source, 1, inputs_eto)
         for e in range(PRODUCTS):
-            for t in range(0, len(rows) * pooled_width, PIXELS):
+            weight = _at(weight_eoo, e * FILTERS**2)
+            for t in range(0, many, MANY_TILES):
                 place = (e * tiles + t) * FILTERS
-                weight = _at(weight_eoo, e * FILTERS**2)
-                _multiply_tiles(_at(outputs_eto, place), _at(inputs_eto, place), weight, weight_eoo)
+                _multiply_many(_at(outputs_eto, place), _at(inputs_eto, place), weight, weight_eoo)
+            for t in range(many, count, PIXELS):
+                place = (e * tiles + t) * FILTERS
+                _multiply_few(_at(outputs_eto, place), _at(inputs_eto, place), weight, weight_eoo)
         for p in rows:
             for q in range(pooled_width):
                 t = (p - top) * pooled_width + q
@@ -1013,31 +1031,38 @@ def _multiplication(relu: bool) -> Any:
 _multiply, _multiply_relu = _multiplication(relu=False), _multiplication(relu=True)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _multiply_tiles(_: Any, out: Any, left: Any, right: Any, like: Any) -> Any:
-    """Do out[r, :] = sum_i left[r, i] * right[i, :] for PIXELS rows r and FILTERS terms, without a loop.
+def _tile_multiplication(count: int) -> Any:
+    """Return an intrinsic: out[r, :] = sum_i left[r, i] * right[i, :] for `count` rows r and FILTERS terms.
 
-    The loops of `_multiply` take a quarter longer for so few terms. The factors are in the precision of `like`.
+    It has no loop: those of `_multiply` take a quarter longer for so few terms. The factors are in the precision of
+    `like`.
     """
 
-    def generate(builder: Builder, out: Value, left: Value, right: Value) -> None:
-        registers = [[cgutils.alloca_once_value(builder, _constant(0)) for _ in _PLACES] for _ in range(PIXELS)]
-        if like.dtype == types.uint16:
-            for pair in range(FILTERS // 2):
-                factors = [_load(builder, right, _INDEX(pair * FILTERS + place), _LANES) for place in _PLACES]
-                for r, row in enumerate(registers):
-                    pairs = _everywhere(builder, _load(builder, left, _INDEX((r * FILTERS) // 2 + pair), _LANE))
-                    for register, others in zip(row, factors, strict=True):
-                        _add_products(builder, register, pairs, others)
-        else:
-            for i in range(FILTERS):
-                numbers = [_INDEX(r * FILTERS + i) for r in range(PIXELS)]
-                _add_row(builder, registers, left, numbers, right, _INDEX(i))
-        for r, pixel in enumerate(registers):
-            for place, register in zip(_PLACES, pixel, strict=True):
-                _store(builder, builder.load(register), out, r * FILTERS + place)
+    @intrinsic  # type: ignore[untyped-decorator]
+    def multiply_tiles(_: Any, out: Any, left: Any, right: Any, like: Any) -> Any:
+        def generate(builder: Builder, out: Value, left: Value, right: Value) -> None:
+            registers = [[cgutils.alloca_once_value(builder, _constant(0)) for _ in _PLACES] for _ in range(count)]
+            if like.dtype == types.uint16:
+                for pair in range(FILTERS // 2):
+                    factors = [_load(builder, right, _INDEX(pair * FILTERS + place), _LANES) for place in _PLACES]
+                    for r, row in enumerate(registers):
+                        pairs = _everywhere(builder, _load(builder, left, _INDEX((r * FILTERS) // 2 + pair), _LANE))
+                        for register, others in zip(row, factors, strict=True):
+                            _add_products(builder, register, pairs, others)
+            else:
+                for i in range(FILTERS):
+                    numbers = [_INDEX(r * FILTERS + i) for r in range(count)]
+                    _add_row(builder, registers, left, numbers, right, _INDEX(i))
+            for r, pixel in enumerate(registers):
+                for place, register in zip(_PLACES, pixel, strict=True):
+                    _store(builder, builder.load(register), out, r * FILTERS + place)
 
-    return _addresses(3, generate, like)
+        return _addresses(3, generate, like)
+
+    return multiply_tiles
+
+
+_multiply_few, _multiply_many = _tile_multiplication(PIXELS), _tile_multiplication(MANY_TILES)
 
 
 def _linear_map(matrix: Sequence[Sequence[float]]) -> Any:
