@@ -286,12 +286,18 @@ class BayesianCNN(nn.Module):
         return dropped(x, self.dropouts[place], mask, self._masks if self.training else None)
 
 
+PICKED_TO = 16
+"""Channels and units that a pass keeps are filled up to a multiple of this, under weights of zero: oneDNN computes as
+many, and makes and keeps a kernel for each shape that it meets."""
+
+
 class BatchBALDCNN(nn.Module):
     """The network of Kirsch, van Amersfoort and Gal (2019): whole channels are dropped behind each convolution.
 
     conv 32@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - conv 64@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - dense 128 -
-    dropout 0.5 - relu - dense C. Its arguments are those of `BayesianCNN`. Only its first convolution is deterministic:
-    a pass computes nearly all of it.
+    dropout 0.5 - relu - dense C. Its arguments are those of `BayesianCNN`. Pooling and relu give the same before the
+    dropout of whole channels as after it. What stands before the first dropout is a tenth of the network: a pass
+    computes the rest anew, from the channels and the units that it keeps.
     """
 
     decayed: ClassVar[str] = "hidden.weight"
@@ -322,9 +328,8 @@ class BatchBALDCNN(nn.Module):
         self._masks = RandomMasks(seed)
 
     def features(self, images_nchw: Tensor) -> Tensor:
-        """Return the activations (N, 32, h, w) before the first dropout."""
-        features_nchw: Tensor = self.conv1(self.standardise(images_nchw))
-        return features_nchw
+        """Return the activations (N, 32, h, w) before the first dropout, pooled."""
+        return functional.relu(functional.max_pool2d(self.conv1(self.standardise(images_nchw)), 2))
 
     def forward(self, images_nchw: Tensor) -> Tensor:
         """Return the logits (N, C) of images (N, channels, height, width)."""
@@ -332,18 +337,45 @@ class BatchBALDCNN(nn.Module):
 
     def head(self, features_nchw: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
         """Return the logits (N, C) of activations before the first dropout; see `Network`."""
-        logits_nc: Tensor = self.output(self._hidden(features_nchw, kept, self._masks if self.training else None))
+        if kept is not None:
+            return self._of_kept(features_nchw, *(mask.flatten() for mask in kept))
+        logits_nc: Tensor = self.output(self._hidden(features_nchw, self._masks if self.training else None))
         return logits_nc
 
     def embed(self, features_nchw: Tensor) -> Tensor:
         """Return the hidden activations (N, 128), nothing dropped."""
-        return self._hidden(features_nchw, None, None)
+        return self._hidden(features_nchw, None)
 
-    def _hidden(self, x: Tensor, kept: Sequence[Tensor] | None, masks: RandomMasks | None) -> Tensor:
-        first, second, third = kept or (None, None, None)
-        x = functional.relu(functional.max_pool2d(dropped(x, self.dropouts[0], first, masks), 2))
-        x = functional.relu(functional.max_pool2d(dropped(self.conv2(x), self.dropouts[1], second, masks), 2))
-        return functional.relu(dropped(self.hidden(x.flatten(1)), self.dropouts[2], third, masks))
+    def _hidden(self, x: Tensor, masks: RandomMasks | None) -> Tensor:
+        first, second, third = self.dropouts
+        x = dropped(self.conv2(dropped(x, first, None, masks)), second, None, masks)
+        x = functional.relu(functional.max_pool2d(x, 2))
+        return functional.relu(dropped(self.hidden(x.flatten(1)), third, None, masks))
+
+    def _of_kept(self, x: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        """Return the logits (N, C) under masks that all images share, of what they keep.
+
+        What a dropout divides by, the weights behind it are divided by.
+        """
+        (first, weight_1), (second, weight_2), (third, weight_3) = (
+            _picked(kept, place.rate) for kept, place in zip((first, second, third), self.dropouts, strict=True)
+        )
+        filters = self.conv2.weight[second][:, first] * weight_1[:, None, None]
+        if len(first) < x.shape[1]:
+            x = x.permute(0, 2, 3, 1).index_select(3, first).permute(0, 3, 1, 2)  # stays in channels_last
+        x = functional.conv2d(x, filters.contiguous(memory_format=torch.channels_last), self.conv2.bias[second])
+        x = functional.relu(functional.max_pool2d(x, 2)).flatten(2)
+        weight = self.hidden.weight.unflatten(1, (-1, x.shape[2]))[third][:, second] * weight_2[:, None]
+        hidden = functional.relu(functional.linear(x.flatten(1), weight.flatten(1), self.hidden.bias[third]))
+        return functional.linear(hidden, self.output.weight[:, third] * weight_3, self.output.bias)
+
+
+def _picked(kept: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """Return which units are kept, filled up with others, and what the weights behind each are multiplied by."""
+    of_kept, of_dropped = kept.nonzero().squeeze(1), kept.logical_not().nonzero().squeeze(1)
+    count = max(PICKED_TO, len(of_kept) + -len(of_kept) % PICKED_TO)
+    places = torch.cat([of_kept, of_dropped])[:count].sort().values
+    return places, kept[places] / (1 - rate)
 
 
 class ResNet18(nn.Module):

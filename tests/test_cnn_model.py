@@ -490,6 +490,23 @@ def test_every_network_keeps_what_a_network_is(kind: NetworkKind) -> None:
         torch.testing.assert_close(copied.eval()(images), logits)
 
 
+def test_batchbalds_network_under_shared_masks_is_whole_channels_dropped_behind_each_convolution() -> None:
+    module = BatchBALDCNN((1, 28, 28), CLASSES, (0.1,), (0.3,), seed=1, initialisation="torch").eval()
+    images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(2)
+    drawn = [[torch.rand(place.shape, generator=generator) for place in module.dropouts] for _ in range(6)]
+    masks = [
+        [of_place > share for of_place in one] for one, share in zip(drawn, (0, 0.2, 0.5, 0.5, 0.8, 1), strict=True)
+    ]
+    with torch.inference_mode():
+        features = module.features(images)
+        for first, second, third in masks:
+            x = functional.relu(functional.max_pool2d(module.conv1(module.standardise(images)) * 2 * first, 2))
+            x = functional.relu(functional.max_pool2d(module.conv2(x) * 2 * second, 2))
+            logits = module.output(functional.relu(module.hidden(x.flatten(1)) * 2 * third))
+            torch.testing.assert_close(module.head(features, (first, second, third)), logits)
+
+
 @pytest.mark.parametrize("side", [16, 64])
 def test_the_residual_network_is_torchvisions_under_the_papers_head(side: int) -> None:
     from torchvision.models import resnet18
