@@ -321,7 +321,8 @@ def _draw_mark(axes: Axes, row: Row, height: float, marker: str) -> None:
     if not np.isnan(difference.half):
         axes.hlines(height, *ends(difference), color=tint, linewidth=1.5)
     face = "white" if np.isnan(difference.half) else tint
-    axes.plot(difference.mean, height, marker, color=tint, markerfacecolor=face, markersize=5, label=label)
+    look: dict[str, Any] = {"marker": marker, "color": tint, "markerfacecolor": face, "markersize": 5, "label": label}
+    axes.plot(difference.mean, height, linestyle="none", **look)
 
 
 def _markers(rows: Sequence[Row]) -> dict[str, str]:

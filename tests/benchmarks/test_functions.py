@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.settings.arms import planned_runs
 from benchmarks import functions
 from benchmarks.functions_page import write_page
@@ -72,6 +73,16 @@ def test_rows_are_what_is_worked_out_by_hand(tmp_path: Path) -> None:
     assert (uniform["Δ Random"], bald["Δ BALD at 20"]) == ("-", "-")
     assert "Not run yet: Margin." in page
     assert "Not run yet: Random, BALD, BADGE, Margin." in page, "of the second data set"
+
+
+def test_every_function_of_the_comparison_is_drawn(tmp_path: Path) -> None:
+    study = {**STUDY, "functions": functions.read_study()["functions"]}
+    config = functions.all_settings(study, tmp_path)["first"]
+    for run in planned_runs(config, "float32", "cpu"):
+        write_run(config.result_dir, run, [0.5, 0.4, 0.3])
+    write_page(study, functions.all_settings(study, tmp_path), tmp_path / "functions.md")
+    drawn = (tmp_path / "functions.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {ACQUISITION_FUNCTIONS[name].label} -->" in drawn for name in study["functions"][1:])
 
 
 def test_curves_are_paired_by_repetition_and_unfinished_ones_left_out(tmp_path: Path) -> None:
