@@ -235,14 +235,9 @@ def _draw_panel(axes: Axes, title: str, rows: Sequence[Row], base: str) -> None:
         alone = bool(np.isnan(difference.half))
         if not alone:
             axes.hlines(line, *ends(difference), color=tint, linewidth=1.5)
+        look: dict[str, Any] = {"color": tint, "markerfacecolor": "white" if alone else tint, "markersize": 5}
         marker = ACQUISITION_FUNCTIONS[row.acquisition].marker
-        look: dict[str, Any] = {
-            "marker": marker,
-            "color": tint,
-            "markerfacecolor": "white" if alone else tint,
-            "markersize": 5,
-        }
-        axes.plot(difference.mean, line, linestyle="none", **look)
+        axes.plot(difference.mean, line, linestyle="none", marker=marker, **look)
     names = [
         row.label + (f" ({len(row.runs)} of {row.planned})" if len(row.runs) < row.planned else "") for row in rows
     ]
