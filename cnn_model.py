@@ -287,8 +287,10 @@ class BayesianCNN(nn.Module):
 
 
 PICKED_TO = 16
-"""Channels and units that a pass keeps are filled up to a multiple of this, under weights of zero: oneDNN computes as
-many, and makes and keeps a kernel for each shape that it meets."""
+"""Channels and units that a pass keeps are filled up to a multiple of this, under weights of zero.
+
+oneDNN computes whole blocks of channels, of 16 with AVX-512, and makes and keeps a kernel for each shape that it meets.
+"""
 
 
 class BatchBALDCNN(nn.Module):
@@ -296,8 +298,8 @@ class BatchBALDCNN(nn.Module):
 
     conv 32@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - conv 64@5x5 - dropout2d 0.5 - maxpool 2x2 - relu - dense 128 -
     dropout 0.5 - relu - dense C. Its arguments are those of `BayesianCNN`. Pooling and relu give the same before the
-    dropout of whole channels as after it. What stands before the first dropout is a tenth of the network: a pass
-    computes the rest anew, from the channels and the units that it keeps.
+    dropout of whole channels as after it. What stands before the first dropout is an eighth of the network on images
+    of 28x28; of the rest a pass computes little more than the channels and the units that it keeps.
     """
 
     decayed: ClassVar[str] = "hidden.weight"

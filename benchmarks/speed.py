@@ -338,7 +338,10 @@ def bench_precision_pairs(bench: Bench) -> None:
 
 
 def bench_fit(bench: Bench) -> None:
-    """Arm (b): one fit at 1,020 images x 50 epochs against plain skorch, and skorch against a bare loop."""
+    """Arm (b): one fit at 1,020 images x 50 epochs against plain skorch, and skorch against a bare loop.
+
+    Against plain skorch with all threads and with one.
+    """
     images, labels = bench.labelled(1020)
     net = bench.classifier(bench.precision)
     ours, ratio = _fit_in_turns(bench, net)
@@ -363,7 +366,7 @@ def bench_fit(bench: Bench) -> None:
 
 
 def _fit_in_turns(bench: Bench, net: BayesianCNNClassifier) -> tuple[float, float]:
-    """Return the least seconds of our fits and how many times as fast as plain skorch it is, the median of five turns.
+    """Return the least seconds of our fit, and how many times as fast as plain skorch's it is, of five turns.
 
     In turns: what plain skorch takes drifts by a quarter within minutes on some machines.
     """
@@ -658,7 +661,7 @@ def main(
 
     Args:
         data_dir: folder with MNIST; without it the embedded digits are used.
-        threads: threads of every arm.
+        threads: threads of every arm; the fit is measured with one as well.
         output: where the JSON goes.
         measure_memory: only run the whole-pool round and print its peak memory.
     """

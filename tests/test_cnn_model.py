@@ -42,6 +42,7 @@ from cnn_model import (
     BayesianCNNClassifier,
     Dropout,
     NonFiniteLossError,
+    Precision,
     RandomMasks,
     ResNet18,
     TensorBatches,
@@ -490,21 +491,27 @@ def test_every_network_keeps_what_a_network_is(kind: NetworkKind) -> None:
         torch.testing.assert_close(copied.eval()(images), logits)
 
 
-def test_batchbalds_network_under_shared_masks_is_whole_channels_dropped_behind_each_convolution() -> None:
-    module = BatchBALDCNN((1, 28, 28), CLASSES, (0.1,), (0.3,), seed=1, initialisation="torch").eval()
-    images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 19, 33)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_batchbalds_network_drops_whole_channels_behind_each_convolution(
+    shape: tuple[int, int, int], precision: Precision
+) -> None:
+    module = BatchBALDCNN(shape, CLASSES, (0.1,), (0.3,), seed=1, initialisation="torch").eval()
+    images = torch.randint(0, 256, (5, *shape), dtype=torch.uint8)
     generator = torch.Generator().manual_seed(2)
-    drawn = [[torch.rand(place.shape, generator=generator) for place in module.dropouts] for _ in range(6)]
-    masks = [
-        [of_place > share for of_place in one] for one, share in zip(drawn, (0, 0.2, 0.5, 0.5, 0.8, 1), strict=True)
-    ]
-    with torch.inference_mode():
-        features = module.features(images)
-        for first, second, third in masks:
+    tolerance = 0.02 if precision == "bfloat16" else 1e-5
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+    for share in (0, 0.2, 0.5, 0.5, 0.8, 1):  # of what is dropped
+        kept = [torch.rand(place.shape, generator=generator) >= share for place in module.dropouts]
+        first, second, third = kept
+        with torch.inference_mode():
             x = functional.relu(functional.max_pool2d(module.conv1(module.standardise(images)) * 2 * first, 2))
             x = functional.relu(functional.max_pool2d(module.conv2(x) * 2 * second, 2))
             logits = module.output(functional.relu(module.hidden(x.flatten(1)) * 2 * third))
-            torch.testing.assert_close(module.head(features, (first, second, third)), logits)
+            with autocast:
+                torch.testing.assert_close(
+                    module.head(module.features(images), kept).float(), logits, rtol=tolerance, atol=tolerance
+                )
 
 
 @pytest.mark.parametrize("side", [16, 64])

@@ -40,8 +40,8 @@ Engine = Literal["kernels", "torch, dense layers only", "torch, the whole head"]
 def engine(network: type[nn.Module], device_type: str, precision: Precision) -> Engine:
     """Return who computes a network's passes.
 
-    The kernels and the short way through the dense layers are those of the paper's network. For any other the head is
-    computed whole in each pass, so that a pass costs what lies behind the first dropout.
+    The kernels and the short way through the dense layers are those of the paper's network. For any other each pass
+    calls the head: it costs what lies behind the first dropout, or what of it the network computes for one mask.
     """
     if not issubclass(network, BayesianCNN):
         return "torch, the whole head"
@@ -94,7 +94,7 @@ class HeadPasses:
 
 def bytes_a_pass(network: type[nn.Module], image_shape: tuple[int, ...], precision: Precision = "float32") -> int:
     """Return about how much memory a pass of MC dropout takes on a CPU: the weights that it picks, and its masks."""
-    if not issubclass(network, BayesianCNN):  # it picks none, and its masks are bytes
+    if not issubclass(network, BayesianCNN):  # it keeps none, and its masks are bytes
         return 0
     features = feature_count(image_shape)
     weights = FEATURE_DROPOUT * (1 - HIDDEN_DROPOUT) * HIDDEN_UNITS * (4 if precision == "float32" else 2)

@@ -92,7 +92,7 @@ PIXELS = LANES // 4
 """Pixels or tiles that are multiplied at once: their sums over all filters take eight vector registers."""
 
 MANY_TILES = 2 * PIXELS if LANES == 16 else PIXELS
-"""Tiles that are multiplied at once while there are as many: their sums take half of 32 vector registers."""
+"""Tiles that are multiplied at once as long as so many are left: their sums take half of the vector registers."""
 
 TILE_ROWS = 4
 """Rows of tiles that are transformed and multiplied together: they stay in the second cache."""
@@ -618,7 +618,10 @@ def _at(array, position):  # type: ignore[no-untyped-def]
 
 @numba.njit
 def _scratch(numbers, like):  # type: ignore[no-untyped-def]
-    """Return room for so many numbers in the precision of an array; it starts with a cache line (see `_empty`)."""
+    """Return room for so many numbers in the precision of an array; it starts with a cache line (see `_empty`).
+
+    The address only says where to start; it is not read from.
+    """
     size = numbers * like.itemsize
     buffer = np.empty(size + CACHE_LINE, np.uint8)
     start = -buffer.ctypes.data % CACHE_LINE

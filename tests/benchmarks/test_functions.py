@@ -75,7 +75,7 @@ def test_rows_are_what_is_worked_out_by_hand(tmp_path: Path) -> None:
     assert "Not run yet: Random, BALD, BADGE, Margin." in page, "of the second data set"
 
 
-def test_every_function_of_the_comparison_is_drawn(tmp_path: Path) -> None:
+def test_no_functions_marker_stops_the_figure(tmp_path: Path) -> None:
     study = {**STUDY, "functions": functions.read_study()["functions"]}
     config = functions.all_settings(study, tmp_path)["first"]
     for run in planned_runs(config, "float32", "cpu"):
