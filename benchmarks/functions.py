@@ -28,10 +28,14 @@ def read_study() -> dict[str, Any]:
 
 
 def all_settings(study: dict[str, Any], results: Path, **others: Any) -> dict[str, ExperimentConfig]:
-    """Return the settings of every study by its name."""
-    functions = tuple(study["functions"])
+    """Return the settings of every study by its name: of all functions, or of its own."""
     return {
-        name: ExperimentConfig(acq_func=functions, result_dir=results / name, **entry["flags"], **others)
+        name: ExperimentConfig(
+            acq_func=tuple(entry.get("functions", study["functions"])),
+            result_dir=results / name,
+            **entry["flags"],
+            **others,
+        )
         for name, entry in study["studies"].items()
     }
 

@@ -97,7 +97,7 @@ def read(key: str, entry: Mapping[str, Any], config: ExperimentConfig, against: 
             name: row for name, own in there.items()
             if name != base and (row := _paired(key, name, own, by_function[base])).runs
         }
-        for base in against
+        for base in against if base in by_function
     }  # fmt: skip
     return Study(
         key,
@@ -122,12 +122,13 @@ def render(
 ) -> str:
     """Return the page."""
     bases = [ACQUISITION_FUNCTIONS[name].label for name in study["against"]]
+    whole = [one.entry["title"] for one in studies if "functions" not in one.entry]
     parts = [
         "# Acquisition functions compared where they are hard to tell apart",
         "<!-- Written by `python -m benchmarks.functions`; edits are overwritten. -->",
-        f"{len(study['functions'])} acquisition functions on {listed([one.entry['title'] for one in studies])}, each "
-        "with the default training. Repetition k of two functions shares the split of the data, the first labelled "
-        "images and the seeds; every difference is taken within such a pair.",
+        f"{len(study['functions'])} acquisition functions on {listed(whole)}, each with the default training. "
+        "Repetition k of two functions shares the split of the data, the first labelled images and the seeds; every "
+        "difference is taken within such a pair.",
         f"![{figure.alt}]({figure.key}.png)",
         f"Bars are {100 * CONFIDENCE:.0f} % t-intervals of the mean paired difference to {bases[0]}; left of the line "
         f"is better. A hollow mark has one repetition, and no interval. The same [as SVG]({figure.key}.svg).",
@@ -136,7 +137,7 @@ def render(
         "benchmarks.functions`) writes this page from there.",
         "## How to read a row",
         _column_words(bases, studies),
-        *(part for one in studies for part in _section(one, configs[one.key], study["against"])),
+        *(part for one in studies for part in _section(one, configs[one.key])),
         "## Where the numbers come from",
         *origins(row for one in studies for row in one.alone),
     ]
@@ -160,22 +161,23 @@ def _column_words(bases: Sequence[str], studies: Sequence[Study]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def _section(study: Study, config: ExperimentConfig, against: Sequence[str]) -> Iterator[str]:
+def _section(study: Study, config: ExperimentConfig) -> Iterator[str]:
     yield f"## {study.entry['title']}"
     yield from (study.entry[key] for key in ("why", "follows") if key in study.entry)
-    flags = {**study.entry["flags"], "experiments": config.experiments, "seed": config.seed}
+    own = {"acq_func": study.entry["functions"]} if "functions" in study.entry else {}
+    flags = {**own, **study.entry["flags"], "experiments": config.experiments, "seed": config.seed}
     yield f"`{flag_words(flags)}`"
     if study.alone:
-        yield _table(study, against)
+        yield _table(study)
     if study.absent:
         yield f"Not run yet: {', '.join(study.absent)}."
 
 
-def _table(study: Study, against: Sequence[str]) -> str:
+def _table(study: Study) -> str:
     levels, points = study.entry["levels"], study.entry["points"]
     headers = ["function", "repetitions", *(f"to {100 * level:.0f} %" for level in levels)]
     headers += [*(f"% at {point}" for point in points), "mean error"]
-    for base in against:
+    for base in study.rows:
         label = ACQUISITION_FUNCTIONS[base].label
         headers += [f"Δ {label}", *(f"Δ {label} at {point}" for point in points)]
     cells = [_cells(study, row, levels, points) for row in study.alone]
@@ -208,7 +210,7 @@ def forest_plot(key: str, studies: Sequence[Study], base: str) -> Figure:
     Raises:
         PageError: if no function can be compared.
     """
-    shown = {one.entry["title"]: list(one.rows[base].values()) for one in studies if one.rows[base]}
+    shown = {one.entry["title"]: list(one.rows[base].values()) for one in studies if one.rows.get(base)}
     if not shown:
         raise PageError(
             f"There is no finished repetition of {base} and of another function to compare it with; --run true "
