@@ -60,6 +60,14 @@ def test_what_is_said_of_bald_is_so() -> None:
     assert np.median(images_e) < theirs
 
 
+@pytest.mark.parametrize(("function", "labels"), [("bald", [110, 130, 140]), ("batch_bald", [120, 120, 140])])
+def test_what_is_said_of_batchbalds_network_is_so(function: str, labels: list[int]) -> None:
+    curves_er = np.load(ROOT / "result_npy" / "batch_bald" / f"{function}-MC_dropout=True-repetitions.npy")
+    reached_er = curves_er <= 0.1 + 1e-9
+    assert reached_er.any(axis=1).all()
+    assert sorted(20 + 10 * reached_er.argmax(axis=1)) == labels
+
+
 def in_git() -> set[str]:
     """Every file that git knows, every folder above one, and the files' names alone."""
     try:
