@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import EarlyStopping, LRScheduler, PassthroughScoring
+from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler, PassthroughScoring
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
 from torch import Tensor, nn
@@ -31,7 +31,10 @@ HIDDEN_DROPOUT = 0.5
 HIDDEN_UNITS = 128
 
 STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
-"""With `stopping`, the validation loss is measured each so many steps, and a fit ends after so many without a gain."""
+"""With `stopping`, the validation set is looked at each so many steps, and a fit ends after so many looks without gain.
+
+Where whole epochs make the steps between two looks more, as many looks are waited for as come nearest to these steps.
+"""
 
 WARMUP = 0.1
 """The share of a fit's steps in which `warmup_cosine` lets the learning rate rise.
@@ -48,7 +51,7 @@ MASK_SEED = 0x6D61736B
 
 Initialisation = Literal["glorot", "torch"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
-Stopping = Literal["none", "validation"]
+Stopping = Literal["none", "validation", "validation_accuracy"]
 Masks = Literal["pass", "image"]
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda", "mps"]
@@ -542,8 +545,9 @@ class TensorBatches:
     Args:
         dataset: the images and their labels.
         batch_size: the most images of a batch.
+        epoch_images: how many images an epoch has at least: of fewer, each comes equally often, or once more.
         seed: seed of the order.
-        epochs: how often each image comes before the iteration ends.
+        epochs: how many epochs come before the iteration ends.
         augment: makes of a batch's images those that are trained on; its second argument is where it draws from.
         augment_seed: seed of what it draws.
     """
@@ -552,6 +556,7 @@ class TensorBatches:
         self,
         dataset: Any,
         batch_size: int,
+        epoch_images: int = 0,
         seed: int = 0,
         epochs: int = 1,
         augment: Augment | None = None,
@@ -559,7 +564,8 @@ class TensorBatches:
     ) -> None:
         self.images = torch.as_tensor(dataset.X)
         self.labels = torch.as_tensor(dataset.y)
-        self.batches = math.ceil(len(self.images) / batch_size)
+        self.epoch_images = max(epoch_images, len(self.images))
+        self.batches = math.ceil(self.epoch_images / batch_size)
         self.epochs = epochs
         self.augment = augment
         self.generator = torch.Generator().manual_seed(seed)
@@ -567,7 +573,7 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(self.epochs):
-            order = torch.randperm(len(self.images), generator=self.generator)
+            order = torch.randperm(self.epoch_images, generator=self.generator) % len(self.images)
             for batch in order.tensor_split(self.batches):
                 images = self.images[batch]
                 if self.augment is not None:
@@ -588,10 +594,12 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
     Args:
         module: the network's class (never an instance: skorch would continue from its weights).
         min_steps: the least number of optimiser steps of a fit.
+        epoch_images: the least number of images of an epoch; see `TensorBatches`.
         lr_schedule: "constant"; or "cosine": the learning rate falls from `lr` to 0 along half a cosine; or
             "warmup_cosine": the same times (t + 1) / w in the first w steps t, a share WARMUP of all.
-        stopping: "none", or "validation": a fit ends early once the loss on `validation` has not fallen for
-            STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN steps, and keeps the weights of its lowest.
+        stopping: "none", or "validation": a fit ends early once the loss on `validation` has not fallen for about
+            STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN steps, and keeps the weights of its lowest; or
+            "validation_accuracy": the same of the accuracy, which is to rise.
         validation: the images and labels that `stopping` looks at, in one pass without dropout.
         weight_decay: c.
         fit_seed: seed of the next fit: weights, batches, distortions and training masks.
@@ -610,6 +618,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: type[nn.Module] = BayesianCNN,
         *,
         min_steps: int = 0,
+        epoch_images: int = 0,
         lr_schedule: Schedule = "constant",
         stopping: Stopping = "none",
         validation: Labelled | None = None,
@@ -623,6 +632,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self.min_steps = min_steps
+        self.epoch_images = epoch_images
         self.lr_schedule = lr_schedule
         self.stopping = stopping
         self.validation = validation
@@ -633,7 +643,7 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.around_fit = around_fit
         self.check = check
         self.note = note
-        self.steps_ = 0  # of the last fit, or of the one that has begun
+        self.steps_, self.patience_ = 0, CHECKS_WITHOUT_GAIN  # of the last fit, or of the one that has begun
         defaults: dict[str, Any] = {
             "criterion": nn.CrossEntropyLoss,
             "optimizer": torch.optim.Adam,
@@ -654,10 +664,22 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         elif self.lr_schedule == "warmup_cosine":
             rate = partial(_warmup_cosine, steps=self.steps_)
             callbacks.append(("schedule", LRScheduler(LambdaLR, lr_lambda=rate, step_every="batch")))
-        if self.stopping == "validation":
-            callbacks.append(("valid_loss", PassthroughScoring("valid_loss")))
-            stopping = EarlyStopping(patience=CHECKS_WITHOUT_GAIN, threshold=0, load_best=True)
-            callbacks.append(("stopping", stopping))
+        if self.stopping != "none":
+            loss, score = PassthroughScoring("valid_loss"), EpochScoring("accuracy", name="valid_acc", on_train=False)
+            watched = loss if self.stopping == "validation" else score
+            callbacks += [
+                ("watched", watched),
+                (
+                    "stopping",
+                    EarlyStopping(
+                        monitor=watched.name,
+                        lower_is_better=watched is loss,
+                        patience=self.patience_,
+                        threshold=0,
+                        load_best=True,
+                    ),
+                ),
+            ]
         return callbacks
 
     def fit(self, X: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], **fit_params: Any) -> "BayesianCNNClassifier":  # noqa: N803
@@ -677,15 +699,16 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             (self.module.decayed, {"weight_decay": 2 * self.weight_decay / len(X)}),
             *((names, {"lr": self.lr * factor}) for names, factor in slower),
         ]
-        batches = math.ceil(len(X) / self.batch_size)
+        batches = math.ceil(max(len(X), self.epoch_images) / self.batch_size)
         epochs = max(self.max_epochs, math.ceil(self.min_steps / batches))
         # skorch looks at the validation set after each of its epochs, which may be one step
-        at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping == "validation" else 1
+        at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping != "none" else 1
         at_once = max(1, min(at_once, epochs))
+        self.patience_ = max(1, round(STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN / (at_once * batches)))
         checks = math.ceil(epochs / at_once)
         self.steps_ = checks * at_once * batches
-        self.iterator_train__epochs = at_once
-        if self.stopping == "validation":
+        self.iterator_train__epochs, self.iterator_train__epoch_images = at_once, self.epoch_images
+        if self.stopping != "none":
             self.train_split = predefined_split(Dataset(*cast(Labelled, self.validation)))
         with nullcontext() if self.around_fit is None else self.around_fit(self):
             super().fit(X, y, epochs=checks, **fit_params)

@@ -208,7 +208,12 @@ def load_data(name: str, data_dir: Path | None = None, check: Check | None = Non
 
 
 def split_training_set(
-    labels: NDArray[np.int64], val_size: int, rng: np.random.Generator, *, initial_per_class: int = 2
+    labels: NDArray[np.int64],
+    val_size: int,
+    rng: np.random.Generator,
+    *,
+    initial_per_class: int = 2,
+    initial_images: Sequence[int] = (),
 ) -> Splits:
     """Split a training set at random into a balanced initial set, a validation set and the pool.
 
@@ -221,6 +226,7 @@ def split_training_set(
         val_size: number of validation images.
         rng: source of all randomness.
         initial_per_class: number of initial images of each class.
+        initial_images: the initial set, where it is not to be drawn.
 
     Returns:
         The three sets of train indices.
@@ -234,10 +240,12 @@ def split_training_set(
         >>> len(splits.initial), len(splits.validation), len(splits.pool)
         (20, 100, 380)
     """
-    _check_split_sizes(labels, val_size, initial_per_class)
-    initial = np.concatenate(
-        [rng.choice(np.flatnonzero(labels == label), initial_per_class, replace=False) for label in np.unique(labels)]
-    )
+    if initial_images:
+        initial = np.array(initial_images, dtype=np.int64)
+    else:
+        _check_split_sizes(labels, val_size, initial_per_class)
+        each = (np.flatnonzero(labels == label) for label in np.unique(labels))
+        initial = np.concatenate([rng.choice(of_class, initial_per_class, replace=False) for of_class in each])
     remaining = np.setdiff1d(np.arange(len(labels)), initial)
     validation = rng.choice(remaining, val_size, replace=False)
     return Splits(initial, validation, np.setdiff1d(remaining, validation))

@@ -76,7 +76,13 @@ def split_and_labelled(config: RunConfig, data: ImageData) -> tuple[Splits, Imag
         return stream(config.seed, config.repetition, 0, purpose)
 
     labels = data.train_labels
-    splits = split_training_set(labels, config.val_size, rng(Purpose.SPLIT), initial_per_class=config.initial_per_class)
+    splits = split_training_set(
+        labels,
+        config.val_size,
+        rng(Purpose.SPLIT),
+        initial_per_class=config.initial_per_class,
+        initial_images=config.initial_images,
+    )
     if config.imbalance:
         splits = imbalanced(splits, labels, config.imbalance, rng(Purpose.IMBALANCE))
     if config.label_noise:

@@ -250,6 +250,7 @@ def make_network(
         iterator_train__augment=augmentation(config.augment, config.augment_strength),
         max_epochs=config.epochs,
         min_steps=config.min_steps,
+        epoch_images=config.epoch_images,
         lr_schedule=config.lr_schedule,
         stopping=config.stopping,
         batch_size=config.batch_size,

@@ -24,7 +24,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Augmentation = Literal["none", "affine", "elastic", "flip"]
 Schedule = Literal["constant", "cosine", "warmup_cosine"]
-Stopping = Literal["none", "validation"]
+Stopping = Literal["none", "validation", "validation_accuracy"]
 Initialisation = Literal["glorot", "torch"]
 Masks = Literal["pass", "image"]
 
@@ -130,6 +130,8 @@ class RunConfig:
     label_noise: float = 0.0
     class_names: tuple[str, ...] = ()
     image_size: int = 0
+    epoch_images: int = 0
+    initial_images: tuple[int, ...] = ()
     folder: str = field(default="", compare=False)
 
     @property
@@ -164,6 +166,9 @@ class ExperimentConfig:
     batch_size: int = _flag(32, "most images in one training step; the steps of an epoch take equally many", 1)
     epochs: int = _flag(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
+    epoch_images: int = _flag(
+        0, "least number of images in one epoch: fewer labelled ones come several times, such as 5056", 0, 10**7
+    )
     lr: float = _flag(2e-3, "Adam's learning rate")
     lr_schedule: Schedule = _flag(
         "cosine",
@@ -173,7 +178,7 @@ class ExperimentConfig:
     stopping: Stopping = _flag(
         "none",
         "validation ends a fit once the loss on the validation set has not fallen for some 250 steps, and takes the "
-        "weights of its lowest",
+        "weights of its lowest; validation_accuracy does so by the accuracy there",
     )
     augment: Augmentation = _flag(
         "none",
@@ -201,6 +206,9 @@ class ExperimentConfig:
     )
     classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
+    initial_images: tuple[int, ...] = _flag(
+        (), "training images, counted from 0, that every repetition starts from, in place of --initial_per_class drawn"
+    )
     learner: str = _flag(
         "bayesian", "what is trained, tested and asked: " + "; ".join(f"{k.name}: {k.text}" for k in LEARNERS.values())
     )
@@ -298,6 +306,7 @@ class ExperimentConfig:
             ConfigError: naming the setting.
         """
         self._check_classes(spec)
+        self._check_initial_images(spec)
         self._check_labels(spec)
         self._check_sizes(spec)
         self._check_mbr(spec)
@@ -344,8 +353,8 @@ class ExperimentConfig:
             raise ConfigError(
                 f"--augment_strength {self.augment_strength} changes no run by itself: add --augment affine, say."
             )
-        if self.stopping == "validation" and self.val_size == 0:
-            raise ConfigError("--val_size 0 leaves nothing to stop a fit by: leave out --stopping validation.")
+        if self.stopping != "none" and self.val_size == 0:
+            raise ConfigError(f"--val_size 0 leaves nothing to stop a fit by: leave out --stopping {self.stopping}.")
 
     def _check_scheduler(self) -> None:
         if self.scheduler is None:
@@ -368,6 +377,21 @@ class ExperimentConfig:
                 f"--classes {_words(self.classes)} is not allowed: it takes two or more different labels of 0 to "
                 f"{spec.class_count - 1}, such as {_two_classes(spec)}."
             )
+
+    def _check_initial_images(self, spec: DatasetSpec) -> None:
+        if not self.initial_images:
+            return
+        flag = f"--initial_images {_words(self.initial_images)}"
+        if self.dataset.startswith(FOLDER):
+            raise ConfigError(f"{flag} is for data sets whose images have numbers, and {self.dataset} has files.")
+        for entry in fields(self):
+            clashes = entry.name in ("classes", "initial_per_class", "imbalance")
+            if clashes and getattr(self, entry.name) != entry.default:
+                raise ConfigError(f"{flag} does not go with --{entry.name}: leave one of the two out.")
+        most = sum(self._class_sizes(spec)) - 1
+        different = len(set(self.initial_images)) == len(self.initial_images)
+        if not different or min(self.initial_images) < 0 or max(self.initial_images) > most:
+            raise ConfigError(f"{flag} is not allowed: it takes different numbers from 0 to {most}, such as 0 1 2.")
 
     def _check_labels(self, spec: DatasetSpec) -> None:
         if self.label_noise >= 1:
@@ -424,7 +448,7 @@ class ExperimentConfig:
             raise ConfigError(f"--warm_start carries a network's weights over, and {flag} has none: leave one out.")
         if self.mbr_sigma == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the length scale on: give --mbr_sigma a number.")
-        nodes = self.initial_per_class * len(sizes) + self._pool_size(sizes)
+        nodes = self._initial_size(sizes) + self._pool_size(sizes)
         if self.mbr_neighbours >= nodes:
             raise ConfigError(
                 f"--mbr_neighbours {self.mbr_neighbours} is too large: the graph has {nodes} images; give at most "
@@ -435,6 +459,9 @@ class ExperimentConfig:
         """Return the number of training images of each class that is kept."""
         return [self.copies * spec.train_class_sizes[label] for label in self.classes or range(spec.class_count)]
 
+    def _initial_size(self, sizes: Sequence[int]) -> int:
+        return len(self.initial_images) or self.initial_per_class * len(sizes)
+
     def _pool_size(
         self, sizes: Sequence[int], initial_per_class: int | None = None, val_size: int | None = None
     ) -> int:
@@ -442,7 +469,8 @@ class ExperimentConfig:
         initial = self.initial_per_class if initial_per_class is None else initial_per_class
         val_size = self.val_size if val_size is None else val_size
         if not self.imbalance:
-            return sum(sizes) - initial * len(sizes) - val_size
+            start = self._initial_size(sizes) if initial_per_class is None else initial * len(sizes)
+            return sum(sizes) - start - val_size
         kept = sum(share * (size - initial) for share, size in zip(self.imbalance, sizes, strict=True))
         return math.floor(kept - max(self.imbalance) * val_size - len(sizes) / 2)  # validation is drawn at random
 
@@ -464,7 +492,7 @@ class ExperimentConfig:
             )
         if self.weight_decay == "tune" and self.val_size == 0:
             raise ConfigError("--val_size 0 leaves nothing to tune the weight decay on: give --weight_decay a number.")
-        initial = self.initial_per_class * len(sizes)
+        initial = self._initial_size(sizes)
         if sum(sizes) - initial - self.val_size <= 0:
             most = _largest(self.val_size, lambda count: self._pool_size(sizes, None, count) >= acquired)
             less = f"give fewer, and fewer --rounds than {self.rounds}"

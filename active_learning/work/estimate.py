@@ -69,8 +69,9 @@ def _pace(folder: RunFolder) -> Pace | None:
 
 def _training(run: RunConfig, labelled: int) -> int:
     """Return what a fit takes, in images."""
-    batches = math.ceil(labelled / run.batch_size)
-    return max(run.epochs, math.ceil(run.min_steps / batches)) * (labelled + IMAGES_OF_A_STEP * batches)
+    images = max(labelled, run.epoch_images)
+    batches = math.ceil(images / run.batch_size)
+    return max(run.epochs, math.ceil(run.min_steps / batches)) * (images + IMAGES_OF_A_STEP * batches)
 
 
 def _expected(run: RunConfig, paces: dict[RunConfig, Pace]) -> Pace:
