@@ -33,7 +33,8 @@ HIDDEN_UNITS = 128
 STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
 """With `stopping`, the validation set is looked at each so many steps, and a fit ends after so many looks without gain.
 
-Where whole epochs make the steps between two looks more, as many looks are waited for as come nearest to these steps.
+Where an epoch has more steps, it is looked at after each, and as many looks are waited for as come nearest to these
+steps in all.
 """
 
 WARMUP = 0.1
@@ -704,7 +705,9 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         # skorch looks at the validation set after each of its epochs, which may be one step
         at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping != "none" else 1
         at_once = max(1, min(at_once, epochs))
-        self.patience_ = max(1, round(STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN / (at_once * batches)))
+        self.patience_ = CHECKS_WITHOUT_GAIN
+        if batches > STEPS_BETWEEN_CHECKS:
+            self.patience_ = max(1, round(STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN / batches))
         checks = math.ceil(epochs / at_once)
         self.steps_ = checks * at_once * batches
         self.iterator_train__epochs, self.iterator_train__epoch_images = at_once, self.epoch_images

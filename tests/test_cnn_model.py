@@ -288,7 +288,7 @@ def test_every_image_trains_once_an_epoch() -> None:
 @given(count=st.integers(1, 600), batch_size=st.integers(1, 200), epochs=st.integers(1, 3), seed=st.integers(0, 9))
 def test_batches_of_an_epoch_differ_by_one_image_at_most(count: int, batch_size: int, epochs: int, seed: int) -> None:
     number = np.arange(count)
-    batches = list(TensorBatches(Dataset(number, 3 * number), batch_size, seed, epochs))
+    batches = list(TensorBatches(Dataset(number, 3 * number), batch_size, seed=seed, epochs=epochs))
     sizes = [len(images) for images, _ in batches]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
@@ -296,6 +296,19 @@ def test_batches_of_an_epoch_differ_by_one_image_at_most(count: int, batch_size:
     assert all(torch.equal(labels, 3 * images) for images, labels in batches)
     for epoch in torch.cat([images for images, _ in batches]).split(count):
         assert epoch.sort().values.tolist() == number.tolist()
+
+
+@given(count=st.integers(1, 90), batch_size=st.integers(1, 80), least=st.integers(0, 300), seed=st.integers(0, 9))
+def test_an_epoch_of_more_images_than_there_are_has_all_equally_often(
+    count: int, batch_size: int, least: int, seed: int
+) -> None:
+    batches = list(TensorBatches(Dataset(np.arange(count), np.arange(count)), batch_size, least, seed, epochs=2))
+    images = max(count, least)
+    assert len(batches) == 2 * math.ceil(images / batch_size)
+    for epoch in torch.cat([images for images, _ in batches]).split(images):
+        often = torch.bincount(epoch, minlength=count)
+        assert len(often) == count
+        assert int(often.max() - often.min()) == (images % count > 0)
 
 
 def test_each_epoch_has_an_order_of_its_own() -> None:
@@ -339,6 +352,19 @@ def test_a_fit_takes_its_epochs_or_its_least_steps(epochs: int, min_steps: int, 
     images, labels = make_images(40)
     net = make_classifier(max_epochs=epochs, min_steps=min_steps).fit(images, labels)
     assert steps_taken(net) == steps
+
+
+def test_a_fit_whose_epochs_repeat_images_takes_their_steps() -> None:
+    net = make_classifier(max_epochs=2, min_steps=15, epoch_images=100).fit(*make_images(40))
+    assert steps_taken(net) == 21, "3 epochs of 7 batches of up to 16 images"
+
+
+@pytest.mark.parametrize(("epoch_images", "looks"), [(0, 5), (8 * 16, 5), (79 * 16, 3), (100 * 16, 2), (600 * 16, 1)])
+def test_a_fit_waits_for_a_gain_as_near_to_250_steps_as_looks_allow(epoch_images: int, looks: int) -> None:
+    images, labels = make_images(40)
+    settings = {"stopping": "validation", "validation": (images, labels), "max_epochs": 1, "min_steps": 50}
+    net = make_classifier(**settings, epoch_images=epoch_images)
+    assert net.fit(images, labels).patience_ == looks
 
 
 @pytest.mark.parametrize(("epochs", "min_steps", "steps"), [(3, 0, 9), (17, 0, 51), (3, 100, 102), (3, 110, 153)])
@@ -405,6 +431,24 @@ def test_stopping_keeps_the_weights_of_the_lowest_validation_loss() -> None:
     assert all(np.array_equal(plain[name], array) for name, array in net.weights().items())
     again = noisy_fit(stopping="validation", validation=(images, labels), min_steps=1500).weights()
     assert all(np.array_equal(plain[name], array) for name, array in again.items())
+
+
+def test_stopping_by_accuracy_keeps_the_first_weights_of_its_highest() -> None:
+    images, labels = make_images(20, seed=1)
+    settings = {"validation": (images, labels), "min_steps": 1500, "lr": 3e-4}
+    net = noisy_fit(stopping="validation_accuracy", **settings)
+    scores = np.array(net.history[:, "valid_acc"])
+    best = int(scores.argmax())
+    assert best > 0, "the accuracy rises"
+    assert len(scores) == best + 1 + cnn_model.CHECKS_WITHOUT_GAIN
+    assert (scores[best + 1 :] == scores[best]).any(), "as high again is no gain"
+    with torch.no_grad():
+        predicted = net.module_.eval()(torch.from_numpy(images)).argmax(dim=1).numpy()
+    assert (predicted == labels).mean() == pytest.approx(scores[best])
+    plain = noisy_fit(max_epochs=17 * (best + 1), lr=3e-4).weights()
+    assert all(np.array_equal(plain[name], array) for name, array in net.weights().items())
+    by_loss = noisy_fit(stopping="validation", **settings)
+    assert len(by_loss.history) != len(net.history), "the loss says otherwise"
 
 
 def test_stopping_leaves_the_last_weights_where_they_are_the_best() -> None:

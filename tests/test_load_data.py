@@ -834,6 +834,20 @@ def test_splits_are_disjoint_exhaustive_and_balanced(
     assert {part.dtype for part in parts} == {np.dtype(np.int64)}
 
 
+def test_an_initial_set_that_is_given_is_taken_and_the_rest_is_drawn() -> None:
+    labels = np.repeat(np.arange(10), 30)
+    one, other = (
+        split_training_set(labels, 40, np.random.default_rng(seed), initial_images=(7, 3, 299)) for seed in (0, 1)
+    )
+    for splits in (one, other):
+        assert splits.initial.tolist() == [7, 3, 299]
+        assert splits.initial.dtype == np.int64
+        parts = (splits.initial, splits.validation, splits.pool)
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(300))
+        assert len(splits.validation) == 40
+    assert not np.array_equal(one.validation, other.validation)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), other_seed=st.integers(0, 2**32))
 def test_splits_follow_from_the_generator(seed: int, other_seed: int) -> None:

@@ -52,7 +52,24 @@ BAD_INPUTS = {
     "--min_steps many": "--min_steps 'many' is not allowed: it takes a whole number, for example 500.",
     "--lr_schedule linear": "--lr_schedule 'linear' is not allowed: it takes constant or cosine or warmup_cosine, for "
     "example cosine.",
-    "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation, for example none.",
+    "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation or validation_accuracy, for "
+    "example none.",
+    "--stopping validation_accuracy --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: "
+    "leave out --stopping validation_accuracy.",
+    "--epoch_images -1": "--epoch_images -1 is not allowed: it takes a number from 0 to 100000.",
+    **{
+        f"--initial_images {images}": f"--initial_images {images} is not allowed: it takes different numbers from 0 to "
+        "59999, such as 0 1 2."
+        for images in ("3 3", "0 60000", "4 -1")
+    },
+    "--initial_images x": "--initial_images 'x' is not allowed: it takes whole numbers, for example 0 1.",
+    "--initial_images 1 2 --classes 2 8": "--initial_images 1 2 does not go with --classes: leave one of the two out.",
+    "--initial_images 1 2 --initial_per_class 3": "--initial_images 1 2 does not go with --initial_per_class: leave "
+    "one of the two out.",
+    "--initial_images 1 --dataset mnist_5k --imbalance 1 1 1 1 1 1 1 1 1 0": "--initial_images 1 does not go with "
+    "--imbalance: leave one of the two out.",
+    "--initial_images 1 2 --val_size 59998": "--val_size 59998 is too large: mnist has 60000 training images, 2 of "
+    "them labelled at the start, and 1000 are to be acquired: give at most 58998.",
     "--stopping validation --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
     "--stopping validation.",
     "--augment rotate": "--augment 'rotate' is not allowed: it takes none or affine or elastic or flip, for example "

@@ -68,6 +68,9 @@ MOST_LR = 1e30
 MOST_PASSES = 100_000
 """A thousand times the default: no estimate needs more, and their masks still fit into any memory."""
 
+MOST_EPOCH_IMAGES = 100_000
+"""Far more than images are labelled; for longer fits there are more epochs."""
+
 MOST_WEIGHT_DECAY = 1e5
 """Far less leaves no weight; far more is a penalty that single precision does not hold."""
 
@@ -167,7 +170,10 @@ class ExperimentConfig:
     epochs: int = _flag(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
     min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
     epoch_images: int = _flag(
-        0, "least number of images in one epoch: fewer labelled ones come several times, such as 5056", 0, 10**7
+        0,
+        "least number of images in one epoch: fewer labelled ones come several times, such as 5056",
+        0,
+        MOST_EPOCH_IMAGES,
     )
     lr: float = _flag(2e-3, "Adam's learning rate")
     lr_schedule: Schedule = _flag(

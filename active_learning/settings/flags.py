@@ -424,7 +424,7 @@ def _allowed(entry: "Field[Any]") -> str:
         return "no value on the command line, and true or false without quotes in a file"
     if element := _element(entry):
         examples = {
-            int: "labels, for example 0 1",
+            int: "whole numbers, for example 0 1",
             float: "a number for each class, for example 1 0.1 with two classes",
             str: "names of classes",
         }
