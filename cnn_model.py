@@ -31,10 +31,8 @@ HIDDEN_DROPOUT = 0.5
 HIDDEN_UNITS = 128
 
 STEPS_BETWEEN_CHECKS, CHECKS_WITHOUT_GAIN = 50, 5
-"""With `stopping`, the validation set is looked at each so many steps, and a fit ends after so many looks without gain.
-
-Where an epoch has more steps, it is looked at after each, and as many looks are waited for as come nearest to these
-steps in all.
+"""With `stopping`, a fit looks at the validation set after so many steps, or the whole epochs that have as many, and
+ends after so many looks without a gain. With `epoch_images` it ends after as many as come nearest to 50 * 5 steps.
 """
 
 WARMUP = 0.1
@@ -546,22 +544,23 @@ class TensorBatches:
     Args:
         dataset: the images and their labels.
         batch_size: the most images of a batch.
-        epoch_images: how many images an epoch has at least: of fewer, each comes equally often, or once more.
         seed: seed of the order.
         epochs: how many epochs come before the iteration ends.
         augment: makes of a batch's images those that are trained on; its second argument is where it draws from.
         augment_seed: seed of what it draws.
+        epoch_images: the least number of images of an epoch: where there are fewer, each comes equally often or once
+            more than others.
     """
 
     def __init__(
         self,
         dataset: Any,
         batch_size: int,
-        epoch_images: int = 0,
         seed: int = 0,
         epochs: int = 1,
         augment: Augment | None = None,
         augment_seed: int = 0,
+        epoch_images: int = 0,
     ) -> None:
         self.images = torch.as_tensor(dataset.X)
         self.labels = torch.as_tensor(dataset.y)
@@ -598,9 +597,9 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         epoch_images: the least number of images of an epoch; see `TensorBatches`.
         lr_schedule: "constant"; or "cosine": the learning rate falls from `lr` to 0 along half a cosine; or
             "warmup_cosine": the same times (t + 1) / w in the first w steps t, a share WARMUP of all.
-        stopping: "none", or "validation": a fit ends early once the loss on `validation` has not fallen for about
-            STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN steps, and keeps the weights of its lowest; or
-            "validation_accuracy": the same of the accuracy, which is to rise.
+        stopping: "none"; or "validation": a fit ends early once the loss on `validation` has not fallen for
+            CHECKS_WITHOUT_GAIN looks, and keeps the weights of its lowest; or "validation_accuracy": once the accuracy
+            there has not risen, and it keeps the first weights of its highest.
         validation: the images and labels that `stopping` looks at, in one pass without dropout.
         weight_decay: c.
         fit_seed: seed of the next fit: weights, batches, distortions and training masks.
@@ -666,21 +665,16 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
             rate = partial(_warmup_cosine, steps=self.steps_)
             callbacks.append(("schedule", LRScheduler(LambdaLR, lr_lambda=rate, step_every="batch")))
         if self.stopping != "none":
-            loss, score = PassthroughScoring("valid_loss"), EpochScoring("accuracy", name="valid_acc", on_train=False)
-            watched = loss if self.stopping == "validation" else score
-            callbacks += [
-                ("watched", watched),
-                (
-                    "stopping",
-                    EarlyStopping(
-                        monitor=watched.name,
-                        lower_is_better=watched is loss,
-                        patience=self.patience_,
-                        threshold=0,
-                        load_best=True,
-                    ),
-                ),
-            ]
+            by_loss = self.stopping == "validation"
+            watched = (
+                PassthroughScoring("valid_loss")
+                if by_loss
+                else EpochScoring("accuracy", lower_is_better=False, name="valid_acc")
+            )
+            stopping = EarlyStopping(
+                watched.name, patience=self.patience_, threshold=0, lower_is_better=by_loss, load_best=True
+            )
+            callbacks += [("watched", watched), ("stopping", stopping)]
         return callbacks
 
     def fit(self, X: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], **fit_params: Any) -> "BayesianCNNClassifier":  # noqa: N803
@@ -706,8 +700,8 @@ class BayesianCNNClassifier(NeuralNetClassifier):  # type: ignore[misc]
         at_once = math.ceil(STEPS_BETWEEN_CHECKS / batches) if self.stopping != "none" else 1
         at_once = max(1, min(at_once, epochs))
         self.patience_ = CHECKS_WITHOUT_GAIN
-        if batches > STEPS_BETWEEN_CHECKS:
-            self.patience_ = max(1, round(STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN / batches))
+        if self.epoch_images:
+            self.patience_ = max(1, round(STEPS_BETWEEN_CHECKS * CHECKS_WITHOUT_GAIN / (at_once * batches)))
         checks = math.ceil(epochs / at_once)
         self.steps_ = checks * at_once * batches
         self.iterator_train__epochs, self.iterator_train__epoch_images = at_once, self.epoch_images

@@ -226,13 +226,13 @@ def split_training_set(
         val_size: number of validation images.
         rng: source of all randomness.
         initial_per_class: number of initial images of each class.
-        initial_images: the initial set, where it is not to be drawn.
+        initial_images: the initial set, where it is not to be drawn; it need not be balanced.
 
     Returns:
         The three sets of train indices.
 
     Raises:
-        ValueError: if a size is impossible for these labels.
+        ValueError: if a size, or an initial image, is impossible for these labels.
 
     Example:
         >>> labels = np.repeat(np.arange(10), 50)
@@ -240,10 +240,10 @@ def split_training_set(
         >>> len(splits.initial), len(splits.validation), len(splits.pool)
         (20, 100, 380)
     """
+    _check_split_sizes(labels, val_size, initial_per_class, initial_images)
     if initial_images:
         initial = np.array(initial_images, dtype=np.int64)
     else:
-        _check_split_sizes(labels, val_size, initial_per_class)
         each = (np.flatnonzero(labels == label) for label in np.unique(labels))
         initial = np.concatenate([rng.choice(of_class, initial_per_class, replace=False) for of_class in each])
     remaining = np.setdiff1d(np.arange(len(labels)), initial)
@@ -351,12 +351,18 @@ def _reason(error: OSError) -> str:
     return f"{error.filename}: {words}" if error.filename else words
 
 
-def _check_split_sizes(labels: NDArray[np.int64], val_size: int, initial_per_class: int) -> None:
+def _check_split_sizes(
+    labels: NDArray[np.int64], val_size: int, initial_per_class: int, initial_images: Sequence[int]
+) -> None:
     class_sizes = np.unique(labels, return_counts=True)[1]
     smallest = min(class_sizes, default=0)
-    if not 1 <= initial_per_class <= smallest:
+    if initial_images:
+        found = set(initial_images)
+        if len(found) < len(initial_images) or not found <= set(range(len(labels))):
+            raise ValueError(f"initial_images = {initial_images}: it takes different indices of {len(labels)} images.")
+    elif not 1 <= initial_per_class <= smallest:
         raise ValueError(f"initial_per_class = {initial_per_class}: the smallest class allows 1 to {smallest}.")
-    most = len(labels) - initial_per_class * len(class_sizes)
+    most = len(labels) - (len(initial_images) or initial_per_class * len(class_sizes))
     if not 0 <= val_size <= most:
         raise ValueError(f"val_size = {val_size}: 0 to {most} images are left beside the initial set.")
 

@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from active_learning.disk.files import write_atomically
 from active_learning.disk.provenance import provenance
+from active_learning.loop import split_and_labelled
 from active_learning.models.field import SIGMA_GRID
 from active_learning.models.mbr import (
     ZHU_NEIGHBOURS,
@@ -32,8 +33,7 @@ from active_learning.models.mbr import (
 )
 from active_learning.settings.arms import planned_runs
 from active_learning.settings.flags import read_flags
-from active_learning.streams import Purpose, stream
-from load_data import DataError, ImageData, Splits, load_data, select_classes, split_training_set
+from load_data import DataError, ImageData, Splits, load_data, select_classes
 
 ROOT = Path(__file__).parent.parent
 PRESET = ROOT / "active_learning" / "presets" / "experiment_3.yaml"
@@ -76,8 +76,8 @@ def main(data_dir: Path | None = None, rounds: int = 10, output: Path = OUTPUT) 
 def _experiment_data(data_dir: Path | None) -> tuple[ImageData, Splits]:
     run = planned_runs(read_flags(["--config", str(PRESET)]), "float32", "cpu")[0]
     data = select_classes(load_data(run.dataset, data_dir), run.classes)
-    rng = stream(run.seed, run.repetition, 0, Purpose.SPLIT)
-    return data, split_training_set(data.train_labels, run.val_size, rng, initial_per_class=run.initial_per_class)
+    splits, data = split_and_labelled(run, data)
+    return data, splits
 
 
 def _nodes(splits: Splits) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

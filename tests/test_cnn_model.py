@@ -288,7 +288,7 @@ def test_every_image_trains_once_an_epoch() -> None:
 @given(count=st.integers(1, 600), batch_size=st.integers(1, 200), epochs=st.integers(1, 3), seed=st.integers(0, 9))
 def test_batches_of_an_epoch_differ_by_one_image_at_most(count: int, batch_size: int, epochs: int, seed: int) -> None:
     number = np.arange(count)
-    batches = list(TensorBatches(Dataset(number, 3 * number), batch_size, seed=seed, epochs=epochs))
+    batches = list(TensorBatches(Dataset(number, 3 * number), batch_size, seed, epochs))
     sizes = [len(images) for images, _ in batches]
     assert max(sizes) <= batch_size
     assert max(sizes) - min(sizes) <= 1
@@ -302,7 +302,8 @@ def test_batches_of_an_epoch_differ_by_one_image_at_most(count: int, batch_size:
 def test_an_epoch_of_more_images_than_there_are_has_all_equally_often(
     count: int, batch_size: int, least: int, seed: int
 ) -> None:
-    batches = list(TensorBatches(Dataset(np.arange(count), np.arange(count)), batch_size, least, seed, epochs=2))
+    number = np.arange(count)
+    batches = list(TensorBatches(Dataset(number, number), batch_size, seed, epochs=2, epoch_images=least))
     images = max(count, least)
     assert len(batches) == 2 * math.ceil(images / batch_size)
     for epoch in torch.cat([images for images, _ in batches]).split(images):
@@ -359,12 +360,20 @@ def test_a_fit_whose_epochs_repeat_images_takes_their_steps() -> None:
     assert steps_taken(net) == 21, "3 epochs of 7 batches of up to 16 images"
 
 
-@pytest.mark.parametrize(("epoch_images", "looks"), [(0, 5), (8 * 16, 5), (79 * 16, 3), (100 * 16, 2), (600 * 16, 1)])
-def test_a_fit_waits_for_a_gain_as_near_to_250_steps_as_looks_allow(epoch_images: int, looks: int) -> None:
-    images, labels = make_images(40)
-    settings = {"stopping": "validation", "validation": (images, labels), "max_epochs": 1, "min_steps": 50}
-    net = make_classifier(**settings, epoch_images=epoch_images)
-    assert net.fit(images, labels).patience_ == looks
+@pytest.mark.parametrize(
+    ("settings", "looks"),
+    [
+        *[({}, 5), ({"batch_size": 1, "max_epochs": 30}, 5)],  # as it always was, also where an epoch has 60 steps
+        *[({"epoch_images": 79 * 16}, 3), ({"epoch_images": 8 * 16}, 4), ({"epoch_images": 300 * 16}, 1)],
+    ],
+)
+def test_a_fit_ends_after_so_many_looks_without_a_gain(settings: dict[str, Any], looks: int) -> None:
+    images, labels = make_images(60)
+    wrong = images, (labels + 1) % CLASSES  # on which every fit gets worse and worse
+    net = make_classifier(**{"stopping": "validation", "validation": wrong, "min_steps": 2000, "lr": 3e-3, **settings})
+    losses = net.fit(images, labels).history[:, "valid_loss"]
+    assert len(losses) == int(np.argmin(losses)) + 1 + looks
+    assert steps_taken(net) < 2000, "the looks ended it"
 
 
 @pytest.mark.parametrize(("epochs", "min_steps", "steps"), [(3, 0, 9), (17, 0, 51), (3, 100, 102), (3, 110, 153)])

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import load_data as ld
+from active_learning.settings.flags import read_flags
 from load_data import (
     DATASETS,
     DataError,
@@ -889,6 +891,26 @@ def test_impossible_splits_are_refused(val_size: int, per_class: int, message: s
     labels = np.repeat(np.arange(2), [8, 12])
     with pytest.raises(ValueError, match="^" + message.replace(".", "[.]") + "$"):
         split_training_set(labels, val_size, np.random.default_rng(0), initial_per_class=per_class)
+
+
+def test_the_published_start_of_batchbald_is_two_images_a_class(full_mnist_dir: Path) -> None:
+    labels = load_data("mnist", full_mnist_dir).train_labels
+    preset = Path(ld.__file__).parent / "active_learning" / "presets" / "batch_bald.yaml"
+    assert np.bincount(labels[list(read_flags(["--config", str(preset)]).initial_images)]).tolist() == [2] * 10
+
+
+@pytest.mark.parametrize(
+    ("val_size", "images", "message"),
+    [
+        (1, (3, 3), "initial_images = (3, 3): it takes different indices of 20 images."),
+        (1, (3, 20), "initial_images = (3, 20): it takes different indices of 20 images."),
+        (1, (-1,), "initial_images = (-1,): it takes different indices of 20 images."),
+        (18, (0, 3, 1), "val_size = 18: 0 to 17 images are left beside the initial set."),
+    ],
+)
+def test_impossible_initial_sets_are_refused(val_size: int, images: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        split_training_set(np.zeros(20, dtype=np.int64), val_size, np.random.default_rng(0), initial_images=images)
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3), st.integers(0, 99))

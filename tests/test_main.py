@@ -59,19 +59,28 @@ BAD_INPUTS = {
     "--epoch_images -1": "--epoch_images -1 is not allowed: it takes a number from 0 to 100000.",
     **{
         f"--initial_images {images}": f"--initial_images {images} is not allowed: it takes different numbers from 0 to "
-        "59999, such as 0 1 2."
+        "59999, or drawn."
         for images in ("3 3", "0 60000", "4 -1")
     },
-    "--initial_images x": "--initial_images 'x' is not allowed: it takes whole numbers, for example 0 1.",
-    "--initial_images 1 2 --classes 2 8": "--initial_images 1 2 does not go with --classes: leave one of the two out.",
-    "--initial_images 1 2 --initial_per_class 3": "--initial_images 1 2 does not go with --initial_per_class: leave "
-    "one of the two out.",
-    "--initial_images 1 --dataset mnist_5k --imbalance 1 1 1 1 1 1 1 1 1 0": "--initial_images 1 does not go with "
-    "--imbalance: leave one of the two out.",
-    "--initial_images 1 2 --val_size 59998": "--val_size 59998 is too large: mnist has 60000 training images, 2 of "
-    "them labelled at the start, and 1000 are to be acquired: give at most 58998.",
-    "--stopping validation --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
-    "--stopping validation.",
+    "--initial_images x": "--initial_images 'x' is not allowed: it takes whole numbers, for example 0 1, or drawn.",
+    "--initial_images 1 drawn": "--initial_images 'drawn' is not allowed: it takes whole numbers, for example 0 1, or "
+    "drawn.",
+    "--initial_images": "--initial_images is given without its value: it takes whole numbers, for example 0 1, or "
+    "drawn.",
+    **{
+        f"--initial_images 1 2 --{other}": f"--initial_images 1 2 does not go with --{other.split()[0]}: leave one of "
+        "the two out, or give --initial_images drawn."
+        for other in ("classes 2 8", "initial_per_class 3", "imbalance 1 1 1 1 1 1 1 1 1 0")
+    },
+    "--initial_images 1 2 --val_size 58999": "--initial_images 1 2 names 2 of the 60000 training images of mnist, and "
+    "59999 are needed to validate and to choose from: name fewer, or give a smaller --val_size or fewer --rounds.",
+    f"--dataset mnist_5k --rounds 0 --val_size 3979 --initial_images {' '.join(map(str, range(21)))}": (
+        f"--initial_images {' '.join(map(str, range(20)))} ... names 21 of the 4000 training images of mnist_5k, and "
+        "3980 are needed to validate and to choose from: name fewer, or give a smaller --val_size or fewer --rounds."
+    ),
+    "--initial_images 1 --dataset folder:images": "--initial_images is for data sets whose images have numbers, and "
+    "those of folder:images have names: leave it out, or give --initial_images drawn.",
+    "--classes x": "--classes 'x' is not allowed: it takes labels, for example 0 1, or all.",
     "--augment rotate": "--augment 'rotate' is not allowed: it takes none or affine or elastic or flip, for example "
     "none.",
     "--augment affine --augment_strength 0": "--augment_strength 0.0 is not allowed: it takes a number above 0 and "

@@ -342,7 +342,7 @@ def _another(
     values = {key: (_decided(there, key), _decided(here, key)) for key in differing if key != "class_names"}
     words = ", ".join(f"{key} is {held!r} there and {asked!r} here" for key, (held, asked) in values.items())
     held = {key: value for key, (value, _) in values.items()}
-    off = [key for key, value in held.items() if value is False or value == []]
+    off = [key for key, value in held.items() if value is False]
     given = [word for key, value in held.items() if key not in off for word in flag(key, value)]
     left_out = [f"--{key}" for key in off]
     typed = [" ".join(["give", *given])] * bool(given) + [f"leave out {' and '.join(left_out)}"] * bool(left_out)

@@ -17,7 +17,7 @@ from acquisition_functions import ACQUISITION_FUNCTIONS
 from active_learning.disk.record import Row
 from active_learning.disk.store import result_folders
 from active_learning.report.records import METRICS, Run, cause, check_array, read_run, visible
-from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig
+from active_learning.settings.config import ARM_FIELDS, OWN_FIELDS, RunConfig, no_values
 from active_learning.settings.learners import LEARNERS, recorded_learner
 from active_learning.terminal import PROGRAM
 
@@ -232,7 +232,7 @@ def _differences(values: Row, others: Row) -> str:
     keys = [key for key in {**others, **values} if values.get(key) != others.get(key)]
     words = {key: values.get(key, "not recorded") for key in keys}
     return "".join(
-        f", {key}={' '.join(map(str, value)) or 'all' if isinstance(value, list | tuple) else value}"
+        f", {key}={' '.join(map(str, value)) or no_values(key) if isinstance(value, list | tuple) else value}"
         for key, value in words.items()
     )
 

@@ -13,6 +13,7 @@ from active_learning.settings.config import (
     ExperimentConfig,
     RunConfig,
     arms_of,
+    no_values,
     own_fields,
 )
 from active_learning.settings.learners import LEARNERS, recorded_learner
@@ -125,9 +126,11 @@ def arm_flags(arms: Iterable[tuple[str, str]]) -> list[str] | None:
 def flag(name: str, value: Any) -> list[str]:
     """Return the words that give a flag a value of a record.
 
-    >>> flag("lr", 0.01), flag("classes", [2, 8]), flag("warm_start", True), flag("warm_start", False)
-    (['--lr', '0.01'], ['--classes', '2', '8'], ['--warm_start'], [])
+    >>> flag("lr", 0.01), flag("classes", [2, 8]), flag("classes", []), flag("warm_start", True)
+    (['--lr', '0.01'], ['--classes', '2', '8'], ['--classes', 'all'], ['--warm_start'])
     """
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
-    return [f"--{name}", *map(str, value)] if isinstance(value, list | tuple) else [f"--{name}", str(value)]
+    if isinstance(value, list | tuple):
+        return [f"--{name}", *(map(str, value) if value else [no_values(name)])]
+    return [f"--{name}", str(value)]

@@ -69,17 +69,24 @@ MOST_PASSES = 100_000
 """A thousand times the default: no estimate needs more, and their masks still fit into any memory."""
 
 MOST_EPOCH_IMAGES = 100_000
-"""Far more than images are labelled; for longer fits there are more epochs."""
+"""Longer fits have more epochs."""
 
 MOST_WEIGHT_DECAY = 1e5
 """Far less leaves no weight; far more is a penalty that single precision does not hold."""
 
 
 def _flag(
-    default: Any, text: str, at_least: float | None = None, at_most: float | None = None, *, computed: bool = True
+    default: Any,
+    text: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    *,
+    computed: bool = True,
+    empty: str = "",
 ) -> Any:
+    """A setting; `empty` is the word for no values, where it takes several."""
     bounds = {"at_least": at_least, "at_most": at_most}
-    return field(default=default, metadata={"help": text, "computed": computed, **bounds})
+    return field(default=default, metadata={"help": text, "computed": computed, "empty": empty, **bounds})
 
 
 def _how(default: Any, text: str, at_least: float | None = None) -> Any:
@@ -167,11 +174,16 @@ class ExperimentConfig:
     """
 
     batch_size: int = _flag(32, "most images in one training step; the steps of an epoch take equally many", 1)
-    epochs: int = _flag(30, "passes over the labelled images in one fit; more where --min_steps asks for them", 1)
+    epochs: int = _flag(
+        30,
+        "epochs of one fit, in each of which a labelled image comes once (or as --epoch_images says); more where "
+        "--min_steps asks for them",
+        1,
+    )
     min_steps: int = _flag(500, "least number of training steps in one fit, however few the labelled images", 0)
     epoch_images: int = _flag(
         0,
-        "least number of images in one epoch: fewer labelled ones come several times, such as 5056",
+        "least number of images in one epoch, such as 5056: where fewer are labelled, each comes several times",
         0,
         MOST_EPOCH_IMAGES,
     )
@@ -183,8 +195,8 @@ class ExperimentConfig:
     )
     stopping: Stopping = _flag(
         "none",
-        "validation ends a fit once the loss on the validation set has not fallen for some 250 steps, and takes the "
-        "weights of its lowest; validation_accuracy does so by the accuracy there",
+        "validation ends a fit once the loss on the validation set has not fallen for 250 steps or a few more, and "
+        "takes the weights of its lowest; validation_accuracy waits for the accuracy there to rise",
     )
     augment: Augmentation = _flag(
         "none",
@@ -210,10 +222,13 @@ class ExperimentConfig:
         "folder of the results; a folder that holds some is continued (default: result_npy/DATASET, with what differs "
         "from the defaults, such as result_npy/mnist-lr=0.01)",
     )
-    classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8; default: all")
+    classes: tuple[int, ...] = _flag((), "keep the images of these classes only, such as 2 8", empty="all")
     initial_per_class: int = _flag(2, "labelled images of each class at the start", 1)
     initial_images: tuple[int, ...] = _flag(
-        (), "training images, counted from 0, that every repetition starts from, in place of --initial_per_class drawn"
+        (),
+        "training images that every repetition starts from, by their number in the data set's files, from 0; drawn: "
+        "each draws --initial_per_class",
+        empty="drawn",
     )
     learner: str = _flag(
         "bayesian", "what is trained, tested and asked: " + "; ".join(f"{k.name}: {k.text}" for k in LEARNERS.values())
@@ -246,7 +261,9 @@ class ExperimentConfig:
         1, "the training set so many times, each image each time with noise of its own (Repeated-MNIST has 4)", 1
     )
     imbalance: tuple[float, ...] = _flag(
-        (), "share of its pool images that each class keeps, class by class, such as 1 0.1 with --classes 2 8"
+        (),
+        "share of its pool images that each class keeps, class by class, such as 1 0.1 with --classes 2 8",
+        empty="none",
     )
     label_noise: float = _flag(
         0.0, "probability that a label given for a training or validation image is wrong: another class at random", 0
@@ -344,6 +361,11 @@ class ExperimentConfig:
                     f"--image_size {self.image_size} is for --dataset {FOLDER}PATH, and the images of {self.dataset} "
                     "have their size: leave it out."
                 )
+        elif self.initial_images:
+            raise ConfigError(
+                f"--initial_images is for data sets whose images have numbers, and those of {self.dataset} have names: "
+                "leave it out, or give --initial_images drawn."
+            )
         elif self.dataset == FOLDER:
             raise ConfigError(f"--dataset {FOLDER} is without its path: write {FOLDER}PATH, such as {FOLDER}digits.")
         elif self.network in NETWORKS:  # else that is told
@@ -387,17 +409,22 @@ class ExperimentConfig:
     def _check_initial_images(self, spec: DatasetSpec) -> None:
         if not self.initial_images:
             return
-        flag = f"--initial_images {_words(self.initial_images)}"
-        if self.dataset.startswith(FOLDER):
-            raise ConfigError(f"{flag} is for data sets whose images have numbers, and {self.dataset} has files.")
+        flag = f"--initial_images {_words(self.initial_images[:20])}{' ...' if len(self.initial_images) > 20 else ''}"
         for entry in fields(self):
             clashes = entry.name in ("classes", "initial_per_class", "imbalance")
             if clashes and getattr(self, entry.name) != entry.default:
-                raise ConfigError(f"{flag} does not go with --{entry.name}: leave one of the two out.")
-        most = sum(self._class_sizes(spec)) - 1
-        different = len(set(self.initial_images)) == len(self.initial_images)
-        if not different or min(self.initial_images) < 0 or max(self.initial_images) > most:
-            raise ConfigError(f"{flag} is not allowed: it takes different numbers from 0 to {most}, such as 0 1 2.")
+                raise ConfigError(
+                    f"{flag} does not go with --{entry.name}: leave one of the two out, or give --initial_images drawn."
+                )
+        count, size = len(self.initial_images), sum(self._class_sizes(spec))
+        if len(set(self.initial_images)) < count or not set(self.initial_images) <= set(range(size)):
+            raise ConfigError(f"{flag} is not allowed: it takes different numbers from 0 to {size - 1}, or drawn.")
+        needed = self.val_size + max(1, self.query * self.rounds)
+        if count + needed > size:
+            raise ConfigError(
+                f"{flag} names {count} of the {size} training images of {self.dataset}, and {needed} are needed to "
+                "validate and to choose from: name fewer, or give a smaller --val_size or fewer --rounds."
+            )
 
     def _check_labels(self, spec: DatasetSpec) -> None:
         if self.label_noise >= 1:
@@ -587,6 +614,15 @@ def has_field(acquisition: str, learner: str) -> bool:
 
 def _words(values: object, between: str = " ") -> str:
     return between.join(map(str, values)) if isinstance(values, list | tuple) else str(values)
+
+
+def no_values(name: str) -> str:
+    """Return the word that gives a setting of several values none, or `none` for what is no setting.
+
+    >>> no_values("classes"), no_values("initial_images")
+    ('all', 'drawn')
+    """
+    return next((str(entry.metadata["empty"]) for entry in fields(ExperimentConfig) if entry.name == name), "none")
 
 
 def check_known(flag: str, name: str, known: Iterable[str]) -> None:

@@ -213,7 +213,7 @@ def completion(shell: str | None, verbs: Mapping[str, MakesParser]) -> str:
 
 def _help(entry: "Field[Any]") -> str:
     default = entry.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = " ".join(map(str, default)) or entry.metadata.get("empty") if isinstance(default, tuple) else default
     told = f" (default: {shown})" if entry.type is not bool and shown not in (None, "") else ""
     return f"{entry.metadata['help']}{told}".replace("%", "%%")
 
@@ -251,6 +251,8 @@ def flag_value(entry: "Field[Any]", given: Any) -> Any:
     if given in (None, [], "") or (isinstance(given, list) and "" in given):
         raise ConfigError(_without_value(entry.name, entry))
     element = _element(entry)
+    if element and given == [entry.metadata.get("empty")]:
+        return ()
     try:
         return tuple(_converted(element, word) for word in given) if element else _converted(entry.type, given)
     except ValueError as error:
@@ -424,11 +426,12 @@ def _allowed(entry: "Field[Any]") -> str:
         return "no value on the command line, and true or false without quotes in a file"
     if element := _element(entry):
         examples = {
-            int: "whole numbers, for example 0 1",
+            int: f"{'labels' if entry.name == 'classes' else 'whole numbers'}, for example 0 1",
             float: "a number for each class, for example 1 0.1 with two classes",
             str: "names of classes",
         }
-        return examples.get(element, "codes or names, for example 0 for all five")
+        empty = f", or {entry.metadata['empty']}" if entry.metadata.get("empty") else ""
+        return examples.get(element, "codes or names, for example 0 for all five") + empty
     return f"{_kind(entry.type)}, for example {_example(entry)}"
 
 

@@ -1,8 +1,8 @@
 """How long the rounds that are left will take, from the seconds of those that are there.
 
 A fit takes as long as its training: its images, and its steps beside them. It gets longer along a curve, a round that
-chooses the weight decay has several fits, and all else takes about the same in every round. How busy the machine will
-be nobody knows: what a run took lately says most.
+chooses the weight decay has several fits, and all else takes about the same in every round. When a fit will stop early,
+and how busy the machine will be, nobody knows: what a run took lately says most.
 """
 
 import math

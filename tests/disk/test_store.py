@@ -237,16 +237,19 @@ def test_a_folder_of_other_numbers_is_refused_by_fields_that_it_has_at_their_def
         check_result_dir(tmp_path, [changed(equal_batches=True, min_steps=500, augment="affine", classes=(2, 8))])
     assert str(refused.value) == (
         f"--result_dir {tmp_path} holds runs of another configuration (classes is [] there and [2, 8] here, min_steps "
-        "is 0 there and 500 here, augment is 'none' there and 'affine' here): give --min_steps 0 --augment none and "
-        "leave out --classes to continue them, or name another folder."
+        "is 0 there and 500 here, augment is 'none' there and 'affine' here): give --classes all --min_steps 0 "
+        "--augment none to continue them, or name another folder."
     )
 
 
 @pytest.mark.parametrize("words", [
     ["--warm_start"], ["--classes", "2", "8"], ["--lr", "0.1"], ["--weight_decay", "3.5"], ["--augment", "flip"],
     ["--precision", "bfloat16"], ["--masks", "image"], ["--copies", "2"], ["--coldness", "1"], [],
+    ["--initial_images", "5", "7"], ["--epoch_images", "90"],
 ])  # fmt: skip
-@pytest.mark.parametrize("others", [{"warm_start": [], "classes": ["1", "3"]}, {"threads": ["2"]}])
+@pytest.mark.parametrize(
+    "others", [{"warm_start": [], "classes": ["1", "3"]}, {"threads": ["2"]}, {"initial_images": ["1"]}]
+)
 def test_what_a_refusal_says_to_type_is_taken(tmp_path: Path, words: list[str], others: dict[str, list[str]]) -> None:
     def runs(flags: dict[str, list[str]], *more: str) -> list[RunConfig]:
         words = [word for name, values in flags.items() for word in (f"--{name}", *values)]

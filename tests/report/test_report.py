@@ -497,7 +497,10 @@ def test_cited_figures_are_of_the_whole_mnist_only(small: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "comparable"),
-    [({}, True), ({"query": 20}, False), ({"network": "kirsch"}, False), ({"copies": 3}, False), ({"seed": 1}, True)],
+    [
+        *[({}, True), ({"query": 20}, False), ({"network": "kirsch"}, False), ({"copies": 3}, False)],
+        *[({"initial_images": (3, 1)}, False), ({"seed": 1}, True)],
+    ],
 )
 def test_cited_figures_are_of_the_paper_s_protocol(tmp_path: Path, change: dict[str, Any], comparable: bool) -> None:
     write_run(tmp_path, run_config(dataset="mnist", rounds=2, **change), BALD[0][:3])
@@ -800,16 +803,19 @@ def test_mixed_configurations_are_told_apart(small: Path) -> None:
     assert {c.first for c in summarise(results).comparisons} == {"Random"}  # nothing is paired across configurations
 
 
-def test_arms_that_differ_in_a_default_are_told_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "default"), [({"classes": (2, 8)}, "classes=all"), ({"initial_images": (3, 1)}, "initial_images=drawn")]
+)
+def test_arms_that_differ_in_a_default_are_told_apart(tmp_path: Path, change: dict[str, Any], default: str) -> None:
     for repetition in range(3):
-        write_run(tmp_path, run_config(repetition=repetition, classes=(2, 8)), BALD[2], np.arange(4000) % 2)
+        write_run(tmp_path, run_config(repetition=repetition, **change), BALD[2], np.arange(4000) % 2)
     write_run(tmp_path, run_config(repetition=3), BALD[0])
     results = read_results(tmp_path)
-    assert [arm.label for arm in results.arms] == ["BALD", "BALD, classes=all"]
-    assert "The folder mixes configurations: some runs have classes=all." in results.missing
+    assert [arm.label for arm in results.arms] == ["BALD", f"BALD, {default}"]
+    assert f"The folder mixes configurations: some runs have {default}." in results.missing
     rows = {row[0].text: [cell.text for cell in row[1:]] for row in headline(summarise(results)).rows}
     assert rows["BALD"][-1].startswith("11.00 ±")
-    assert rows["BALD, classes=all"][-1] == "5.00"
+    assert rows[f"BALD, {default}"][-1] == "5.00"
 
 
 def test_repetitions_of_one_arm_with_other_settings_are_not_averaged(tmp_path: Path) -> None:
@@ -1078,6 +1084,7 @@ def test_the_command_on_the_page_computes_the_same_runs(tmp_path: Path) -> None:
         "pool_subset": 0,
     }
     changed |= {"equal_batches": True, "min_steps": 30, "augment": "affine", "augment_strength": 0.5, "masks": "image"}
+    changed |= {"initial_images": (7, 2), "epoch_images": 90, "stopping": "validation_accuracy"}
     write_run(tmp_path, run_config(**changed, seed=1, batch_size=16, dropout_iter=20, threads=2), BALD[0])
     write_run(
         tmp_path,

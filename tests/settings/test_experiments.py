@@ -40,6 +40,15 @@ def test_a_preset_plans_the_experiment_in_full(name: str) -> None:
     assert config.result_dir == Path("result_npy") / name
 
 
+def test_a_flag_takes_back_the_images_that_a_file_names(tmp_path: Path) -> None:
+    preset = ["--config", str(PRESETS["batch_bald"])]
+    assert len(read_flags(preset).initial_images) == 20
+    (tmp_path / "drawn.yaml").write_text("initial_images: drawn\nclasses: all\nimbalance: none\n")
+    for flags in (["--initial_images", "drawn", "--classes", "all"], ["--config", str(tmp_path / "drawn.yaml")]):
+        config = read_flags([*preset, *flags])
+        assert (config.initial_images, config.classes, config.imbalance) == ((), (), ())
+
+
 def test_the_default_folder_has_a_name_that_file_systems_take() -> None:
     words = ["--dataset", "emnist_balanced", "--imbalance", *["0.12345"] * 47]
     folder, other = (read_flags([*words, "--seed", seed]).result_dir for seed in ("1", "2"))
@@ -90,6 +99,7 @@ def test_what_came_later_is_not_in_older_records() -> None:
     """Published records have none of these fields, and must stay valid."""
     identity = planned_runs(ExperimentConfig(), "float32", "cpu")[0].identity()
     assert not {"classes", "initial_per_class", "classifier", "mbr_neighbours", "mbr_sigma", "rounds"} & set(identity)
+    assert not {"initial_images", "epoch_images"} & set(identity)
     assert {"weight_decay", "warm_start", "query", "threads"} <= set(identity)
 
 

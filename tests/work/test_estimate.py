@@ -70,7 +70,7 @@ def test_the_time_left_is_right_to_a_quarter_from_round_10_on_where_the_load_is_
             assert 0.75 <= ratio <= 1.25, (folder.path.relative_to(ROOT), rounds, ratio)
 
 
-def test_epochs_of_more_images_than_are_labelled_take_as_long_for_few_as_for_many() -> None:
+def test_epochs_of_more_images_than_are_labelled_train_as_much_on_few_as_on_many() -> None:
     run = run_config(epochs=30, min_steps=0, batch_size=64, epoch_images=5056)
     assert _training(run, 20) == _training(run, 300) < _training(run, 6000)
 
