@@ -118,7 +118,7 @@ def embedded_cluster(workers: int, scratch: Path, check: Check) -> Iterator[Clie
     _silence_dask()
     with dask.config.set(settings):
         try:
-            with _started(workers, scratch, check) as cluster, Client(cluster) as client:
+            with _started(workers, scratch, check) as cluster, SelfClosingClient(cluster) as client:
                 check()
                 yield client
         finally:
@@ -144,6 +144,21 @@ def _started(workers: int, scratch: Path, check: Check) -> LocalCluster:
         raise ConnectionError(f"the {workers} worker processes did not start{why}; --jobs 1 needs none") from error
 
 
+class SelfClosingClient(Client):
+    """A client that closes itself where it finds no scheduler.
+
+    Dask leaves that to garbage collection. When this falls into the start of the next client, it waits for a lock that
+    the start holds, for ever.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        try:
+            super().__init__(*arguments, **settings)  # type: ignore[no-untyped-call]
+        except BaseException:
+            self.__del__()  # type: ignore[no-untyped-call]  # closes what there is of it
+            raise
+
+
 @contextmanager
 def existing_cluster(address: str) -> Iterator[Client]:
     """Connect to the scheduler of a cluster; TLS is set as for any Dask client, in Dask's configuration.
@@ -153,7 +168,7 @@ def existing_cluster(address: str) -> Iterator[Client]:
     """
     _silence_dask()
     try:
-        client = Client(address, timeout=CONNECT_SECONDS)
+        client = SelfClosingClient(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise no_scheduler(address, describe(error)) from error
     except MemoryError as error:  # the length of a first message that is none

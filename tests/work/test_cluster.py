@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,7 +23,7 @@ from unittest.mock import MagicMock
 
 import dask
 import pytest
-from distributed import KilledWorker, LocalCluster, Security
+from distributed import Client, KilledWorker, LocalCluster, Security
 
 import active_learning.work.execution
 from active_learning.disk.provenance import VERSIONED
@@ -284,9 +285,9 @@ def test_a_worker_that_is_asked_stops_with_the_program(address: str, tmp_path: P
             cluster.ask(client, lambda: None, refuse, "free again")
 
 
-def test_a_port_where_something_else_speaks_first_is_no_scheduler(
-    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@contextmanager
+def another_server() -> Iterator[str]:
+    """The address of a server that speaks first, and another protocol."""
     with ExitStack() as opened:
         other = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -296,10 +297,33 @@ def test_a_port_where_something_else_speaks_first_is_no_scheduler(
                     opened.enter_context(other.accept()[0]).sendall(b"SSH-2.0-another\r\n")
 
         threading.Thread(target=greet, daemon=True).start()
-        place = f"tcp://127.0.0.1:{other.getsockname()[1]}"
-        assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", place) == 1
+        yield f"tcp://127.0.0.1:{other.getsockname()[1]}"
         other.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_port_where_something_else_speaks_first_is_no_scheduler(
+    tiny_main: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with another_server() as place:
+        assert tiny_main("--result_dir", tmp_path, "--jobs", 0, "--scheduler", place) == 1
     assert f"--scheduler {place} does not answer as a Dask scheduler (it speaks another" in capsys.readouterr().err
+
+
+def test_a_client_that_finds_no_scheduler_is_closed_at_once() -> None:
+    """Garbage collection would close it within the start of the next one, which then waits for a lock that it holds."""
+
+    def clients() -> list[Client]:
+        return [found for found in gc.get_objects() if issubclass(type(found), Client)]
+
+    before = clients()
+    gc.disable()
+    try:
+        with another_server() as place, pytest.raises(ConnectionError), cluster.existing_cluster(place):
+            pass
+        (left,) = [client for client in clients() if client not in before]
+        assert left.status == "closed"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("shared", [True, False])
