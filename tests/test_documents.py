@@ -73,6 +73,7 @@ def curves_of_batchbalds_network(folder: str, function: str) -> NDArray[np.float
     [
         ("batch_bald", "bald", [90, 100, 110]),
         ("batch_bald", "batch_bald", [90, 90, 90]),
+        ("batch_bald_variants/whole_pool", "bald", [100, 140, 150]),
         ("batch_bald_variants/drawn_starts", "bald", [110, 130, 140]),
         ("batch_bald_variants/drawn_starts", "batch_bald", [120, 120, 140]),
     ],
@@ -88,6 +89,14 @@ def test_what_is_said_of_batchbalds_network_is_so(folder: str, function: str, la
         if f"`result_npy/{folder}`:" in line
     )
     assert ", ".join(map(str, labels)) in row.split("|")[2 if function == "bald" else 3]
+
+
+def test_what_is_said_of_batchbalds_pool_is_so() -> None:
+    whole, part = (
+        10 * (curves_of_batchbalds_network(folder, "bald") <= 0.1 + 1e-9).argmax(axis=1)
+        for folder in ("batch_bald_variants/whole_pool", "batch_bald")
+    )
+    assert sorted(whole - part) == [0, 40, 50]
 
 
 def test_what_is_said_of_batchbalds_start_is_so() -> None:
