@@ -54,8 +54,11 @@ BAD_INPUTS = {
     "example cosine.",
     "--stopping loss": "--stopping 'loss' is not allowed: it takes none or validation or validation_accuracy, for "
     "example none.",
-    "--stopping validation_accuracy --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: "
-    "leave out --stopping validation_accuracy.",
+    **{
+        f"--stopping {rule} --val_size 0 --weight_decay 0": "--val_size 0 leaves nothing to stop a fit by: leave out "
+        f"--stopping {rule}."
+        for rule in ("validation", "validation_accuracy")
+    },
     "--epoch_images -1": "--epoch_images -1 is not allowed: it takes a number from 0 to 100000.",
     **{
         f"--initial_images {images}": f"--initial_images {images} is not allowed: it takes different numbers from 0 to "

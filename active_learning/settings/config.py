@@ -195,7 +195,7 @@ class ExperimentConfig:
     )
     stopping: Stopping = _flag(
         "none",
-        "validation ends a fit once the loss on the validation set has not fallen for some 250 steps or more, and "
+        "validation ends a fit once the loss on the validation set has not fallen for about 250 steps, and "
         "takes the weights of its lowest; validation_accuracy waits for the accuracy there to rise",
     )
     augment: Augmentation = _flag(
