@@ -128,12 +128,16 @@ def test_the_comparison_can_be_run(tmp_path: Path, capsys: pytest.CaptureFixture
     study = functions.read_study()
     for name, config in functions.all_settings(study, tmp_path).items():
         assert config.dataset in DATASETS
-        assert 30 <= config.rounds <= 50
+        entry = study["studies"][name]
+        assert max(entry["points"]) <= config.query * config.rounds, "each point that is told of is reached"
+        assert config.rounds <= 50
         assert config.experiments >= 3
-        needed = study["against"][:1] if "functions" in study["studies"][name] else study["against"]
+        of_its_own = "functions" in entry  # one question, at the points that it names
+        assert of_its_own or config.rounds >= 30
+        needed = study["against"][:1] if of_its_own else study["against"]
         assert set(needed) <= set(config.acquisitions)
     assert functions.main(run=True, only=("mnist",), results=tmp_path) == 2
     assert capsys.readouterr().err == (
         "study: error: --only 'mnist' is not part of the study: choose one of fashion_mnist, "
-        "fashion_mnist_again, repeated_mnist.\n"
+        "fashion_mnist_again, fashion_mnist_at_100, repeated_mnist.\n"
     )
